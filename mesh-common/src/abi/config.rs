@@ -1,0 +1,82 @@
+use bytemuck::{Pod, Zeroable};
+
+use super::Addr;
+
+/// Displacements a half of the VIP table has at most (a power of two).
+pub const DISPLACEMENTS: usize = 16_384;
+/// Source addresses that `nat` can use (a power of two).
+pub const NAT_SOURCES: usize = 64;
+
+/// How one half of the VIP table is searched: a perfect hash by displacement (hash and displace).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct VipHalf {
+    /// Seed of the key hash.
+    pub seed: u64,
+    /// Number of positions less one.
+    pub mask: u32,
+    /// Number of displacements less one.
+    pub displacement_mask: u32,
+    /// First position of this half in the VIP map.
+    pub base: u32,
+    pub reserved: u32,
+}
+
+/// One source address of translated flows.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NatSource {
+    pub addr: Addr,
+    /// A [`super::Family`]; 0 = unused.
+    pub family: u32,
+    pub reserved: u32,
+}
+
+/// Limits and times of translation.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NatConfig {
+    /// First source port, native order.
+    pub port_first: u16,
+    /// Number of source ports; 0 = translation is off.
+    pub port_count: u16,
+    /// Number of elements of the flow map.
+    pub flows: u32,
+    /// Number of buckets of the index less one.
+    pub bucket_mask: u32,
+    /// Half-open flows that may exist at once.
+    pub half_open_limit: u32,
+    /// Idle times in ticks of [`NatConfig::TICK_SHIFT`]: a flow that no reply was seen for, ...
+    pub half_open_ticks: u32,
+    /// ... an established TCP flow, ...
+    pub established_ticks: u32,
+    /// ... a TCP flow that both sides have closed or one has reset, ...
+    pub closed_ticks: u32,
+    /// ... a TCP flow that one side has closed, ...
+    pub closing_ticks: u32,
+    /// ... a UDP flow.
+    pub udp_ticks: u32,
+    pub reserved: u32,
+}
+
+impl NatConfig {
+    /// A tick is 2^27 ns (134 ms) of the kernel's coarse monotonic clock.
+    pub const TICK_SHIFT: u32 = 27;
+}
+
+/// The one value that every packet reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Config {
+    /// Which half of the VIP table is searched: 0 or 1. The other one is free to be rebuilt once no packet can still be reading it.
+    pub active: u32,
+    pub flags: u32,
+    /// Key of the flow hash, secret; shared by all nodes that announce the same VIPs.
+    pub hash_key: [u64; 2],
+    pub halves: [VipHalf; 2],
+    pub nat: NatConfig,
+    pub sources: [NatSource; NAT_SOURCES],
+    pub displacements: [[u16; DISPLACEMENTS]; 2],
+}
+
+const _: () = assert!(size_of::<Config>() == 8 + 16 + 48 + 40 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);

@@ -1,0 +1,61 @@
+//! The bytes that the two halves meet at: map names, map values, and nothing else.
+//!
+//! Every multi-byte field that a packet carries is kept as network-order bytes; every number that only mesh uses is native-endian.
+//! Types are [`bytemuck::Pod`]; their size and layout are asserted beside them, and any change to one raises [`VERSION`].
+
+mod addr;
+mod backend;
+mod config;
+mod nat;
+mod reason;
+mod service;
+mod slot;
+mod stats;
+#[cfg(feature = "user")]
+mod user;
+
+pub use addr::{Addr, Family, Proto};
+pub use backend::{Backend, BackendState};
+pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
+pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
+pub use reason::{Action, REASONS, Reason};
+pub use service::{Mode, ServiceInfo, TableRef, Vip, VipKey, VipKind};
+pub use slot::{Slot, SlotFlags, SlotWord};
+pub use stats::{BackendStats, ReasonStats, RxStats};
+
+/// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
+pub const VERSION: u32 = 1;
+
+/// Names of the maps in the object and of their pins.
+pub mod map {
+    /// One [`super::Config`]; mmapped.
+    pub const CONFIG: &str = "CONFIG";
+    /// [`super::Vip`] by perfect-hash position, two halves; mmapped.
+    pub const VIPS: &str = "VIPS";
+    /// [`super::ServiceInfo`] by service id; mmapped.
+    pub const SERVICES: &str = "SERVICES";
+    /// [`super::SlotWord`] by arena index; mmapped.
+    pub const SLOTS: &str = "SLOTS";
+    /// [`super::Backend`] by `Vip::backend_base` + service-local index; mmapped.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`super::NatBucket`] by flow hash: the way from a client's packet to its flow; mmapped.
+    pub const NAT_INDEX: &str = "NAT_INDEX";
+    /// [`super::NatFlow`] by reverse hash: the flows themselves; mmapped.
+    pub const NAT_FLOWS: &str = "NAT_FLOWS";
+    /// One [`super::NatGauges`]; mmapped.
+    pub const NAT_GAUGES: &str = "NAT_GAUGES";
+    /// [`super::RxStats`], one element, per CPU.
+    pub const RX_STATS: &str = "RX_STATS";
+    /// [`super::BackendStats`] by `Backend::stats`, per CPU.
+    pub const BACKEND_STATS: &str = "BACKEND_STATS";
+    /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
+    pub const REASON_STATS: &str = "REASON_STATS";
+}
+
+/// Names of the programs in the object and of their pins.
+pub mod program {
+    /// The balancer as an XDP program (`xdp.frags`).
+    pub const XDP: &str = "mesh_xdp";
+    /// The balancer as a TC ingress classifier.
+    pub const TC: &str = "mesh_tc";
+}

@@ -1,0 +1,67 @@
+use bytemuck::{Pod, Zeroable};
+
+use super::Addr;
+
+/// Ways of a bucket of the index.
+pub const NAT_WAYS: usize = 8;
+
+/// One bucket of the index, one cache line: each word is 0 or `tag << 32 | flow + 1`, where `flow` is an index into the flow map.
+///
+/// A word only points; whether it is right is told by the flow that it points at. So a stale word is harmless and may be taken over.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NatBucket {
+    pub words: [u64; NAT_WAYS],
+}
+
+/// One translated flow, one cache line. Its place in the map is a hash of (backend address:port, source address:port, protocol), so a reply
+/// finds it by one load, and one (backend, source port) pair can't be given out twice.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NatFlow {
+    /// 0 = free. Taken by compare-and-exchange of the whole word; holds [`NatFlow::BUSY`] while its taker writes the rest.
+    pub claim: u64,
+    pub client: Addr,
+    /// Network order.
+    pub client_port: [u8; 2],
+    /// Source port towards the backend, network order.
+    pub nat_port: [u8; 2],
+    /// Index into [`super::Config::sources`].
+    pub nat_source: u16,
+    /// Backend index within the service.
+    pub backend: u16,
+    /// Service id.
+    pub service: u32,
+    /// Interface that the client's packets come in by.
+    pub ifindex: u32,
+    /// MAC that the client's packets came from: replies go back to it.
+    pub client_mac: [u8; 6],
+    pub reserved0: [u8; 2],
+    /// MAC that the client's packets were sent to: replies come from it.
+    pub own_mac: [u8; 6],
+    pub reserved1: [u8; 2],
+    /// Tick of the last packet (see [`super::NatConfig::TICK_SHIFT`]).
+    pub seen: u32,
+    /// Each byte is 0 until its event is seen, then 1; each is stored on its own, so the two directions don't race:
+    /// a reply was seen (the flow is established), the client's FIN, the backend's FIN, a RST from either.
+    pub replied: u8,
+    pub client_fin: u8,
+    pub backend_fin: u8,
+    pub reset: u8,
+}
+
+const _: () = assert!(size_of::<NatFlow>() == 64);
+
+impl NatFlow {
+    /// Claim word of a flow that is being written.
+    pub const BUSY: u64 = 1;
+}
+
+/// Counts that both halves change by atomic addition.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NatGauges {
+    /// Flows that no reply was seen for.
+    pub half_open: i64,
+    pub reserved: [u64; 7],
+}

@@ -1,0 +1,103 @@
+use bytemuck::{Pod, Zeroable};
+
+use super::Addr;
+
+/// How a service's packets reach its backends.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// Source and destination translated; replies come back through the balancer by themselves.
+    Nat = 1,
+    /// Only the Ethernet addresses change; the backend owns the VIP and answers the client itself.
+    Dsr = 2,
+}
+
+/// What an entry of the VIP table stands for.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum VipKind {
+    /// Nothing (zeroed memory).
+    Empty = 0,
+    /// One service: address, port and protocol.
+    Service = 1,
+}
+
+/// What the VIP table is searched by. Sixteen bytes of address, then `port | proto | family` as one 32-bit word.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct VipKey {
+    pub addr: Addr,
+    /// Network order.
+    pub port: [u8; 2],
+    /// A [`super::Proto`].
+    pub proto: u8,
+    /// A [`super::Family`].
+    pub family: u8,
+}
+
+/// Where a service's table lies: one word, so that a resize is one store.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct TableRef(pub u64);
+
+impl TableRef {
+    /// `base`: first slot in the arena. `log2_slots`: 0 to 32; the table's size is a power of two so that slot = hash >> shift.
+    pub const fn new(base: u32, log2_slots: u32) -> Self {
+        Self(base as u64 | ((64 - log2_slots) as u64) << 32)
+    }
+
+    pub const fn base(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Right shift that turns a 64-bit flow hash into a slot number.
+    pub const fn shift(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub const fn log2_slots(self) -> u32 {
+        64 - self.shift()
+    }
+}
+
+/// One entry of the VIP table: all that the packet path needs of a service, in one cache line.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Vip {
+    pub addr: Addr,
+    pub port: [u8; 2],
+    pub proto: u8,
+    pub family: u8,
+    /// Stable id of the service, at least 1; names its [`ServiceInfo`] and its counters.
+    pub service: u32,
+    pub table: TableRef,
+    /// First of the service's entries in the backend map.
+    pub backend_base: u32,
+    /// A [`Mode`].
+    pub mode: u8,
+    /// A [`VipKind`].
+    pub kind: u8,
+    pub flags: u16,
+    /// Mixed into the flow hash.
+    pub seed: u64,
+    pub reserved: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Vip>() == 64);
+
+/// What a reply needs of its service, by service id.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct ServiceInfo {
+    pub addr: Addr,
+    pub port: [u8; 2],
+    pub proto: u8,
+    pub family: u8,
+    /// First of the service's entries in the backend map.
+    pub backend_base: u32,
+    /// How many entries of the backend map belong to the service.
+    pub backend_capacity: u32,
+    pub flags: u32,
+}
+
+const _: () = assert!(size_of::<ServiceInfo>() == 32);

@@ -1,0 +1,59 @@
+use bytemuck::{Pod, Zeroable};
+
+/// Slot number within a service's table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Slot(pub u32);
+
+/// Flags of a slot. Zero is the steady state: no flow of the slot needs to be remembered.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct SlotFlags(pub u16);
+
+impl SlotFlags {
+    pub const STEADY: Self = Self(0);
+    /// The slot moves from `default` to `target`.
+    pub const TRANSITION: Self = Self(1);
+}
+
+/// One slot as it stands in the arena: `target | default | secondary | flags`, 16 bits each from the low end, in one aligned word that
+/// is always read and written whole.
+///
+/// The three owners are backend indices within the service; [`SlotWord::NONE`] names nobody.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct SlotWord(pub u64);
+
+impl SlotWord {
+    /// The owner that is no backend.
+    pub const NONE: u16 = u16::MAX;
+    /// A slot that nobody owns.
+    pub const EMPTY: Self = Self::new(Self::NONE, Self::NONE, Self::NONE, SlotFlags::STEADY);
+
+    pub const fn new(target: u16, default: u16, secondary: u16, flags: SlotFlags) -> Self {
+        Self(target as u64 | (default as u64) << 16 | (secondary as u64) << 32 | (flags.0 as u64) << 48)
+    }
+
+    /// A slot at rest: `target` owns old and new flows alike.
+    pub const fn steady(target: u16, secondary: u16) -> Self {
+        Self::new(target, target, secondary, SlotFlags::STEADY)
+    }
+
+    /// Where new flows go.
+    pub const fn target(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Where flows without an entry go.
+    pub const fn default(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Where to go if the target is down.
+    pub const fn secondary(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    pub const fn flags(self) -> SlotFlags {
+        SlotFlags((self.0 >> 48) as u16)
+    }
+}

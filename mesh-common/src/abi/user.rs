@@ -1,0 +1,14 @@
+//! Leave for aya's typed maps to carry the types of the contract.
+
+use super::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip};
+
+macro_rules! pod {
+    ($($t:ty),+) => {
+        $(
+            // SAFETY: the type is `bytemuck::Pod`: any bytes are a value of it, and it has no padding.
+            unsafe impl aya::Pod for $t {}
+        )+
+    };
+}
+
+pod!(Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip);

@@ -1,0 +1,3 @@
+//! mesh's daemon and CLI.
+
+pub mod model;

@@ -1,0 +1,113 @@
+//! The nouns that every room shares: plain values, valid by construction.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use mesh_common::abi::{BackendState, Mode, Proto};
+
+/// Name of a service, unique within a node: 1 to 63 of `a-z A-Z 0-9 - _ . /`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServiceName(String);
+
+/// Why a text is no name.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no service name: use 1 to 63 letters, digits, `-`, `_`, `.` or `/`")]
+pub struct BadName(String);
+
+impl ServiceName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ServiceName {
+    type Error = BadName;
+
+    fn try_from(s: String) -> Result<Self, BadName> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+        if (1..=63).contains(&s.len()) && s.chars().all(fits) { Ok(Self(s)) } else { Err(BadName(s)) }
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = BadName;
+
+    fn from_str(s: &str) -> Result<Self, BadName> {
+        s.to_owned().try_into()
+    }
+}
+
+impl From<ServiceName> for String {
+    fn from(n: ServiceName) -> Self {
+        n.0
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The address that clients use: a service is one VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct VipAddr {
+    pub addr: IpAddr,
+    pub port: u16,
+    pub proto: Proto,
+}
+
+impl fmt::Display for VipAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), proto_name(self.proto))
+    }
+}
+
+/// `tcp` or `udp`.
+pub const fn proto_name(proto: Proto) -> &'static str {
+    match proto {
+        Proto::Tcp => "tcp",
+        Proto::Udp => "udp",
+    }
+}
+
+/// What tells one backend of a service from another: where it listens. Ordered, so that tables don't depend on the order of discovery.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BackendId(pub SocketAddr);
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Share of new flows relative to the service's other backends; 0 = none. Configured weights are whole numbers up to 65,535.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Weight(pub u16);
+
+impl Weight {
+    pub const ONE: Self = Self(1);
+}
+
+/// Version of the published tables, counted up at each publication.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+/// An instance as its source describes it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: BackendId,
+    pub weight: Weight,
+    /// Name for people; the address stands in where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
