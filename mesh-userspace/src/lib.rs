@@ -1,3 +1,4 @@
 //! mesh's daemon and CLI.
 
+pub mod dataplane;
 pub mod model;
