@@ -1,1 +1,3 @@
+//! What mesh's proofs are made of: fixtures, namespaces, servers and clients.
 
+pub mod netns;
