@@ -1,3 +1,4 @@
 //! What mesh's proofs are made of: fixtures, namespaces, servers and clients.
 
 pub mod netns;
+pub mod peer;

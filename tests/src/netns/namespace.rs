@@ -79,6 +79,12 @@ impl Namespace {
             }
         })
     }
+
+    /// Starts a thread inside.
+    pub fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {
+        // A new thread begins in the namespace of the one that makes it.
+        self.enter(|| thread::spawn(f))
+    }
 }
 
 impl Drop for Namespace {

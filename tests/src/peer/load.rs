@@ -1,0 +1,104 @@
+//! Short connections from inside a namespace: one request each.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use crate::netns::Namespace;
+
+/// One finished request.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// When the request began.
+    pub at: Instant,
+    pub took: Duration,
+    /// Body of the answer, which names the backend, or what went wrong.
+    pub from: Result<String, String>,
+}
+
+/// Workers that ask one address again and again, each request on a connection of its own, until stopped.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    answers: Receiver<Answer>,
+}
+
+impl Load {
+    /// `workers` threads in `ns`, each pausing for `pause` between requests; a request that takes longer than `timeout` has failed.
+    pub fn start(ns: &Namespace, to: SocketAddr, workers: usize, pause: Duration, timeout: Duration) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (tx, answers) = mpsc::channel();
+        let workers = (0..workers)
+            .map(|_| {
+                let (stop, tx) = (stop.clone(), tx.clone());
+                ns.spawn(move || work(to, pause, timeout, &stop, &tx))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { stop, workers, answers })
+    }
+
+    /// What has been answered since the last call.
+    pub fn drain(&self) -> Vec<Answer> {
+        self.answers.try_iter().collect()
+    }
+
+    /// Ends the workers and returns what had not been drained.
+    pub fn finish(mut self) -> Vec<Answer> {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        self.answers.try_iter().collect()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+fn work(to: SocketAddr, pause: Duration, timeout: Duration, stop: &AtomicBool, answers: &Sender<Answer>) {
+    while !stop.load(Ordering::Relaxed) {
+        let at = Instant::now();
+        let from = get(to, "/", timeout).map_err(|e| e.to_string());
+        if answers.send(Answer { at, took: at.elapsed(), from }).is_err() {
+            return;
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+/// One `GET path` on a connection of its own from the current namespace; the body. `timeout` covers connecting, and each read.
+pub fn get(to: SocketAddr, path: &str, timeout: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: mesh\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    body_of(&answer).map(str::to_owned)
+}
+
+/// The body of a whole answer with status 200.
+pub(super) fn body_of(answer: &str) -> io::Result<&str> {
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no end of headers in the answer"))?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(io::Error::other(format!("answered `{}`", head.lines().next().unwrap_or_default())));
+    }
+    Ok(body)
+}

@@ -1,0 +1,9 @@
+//! Real clients and servers, small enough to be static and to run in a VM.
+
+mod held;
+mod load;
+mod serve;
+
+pub use held::{Held, HeldReport};
+pub use load::{Answer, Load, get};
+pub use serve::serve;

@@ -1,0 +1,52 @@
+//! A server that says who it is: HTTP/1.1 with keep-alive, and UDP on the same port.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use anyhow::{Context, Result};
+use http_body_util::Full;
+use hyper::{Request, Response, body::Bytes, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, UdpSocket};
+
+/// Serves until the process ends. `GET /` answers `name`; `GET /bytes/N` answers N bytes; a datagram is answered by `name`, a space and what it held.
+pub async fn serve(name: &str, listen: SocketAddr) -> Result<()> {
+    let tcp = TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen}"))?;
+    let udp = UdpSocket::bind(listen).await.with_context(|| format!("failed to bind UDP {listen}"))?;
+    tokio::try_join!(serve_http(name, tcp), serve_udp(name, udp))?;
+    Ok(())
+}
+
+async fn serve_http(name: &str, listener: TcpListener) -> Result<()> {
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // A client that was gone before it was accepted is none of our concern.
+            Err(_) => continue,
+        };
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            let answer = service_fn(|request| {
+                let body = body(&name, &request);
+                async move { Ok::<_, Infallible>(Response::new(Full::new(body))) }
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        });
+    }
+}
+
+fn body(name: &str, request: &Request<hyper::body::Incoming>) -> Bytes {
+    match request.uri().path().strip_prefix("/bytes/").and_then(|n| n.parse::<usize>().ok()) {
+        Some(n) => vec![b'x'; n.min(64 << 20)].into(),
+        None => name.to_owned().into(),
+    }
+}
+
+async fn serve_udp(name: &str, socket: UdpSocket) -> Result<()> {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        // An ICMP error for an earlier answer shows up here; the next datagram is what matters.
+        let Ok((n, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let answer = [name.as_bytes(), b" ", &buffer[..n]].concat();
+        let _ = socket.send_to(&answer, from).await;
+    }
+}
