@@ -3,7 +3,11 @@
 use std::{fs::File, os::unix::process::CommandExt, path::Path, process::Command, thread};
 
 use anyhow::{Context, Result, bail};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 const NETNS_DIR: &str = "/run/netns";
 
@@ -34,6 +38,12 @@ impl Namespace {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Another handle, which doesn't end the namespace.
+    pub fn alias(&self) -> Result<Self> {
+        let file = self.file.try_clone().with_context(|| format!("failed to share namespace {}", self.name))?;
+        Ok(Self { name: self.name.clone(), file, keep: true })
     }
 
     /// Leaves the namespace behind when this value goes.
@@ -95,20 +105,30 @@ impl Drop for Namespace {
     }
 }
 
-/// Deletes namespaces of `group` whose maker is no longer there (a run that was killed). Returns how many.
-pub fn remove_stale(group: &str) -> Result<usize> {
-    let Ok(entries) = std::fs::read_dir(NETNS_DIR) else { return Ok(0) };
-    let mut removed = 0;
+/// Ends what runs in namespaces of `group` whose maker is no longer there (a run that was killed, or kept), and deletes them. Returns their names.
+pub fn remove_stale(group: &str) -> Result<Vec<String>> {
+    let Ok(entries) = std::fs::read_dir(NETNS_DIR) else { return Ok(Vec::new()) };
+    let mut removed = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(rest) = name.strip_prefix(group).and_then(|r| r.strip_prefix('-')) else { continue };
         let Some(pid) = rest.split('-').next().and_then(|p| p.parse::<u32>().ok()) else { continue };
         if !Path::new("/proc").join(pid.to_string()).exists() {
+            end_processes(&name)?;
             run(Command::new("ip").args(["netns", "del", &name]))?;
-            removed += 1;
+            removed.push(name);
         }
     }
     Ok(removed)
+}
+
+fn end_processes(namespace: &str) -> Result<()> {
+    let pids = Command::new("ip").args(["netns", "pids", namespace]).output().context("failed to list processes of a namespace")?;
+    for pid in String::from_utf8_lossy(&pids.stdout).lines().filter_map(|line| line.trim().parse().ok()) {
+        // One that has ended by itself meanwhile is as good.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    Ok(())
 }
 
 /// Runs a command to its end; an error says what it was and what it printed.

@@ -1,0 +1,10 @@
+//! The demo: mesh's main job on real packets, shown and checked.
+
+mod acts;
+mod scoreboard;
+mod screen;
+mod stage;
+mod summary;
+
+pub use acts::{Options, clean, perform};
+pub use summary::Summary;
