@@ -1,4 +1,5 @@
 //! mesh's daemon and CLI.
 
+pub mod config;
 pub mod dataplane;
 pub mod model;

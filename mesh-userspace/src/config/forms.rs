@@ -1,0 +1,189 @@
+//! Keys that may be written in a short or in a long form. Serde's `untagged` would lose the places, so each form has a visitor.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, IntoDeserializer, MapAccess, value::MapAccessDeserializer},
+};
+
+use super::written::{Backend, Health, Interface, ProbeWord};
+
+/// `eth0`, or an [`Interface`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
+pub struct InterfaceForm(pub Interface);
+
+/// `10.0.0.1:8080`, or a [`Backend`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
+pub struct BackendForm(pub Backend);
+
+/// `tcp`, `http`, `none`, or a [`Health`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
+pub struct HealthForm(pub Health);
+
+/// `none`, `address` with the interface in a key of its own, or `address: IFACE`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AnnounceForm {
+    None,
+    Address(Option<String>),
+}
+
+/// `200` or `200-399`: first and last status that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatusForm(pub u16, pub u16);
+
+/// A form that a text or a table of keys can be read as.
+trait Form: Sized {
+    type Long: for<'de> Deserialize<'de>;
+    const EXPECTED: &'static str;
+
+    fn short(text: &str) -> Result<Self, String>;
+    fn long(long: Self::Long) -> Self;
+}
+
+struct FormVisitor<F>(PhantomData<F>);
+
+impl<'de, F: Form> de::Visitor<'de> for FormVisitor<F> {
+    type Value = F;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(F::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<F, E> {
+        F::short(text).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<F, A::Error> {
+        F::Long::deserialize(MapAccessDeserializer::new(map)).map(F::long)
+    }
+}
+
+macro_rules! form {
+    ($t:ty) => {
+        impl<'de> Deserialize<'de> for $t {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                d.deserialize_any(FormVisitor(PhantomData))
+            }
+        }
+    };
+}
+
+form!(InterfaceForm);
+form!(BackendForm);
+form!(HealthForm);
+form!(AnnounceForm);
+
+impl Form for InterfaceForm {
+    type Long = Interface;
+    const EXPECTED: &'static str = "the name of an interface, or a table with `name` and `hook`";
+
+    fn short(text: &str) -> Result<Self, String> {
+        Ok(Self(Interface { name: text.to_owned().into(), hook: Default::default() }))
+    }
+
+    fn long(long: Interface) -> Self {
+        Self(long)
+    }
+}
+
+impl Form for BackendForm {
+    type Long = Backend;
+    const EXPECTED: &'static str = "a backend such as `10.0.0.1:8080` or \"[2001:db8::1]:8080\", or a table with `address`";
+
+    fn short(text: &str) -> Result<Self, String> {
+        Ok(Self(Backend { address: text.to_owned().into(), port: None, weight: None, name: None }))
+    }
+
+    fn long(long: Backend) -> Self {
+        Self(long)
+    }
+}
+
+impl Form for HealthForm {
+    type Long = Health;
+    const EXPECTED: &'static str = "`tcp`, `http`, `none`, or a table with `type`";
+
+    fn short(text: &str) -> Result<Self, String> {
+        let word: de::value::StrDeserializer<'_, de::value::Error> = text.into_deserializer();
+        let probe = ProbeWord::deserialize(word).map_err(|e| e.to_string())?;
+        Ok(Self(Health { probe: probe.into(), ..Default::default() }))
+    }
+
+    fn long(long: Health) -> Self {
+        Self(long)
+    }
+}
+
+/// The long form of [`AnnounceForm`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnnounceAddress {
+    address: String,
+}
+
+impl Form for AnnounceForm {
+    type Long = AnnounceAddress;
+    const EXPECTED: &'static str = "`none`, `address`, or `address: INTERFACE`";
+
+    fn short(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "address" => Ok(Self::Address(None)),
+            _ => Err(format!("`{text}` is no way to announce a VIP: use `none` or `address: INTERFACE`")),
+        }
+    }
+
+    fn long(long: AnnounceAddress) -> Self {
+        Self::Address(Some(long.address))
+    }
+}
+
+impl Serialize for AnnounceForm {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => s.serialize_str("none"),
+            Self::Address(None) => s.serialize_str("address"),
+            Self::Address(Some(iface)) => s.collect_map([("address", iface)]),
+        }
+    }
+}
+
+impl Serialize for StatusForm {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let Self(first, last) = *self;
+        if first == last { s.serialize_u16(first) } else { s.collect_str(&format_args!("{first}-{last}")) }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusForm {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = StatusForm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a status such as 200, or a range such as 200-399")
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<StatusForm, E> {
+                let status = u16::try_from(n).map_err(|_| E::custom("a status has three digits"))?;
+                Ok(StatusForm(status, status))
+            }
+
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<StatusForm, E> {
+                self.visit_u64(u64::try_from(n).map_err(|_| E::custom("a status has three digits"))?)
+            }
+
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<StatusForm, E> {
+                let (first, last) = s.split_once('-').unwrap_or((s, s));
+                let parse = |s: &str| s.trim().parse().map_err(|_| E::custom(format!("`{s}` is no status: use 200, or 200-399")));
+                Ok(StatusForm(parse(first)?, parse(last)?))
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}

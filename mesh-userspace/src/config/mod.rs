@@ -1,0 +1,72 @@
+//! What an operator wrote -> what it means, with the place of every error.
+
+mod diagnostic;
+pub mod forms;
+pub mod placed;
+mod resolve;
+mod resolved;
+mod service;
+pub mod words;
+pub mod written;
+
+use std::path::{Path, PathBuf};
+
+pub use diagnostic::{ConfigError, Diagnostic, Place};
+use placed::{Syntax, with_places};
+pub use resolved::{Api, Check, Config, Instance, Interface, Limits, Log, Nat, NatTimeouts, Probe, Service};
+pub use service::{resolve_backend, resolve_service};
+pub use words::Hook;
+
+/// A configuration that holds, and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads and resolves the configuration in the file `path`.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, syntax_of(path)?, path)
+}
+
+/// Resolves the configuration in `text`; `path` is what errors call it, and what relative paths in it are relative to.
+pub fn parse(text: &str, syntax: Syntax, path: &Path) -> Result<Loaded, ConfigError> {
+    let written: written::File = read(text, syntax).map_err(|d| ConfigError::Invalid(vec![d.in_file(path)]))?;
+    let base = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+    let mut findings = resolve::Findings::new(text, Some(path));
+    let config = resolve::resolve(&written, &base, &mut findings);
+    match config {
+        Some(config) if findings.errors.is_empty() => Ok(Loaded { config, warnings: findings.warnings }),
+        _ => Err(ConfigError::Invalid(findings.errors)),
+    }
+}
+
+/// The syntax that a file's extension stands for.
+pub fn syntax_of(path: &Path) -> Result<Syntax, ConfigError> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("yaml" | "yml" | "json") => Ok(Syntax::Yaml),
+        Some("toml") => Ok(Syntax::Toml),
+        _ => Err(ConfigError::Syntax { path: path.to_owned() }),
+    }
+}
+
+/// Reads a value, with the places of [`placed::Placed`] parts.
+pub fn read<T: serde::de::DeserializeOwned>(text: &str, syntax: Syntax) -> Result<T, Diagnostic> {
+    match syntax {
+        Syntax::Yaml => with_places(syntax, || serde_saphyr::from_str(text)).map_err(|e| {
+            let plain = e.without_snippet();
+            let place = plain.location().filter(|l| l.line() > 0).map(|l| Place::at(text, l.line() as usize, l.column() as usize));
+            Diagnostic::new(first_line(&plain.to_string()), "").at(place)
+        }),
+        Syntax::Toml => with_places(syntax, || toml::from_str(text))
+            .map_err(|e: toml::de::Error| Diagnostic::new(first_line(e.message()), "").at(e.span().map(|s| Place::of(text, &s)))),
+    }
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The configuration as it is meant: valid by construction.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::words::Hook;
+use crate::model::{Endpoint, Mode, ServiceName, VipAddr};
+
+/// All that the daemon is told by its file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    pub instance: Instance,
+    pub interfaces: Vec<Interface>,
+    pub services: BTreeMap<ServiceName, Service>,
+    pub nat: Nat,
+    pub limits: Limits,
+    pub hash_key: Option<[u64; 2]>,
+    pub bpffs: PathBuf,
+    pub state_dir: PathBuf,
+    pub api: Api,
+    /// Where `/metrics`, `/livez` and `/readyz` are served over TCP.
+    pub metrics: Option<SocketAddr>,
+    pub log: Log,
+}
+
+/// Name of a balancer on its node: 1 to 31 of `a-z A-Z 0-9 - _`, for it becomes part of paths.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Instance(String);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    pub name: String,
+    pub hook: Hook,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub vip: VipAddr,
+    pub mode: Mode,
+    /// Interface that the daemon puts the VIP on.
+    pub announce: Option<String>,
+    /// Heartbeat; `None` = backends count as live.
+    pub check: Option<Check>,
+    /// Backends that the file itself names; no two with the same id.
+    pub backends: Vec<Endpoint>,
+    /// File that lists further ones.
+    pub backends_file: Option<PathBuf>,
+}
+
+/// The heartbeat of a service's backends.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Check {
+    pub probe: Probe,
+    /// Port that is probed; `None` = the backend's own.
+    pub port: Option<u16>,
+    /// Time from one probe to the next, more than zero.
+    pub interval: Duration,
+    /// Time after which a probe has failed, more than zero.
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend back, at least 1.
+    pub rise: u32,
+    /// Failures in a row that take a backend out, at least 1.
+    pub fall: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Probe {
+    /// A connection is accepted.
+    Tcp,
+    /// A GET of `path` is answered with a status in `status`.
+    Http {
+        path: String,
+        /// Host header; `None` = the backend's address and port.
+        host: Option<String>,
+        status: RangeInclusive<u16>,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nat {
+    /// Empty = the node's own address towards each backend.
+    pub sources: Vec<IpAddr>,
+    /// Source ports, never empty, from 1024.
+    pub ports: RangeInclusive<u16>,
+    pub timeouts: NatTimeouts,
+}
+
+/// Idle times after which a translated flow is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NatTimeouts {
+    pub half_open: Duration,
+    pub established: Duration,
+    pub closing: Duration,
+    pub closed: Duration,
+    pub udp: Duration,
+}
+
+/// How much the kernel's maps hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    pub services: u32,
+    /// Slots of all tables together; a power of two.
+    pub slots: u32,
+    pub backends: u32,
+    /// Translated flows at once; a power of two.
+    pub nat_flows: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Api {
+    pub socket: PathBuf,
+    pub group: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Log {
+    pub level: log::LevelFilter,
+    pub kernel: log::LevelFilter,
+}
+
+impl Instance {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The API's socket, where the configuration names none.
+    pub fn default_socket(&self) -> PathBuf {
+        PathBuf::from(format!("/run/mesh/{}.sock", self.0))
+    }
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl std::str::FromStr for Instance {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if (1..=31).contains(&s.len()) && s.chars().all(fits) {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(format!("`{s}` is no name of an instance: use 1 to 31 letters, digits, `-` or `_`"))
+        }
+    }
+}
+
+impl std::fmt::Display for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Default for Check {
+    /// A TCP probe each second.
+    fn default() -> Self {
+        Self { probe: Probe::Tcp, port: None, interval: Duration::from_secs(1), timeout: Duration::from_millis(500), rise: 2, fall: 3 }
+    }
+}
+
+impl Default for NatTimeouts {
+    /// RFC 5382 section 5 asks for at least 2 h 4 min (established) and 4 min (closing), RFC 4787 section 4.3 for at least 2 min (UDP).
+    fn default() -> Self {
+        Self {
+            half_open: Duration::from_secs(15),
+            established: Duration::from_secs(7500),
+            closing: Duration::from_secs(240),
+            closed: Duration::from_secs(10),
+            udp: Duration::from_secs(180),
+        }
+    }
+}
+
+impl Default for Nat {
+    /// Ports below those that Linux takes for itself (`ip_local_port_range` begins at 32,768).
+    fn default() -> Self {
+        Self { sources: Vec::new(), ports: 10_240..=29_999, timeouts: NatTimeouts::default() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: log::LevelFilter::Info, kernel: log::LevelFilter::Warn }
+    }
+}

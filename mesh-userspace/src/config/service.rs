@@ -1,0 +1,264 @@
+//! One service as written -> as meant; the API and the state file come this way too.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    forms::{AnnounceForm, HealthForm, StatusForm},
+    placed::Placed,
+    resolve::Findings,
+    resolved::{Check, Probe, Service},
+    words::Span,
+    written::{self, ProbeWord},
+};
+use crate::model::{BackendId, Endpoint, Mode, Proto, ServiceName, VipAddr, Weight};
+
+/// `None` only with an error in `findings`. Relative paths are relative to `base`.
+pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut Findings<'_>) -> Option<Service> {
+    let errors = findings.errors.len();
+    let name = findings.ok(&written.name, written.name.value.parse::<ServiceName>(), "");
+    let vip = vip(written, findings);
+    let announce = announce(written, findings);
+    let (name, vip) = (name?, vip?);
+    let mode: Mode = written.mode.value.into();
+    let check = check(written, vip.proto, findings);
+    let backends = backends(written, vip, mode, findings);
+    if backends.is_empty() && written.backends_file.is_none() {
+        findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
+    }
+    let service =
+        Service { name, vip, mode, announce, check, backends, backends_file: written.backends_file.as_ref().map(|f| base.join(&f.value)) };
+    (findings.errors.len() == errors).then_some(service)
+}
+
+/// A backend of a service with this VIP and mode. `None` only with an error in `findings`, at `at`.
+pub fn resolve_backend<T>(
+    written: &written::Backend,
+    at: &Placed<T>,
+    vip: VipAddr,
+    mode: Mode,
+    findings: &mut Findings<'_>,
+) -> Option<Endpoint> {
+    let errors = findings.errors.len();
+    let address = &written.address;
+    let place = if address.place.is_some() { address.place.clone() } else { at.place.clone() };
+    let here = Placed { value: (), place };
+    let (addr, port) = endpoint(&address.value, written.port.as_ref(), &here, Some(vip.port), findings)?;
+    check_address(addr, &here, findings);
+    if addr.is_ipv4() != vip.addr.is_ipv4() {
+        let why = match mode {
+            Mode::Nat => "translation does not change the family of addresses",
+            Mode::Dsr => "the backend must own the VIP itself",
+        };
+        findings.error(
+            &here,
+            format!("backend {addr} is not of the VIP's family ({})", vip.addr),
+            format!("{why}: use an address of the same family"),
+        );
+    }
+    if mode == Mode::Dsr && port != vip.port {
+        findings.error(
+            &here,
+            format!("backend port {port} differs from the VIP's port {}", vip.port),
+            "`dsr` does not change packets, so both ports must be the same; `nat` can change the port",
+        );
+    }
+    if addr == vip.addr {
+        findings.error(&here, format!("backend {addr} is the VIP itself"), "write the backend's own address");
+    }
+    let weight = match &written.weight {
+        None => Weight::ONE,
+        Some(w) => {
+            let weight = u16::try_from(w.value).map_err(|_| format!("weight {w} is out of range"));
+            Weight(findings.ok(w, weight, "write a whole number from 0 to 65535")?)
+        }
+    };
+    let endpoint = Endpoint { id: BackendId(SocketAddr::new(addr, port)), weight, name: written.name.clone() };
+    (findings.errors.len() == errors).then_some(endpoint)
+}
+
+fn vip(written: &written::Service, findings: &mut Findings<'_>) -> Option<VipAddr> {
+    let here = Placed { value: (), place: written.vip.place.clone() };
+    let (addr, port) = endpoint(&written.vip.value, written.port.as_ref(), &here, None, findings)?;
+    check_address(addr, &here, findings);
+    Some(VipAddr { addr, port, proto: written.protocol.into() })
+}
+
+/// Address and port from `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT` and the key `port`.
+fn endpoint(
+    text: &str,
+    port: Option<&Placed<u16>>,
+    at: &Placed<()>,
+    default_port: Option<u16>,
+    findings: &mut Findings<'_>,
+) -> Option<(IpAddr, u16)> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    let (addr, inner) = if let Ok(both) = text.parse::<SocketAddr>() {
+        (both.ip(), Some(both.port()))
+    } else if let Ok(addr) = bare.parse::<IpAddr>() {
+        (addr, None)
+    } else {
+        findings.error(at, format!("`{text}` is no address"), "write 192.0.2.10:80 or \"[2001:db8::10]:80\"; names are not looked up");
+        return None;
+    };
+    let port = match (inner, port) {
+        (Some(_), Some(key)) => {
+            findings.error(key, format!("the port is given twice: in `{text}` and here"), "remove one of the two");
+            return None;
+        }
+        (Some(port), None) => port,
+        (None, Some(key)) => key.value,
+        (None, None) => {
+            let Some(port) = default_port else {
+                findings.error(at, format!("`{text}` has no port"), format!("write {}, or add the key `port`", SocketAddr::new(addr, 80)));
+                return None;
+            };
+            port
+        }
+    };
+    if port == 0 {
+        findings.error(at, "port 0 can't be used", "write a port from 1 to 65535");
+        return None;
+    }
+    Some((addr, port))
+}
+
+/// Addresses that packets are never sent to.
+fn check_address(addr: IpAddr, at: &Placed<()>, findings: &mut Findings<'_>) {
+    let kind = match addr {
+        _ if addr.is_unspecified() => "the unspecified address",
+        _ if addr.is_multicast() => "a multicast address",
+        _ if addr.is_loopback() => "a loopback address, which never comes in by an interface",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4 address in IPv6 notation",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address, which says no interface",
+        _ => return,
+    };
+    findings.error(at, format!("{addr} is {kind}"), "write a unicast address that can be routed");
+}
+
+fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<String> {
+    match (&written.announce, &written.interface) {
+        (None, Some(interface)) => {
+            findings.error(
+                interface,
+                "`interface` means something only with `announce: address`",
+                "add `announce: address`, or remove `interface`",
+            );
+            None
+        }
+        (Some(a), interface) => match (&a.value, interface) {
+            (AnnounceForm::None, _) => None,
+            (AnnounceForm::Address(Some(name)), None) => Some(name.clone()),
+            (AnnounceForm::Address(None), Some(name)) => Some(name.value.clone()),
+            (AnnounceForm::Address(Some(_)), Some(again)) => {
+                findings.error(again, "the interface of `announce` is given twice", "remove one of the two");
+                None
+            }
+            (AnnounceForm::Address(None), None) => {
+                findings.error(a, "`announce: address` does not say where", "write `announce: {address: INTERFACE}`");
+                None
+            }
+        },
+        (None, None) => None,
+    }
+}
+
+fn check(written: &written::Service, proto: Proto, findings: &mut Findings<'_>) -> Option<Check> {
+    let Some(placed) = &written.health else {
+        if proto == Proto::Udp {
+            findings.error(
+                &written.name,
+                "a UDP service has no default heartbeat",
+                "add `health: {type: tcp, port: PORT}` (or http) with a port that lives and dies with it, or `health: none`",
+            );
+            return None;
+        }
+        return Some(Check::default());
+    };
+    let HealthForm(health) = &placed.value;
+    let probe = match health.probe.value {
+        ProbeWord::None => return None,
+        ProbeWord::Tcp => Probe::Tcp,
+        ProbeWord::Http => http(health, findings),
+    };
+    if probe == Probe::Tcp
+        && let Some(key) = health.path.as_ref().or(health.host.as_ref())
+    {
+        findings.error(key, "a `tcp` heartbeat asks for nothing", "write `type: http`, or remove the key");
+    }
+    if proto == Proto::Udp && health.port.is_none() {
+        findings.error(placed, "the heartbeat of a UDP service needs a port", "add `port`, where something answers over TCP");
+    }
+    if let Some(port) = health.port.as_ref().filter(|p| p.value == 0) {
+        findings.error(port, "port 0 can't be probed", "write a port from 1 to 65535");
+    }
+    let d = Check::default();
+    let interval = span(health.interval.as_ref(), d.interval, findings);
+    let timeout = span(health.timeout.as_ref(), d.timeout.min(interval), findings);
+    if timeout > interval
+        && let Some(at) = health.timeout.as_ref().map(|t| t.place.clone()).or_else(|| health.interval.as_ref().map(|i| i.place.clone()))
+    {
+        findings.warn(
+            &Placed { value: (), place: at },
+            format!("timeout {} is longer than the interval {}", Span(timeout), Span(interval)),
+            "a probe that hangs delays the next one: failures are found later than the interval suggests",
+        );
+    }
+    let mut times = |n: Option<&Placed<u32>>, default: u32| match n {
+        None => default,
+        Some(n) if (1..=1000).contains(&n.value) => n.value,
+        Some(n) => {
+            findings.error(n, format!("{n} is out of range"), "write 1 to 1000");
+            default
+        }
+    };
+    let (rise, fall) = (times(health.rise.as_ref(), d.rise), times(health.fall.as_ref(), d.fall));
+    Some(Check { probe, port: health.port.as_ref().map(|p| p.value), interval, timeout, rise, fall })
+}
+
+fn http(health: &written::Health, findings: &mut Findings<'_>) -> Probe {
+    let path = health.path.as_ref().map_or("/", |p| p.value.as_str());
+    let visible = |s: &str| s.bytes().all(|b| b.is_ascii_graphic());
+    if let Some(p) = health.path.as_ref().filter(|p| !p.value.starts_with('/') || !visible(&p.value)) {
+        findings.error(p, format!("`{p}` is no path"), "begin with `/`, and percent-encode blanks and what is not ASCII");
+    }
+    if let Some(h) = health.host.as_ref().filter(|h| h.value.is_empty() || !visible(&h.value)) {
+        findings.error(h, format!("`{h}` is no host"), "write what the Host header should say");
+    }
+    let StatusForm(first, last) = health.status.as_ref().map_or(StatusForm(200, 399), |s| s.value);
+    if let Some(s) = health.status.as_ref().filter(|_| first > last || first < 100 || last > 599) {
+        findings.error(s, format!("{first}-{last} is no range of statuses"), "write 200, or 200-399");
+    }
+    Probe::Http { path: path.to_owned(), host: health.host.as_ref().map(|h| h.value.clone()), status: first..=last }
+}
+
+fn span(written: Option<&Placed<Span>>, default: Duration, findings: &mut Findings<'_>) -> Duration {
+    match written {
+        None => default,
+        Some(s) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&s.value.0) => s.value.0,
+        Some(s) => {
+            findings.error(s, format!("{s} is out of range"), "write 10ms to 1h");
+            default
+        }
+    }
+}
+
+fn backends(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Findings<'_>) -> Vec<Endpoint> {
+    let mut all: Vec<Endpoint> = Vec::new();
+    for placed in &written.backends {
+        let Some(endpoint) = resolve_backend(&placed.value.0, placed, vip, mode, findings) else { continue };
+        if all.iter().any(|e| e.id == endpoint.id) {
+            findings.error(
+                placed,
+                format!("backend {} is listed twice", endpoint.id),
+                "remove one of the two; `weight` gives it a larger share",
+            );
+        }
+        all.push(endpoint);
+    }
+    all
+}

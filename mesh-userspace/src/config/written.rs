@@ -1,0 +1,226 @@
+//! The configuration as written: one struct per table of keys, and nothing decided yet.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
+    placed::Placed,
+    words::{Hook, ModeWord, ProtoWord, Span},
+};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Name of this balancer on the node, part of its socket, pins and state file. Default `default`.
+    pub instance: Option<Placed<String>>,
+    /// Interfaces whose incoming packets are balanced: `eth0`, or a table of keys.
+    #[serde(default)]
+    pub interfaces: Vec<Placed<InterfaceForm>>,
+    /// What is balanced.
+    #[serde(default)]
+    pub services: Vec<Placed<Service>>,
+    /// Translation (mode `nat`).
+    #[serde(default)]
+    pub nat: Nat,
+    /// Sizes of the kernel's maps; they are fixed while the program is loaded.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Secret of the flow hash, 32 hexadecimal digits; nodes that announce the same VIPs share it. Default: drawn at the first start, and kept.
+    pub hash_key: Option<Placed<String>>,
+    /// Where the bpf file system is mounted. Default `/sys/fs/bpf`.
+    pub bpffs: Option<PathBuf>,
+    /// Where the daemon keeps its state. Default `/var/lib/mesh`.
+    pub state_dir: Option<PathBuf>,
+    /// The admin API.
+    #[serde(default)]
+    pub api: Api,
+    /// Metrics and health endpoints over TCP.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// An interface and where on it the program goes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// Name of the interface, such as `eth0`.
+    pub name: Placed<String>,
+    /// `auto` (native XDP, else TC), `xdp`, `xdp-generic` or `tc`.
+    #[serde(default)]
+    pub hook: Hook,
+}
+
+/// One VIP and the backends behind it; also the body of the API's request to add a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Name, unique on the node.
+    pub name: Placed<String>,
+    /// Address that clients connect to, with or without the port: `192.0.2.10:80` or `"[2001:db8::10]:80"`.
+    pub vip: Placed<String>,
+    /// Port that clients connect to, where `vip` has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Placed<u16>>,
+    /// `tcp` (default) or `udp`.
+    #[serde(default)]
+    pub protocol: ProtoWord,
+    /// `nat` (default: works anywhere) or `dsr` (backends own the VIP and answer clients themselves).
+    #[serde(default)]
+    pub mode: Placed<ModeWord>,
+    /// Who makes the VIP reachable: `none` (default), or `address: IFACE` to have the daemon put it on an interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<Placed<AnnounceForm>>,
+    /// Interface of `announce: address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Placed<String>>,
+    /// Heartbeat: `tcp` (default of a TCP service), `http`, `none`, or a table of keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Placed<HealthForm>>,
+    /// Backends: `10.0.0.1:8080`, or a table of keys.
+    #[serde(default)]
+    pub backends: Vec<Placed<BackendForm>>,
+    /// File with a list of further backends (YAML, JSON or TOML), followed as it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backends_file: Option<Placed<PathBuf>>,
+}
+
+/// One instance behind a VIP; also the body of the API's request to add one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Address, with or without the port.
+    pub address: Placed<String>,
+    /// Port, where `address` has none. Default: the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Placed<u16>>,
+    /// Share of new flows relative to the other backends, 0 to 65535. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Placed<i64>>,
+    /// Name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Which probe says that a backend lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeWord {
+    /// A connection is accepted.
+    #[default]
+    Tcp,
+    /// A GET is answered with an expected status.
+    Http,
+    /// No probe: the backend counts as live.
+    None,
+}
+
+/// The heartbeat of a service's backends.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// `tcp`, `http` or `none`.
+    #[serde(default, rename = "type")]
+    pub probe: Placed<ProbeWord>,
+    /// Port that is probed. Default: the backend's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Placed<u16>>,
+    /// Time from one probe to the next. Default 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Placed<Span>>,
+    /// Time after which a probe has failed. Default 500ms, or the interval where that is shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Placed<Span>>,
+    /// Successes in a row that bring a backend back. Default 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rise: Option<Placed<u32>>,
+    /// Failures in a row that take a backend out. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fall: Option<Placed<u32>>,
+    /// `http`: what is asked for. Default `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Placed<String>>,
+    /// `http`: the Host header. Default: the backend's address and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Placed<String>>,
+    /// `http`: status that counts as live, `200` or `200-399`. Default `200-399`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Placed<StatusForm>>,
+}
+
+/// Translation of source addresses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nat {
+    /// Addresses that translated flows come from. Default: the node's own address towards each backend.
+    #[serde(default)]
+    pub sources: Vec<Placed<String>>,
+    /// Source ports of translated flows, `FIRST-LAST`. Default `10240-29999`.
+    pub ports: Option<Placed<String>>,
+    /// When entries expire.
+    #[serde(default)]
+    pub timeouts: NatTimeouts,
+}
+
+/// Idle times after which a translated flow is forgotten.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatTimeouts {
+    /// No reply was seen. Default 15s.
+    pub half_open: Option<Placed<Span>>,
+    /// Established TCP. Default 2h5m, written `7500s`.
+    pub established: Option<Placed<Span>>,
+    /// TCP that one side has closed. Default 4m.
+    pub closing: Option<Placed<Span>>,
+    /// TCP that both sides have closed, or one has reset. Default 10s.
+    pub closed: Option<Placed<Span>>,
+    /// UDP. Default 3m.
+    pub udp: Option<Placed<Span>>,
+}
+
+/// How much the kernel's maps hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Services. Default 1024.
+    pub services: Option<Placed<u32>>,
+    /// Slots of all tables together, 8 bytes each. Default 1048576.
+    pub slots: Option<Placed<u32>>,
+    /// Backends of all services together, 64 bytes each. Default 16384.
+    pub backends: Option<Placed<u32>>,
+    /// Translated flows at once, 72 bytes and more each. Default 262144.
+    pub nat_flows: Option<Placed<u32>>,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    /// Unix socket. Default `/run/mesh/<instance>.sock`.
+    pub socket: Option<PathBuf>,
+    /// Group whose members may use the API, besides root and the daemon's own user.
+    pub group: Option<Placed<String>>,
+}
+
+/// Metrics and health endpoints.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port that serve `/metrics`, `/livez` and `/readyz`. Default: none, only the API's socket serves them.
+    pub listen: Option<Placed<String>>,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// `off`, `error`, `warn`, `info` (default), `debug` or `trace`; the environment variable RUST_LOG goes before it.
+    pub level: Option<Placed<String>>,
+    /// The same for what the kernel half says. Default `warn`.
+    pub kernel: Option<Placed<String>>,
+}
