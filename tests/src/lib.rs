@@ -4,3 +4,4 @@ pub mod daemon;
 pub mod demo;
 pub mod netns;
 pub mod peer;
+pub mod stage;

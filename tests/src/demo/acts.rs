@@ -11,13 +11,13 @@ use nix::sys::signal::Signal;
 use super::{
     scoreboard::Scoreboard,
     screen::Screen,
-    stage::Stage,
     summary::{Share, Summary},
 };
 use crate::{
     daemon::Daemon,
     netns::remove_stale,
     peer::{Held, Load},
+    stage::Stage,
 };
 
 const GROUP: &str = "mesh-demo";

@@ -3,7 +3,6 @@
 mod acts;
 mod scoreboard;
 mod screen;
-mod stage;
 mod summary;
 
 pub use acts::{Options, clean, perform};

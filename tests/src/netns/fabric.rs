@@ -69,6 +69,11 @@ impl Host {
         self.ns.ip(&format!("address add {vip}/{bits} dev lo"))
     }
 
+    /// Attaches an XDP program that is none of mesh's to `eth0`.
+    pub fn occupy_xdp(&self) -> Result<()> {
+        self.ns.enter(|| xdp_pass::attach(nix::net::if_::if_nametoindex("eth0")?))?
+    }
+
     /// Takes the host off the Ethernet, as a pulled cable does.
     pub fn unplug(&self) -> Result<()> {
         self.ns.ip("link set eth0 down")

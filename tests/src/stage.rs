@@ -1,8 +1,8 @@
-//! The hosts of the demo and what runs on them.
+//! A client, a balancer and backends, and what runs on them.
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ pub const PORT: u16 = 8080;
 #[derive(Debug)]
 pub struct Stage {
     // Servers end before the namespaces that they run in.
-    servers: BTreeMap<&'static str, [Process; 2]>,
+    servers: BTreeMap<&'static str, Vec<Process>>,
     pub backends: BTreeMap<&'static str, Host>,
     pub client: Host,
     pub balancer: Host,
@@ -37,27 +37,30 @@ impl Stage {
         Ok(Self { servers: BTreeMap::new(), backends, client, balancer, fabric })
     }
 
-    /// Starts a backend's servers (IPv4 and IPv6) and waits until they answer.
+    /// Starts a backend's servers on its own addresses, IPv4 and IPv6, and waits until they answer.
     pub fn serve(&mut self, name: &'static str) -> Result<()> {
+        for v6 in [false, true] {
+            self.serve_at(name, self.address(name, v6)?)?;
+        }
+        Ok(())
+    }
+
+    /// Starts one server of a backend at an address that its host owns, and waits until it answers.
+    pub fn serve_at(&mut self, name: &'static str, listen: SocketAddr) -> Result<()> {
         let host = self.backends.get(name).with_context(|| format!("no host {name}"))?;
-        let start = |addr: IpAddr| {
-            let listen = SocketAddr::new(addr, PORT);
-            Process::spawn(host.ns.command(peer_binary()?).arg(name).arg(listen.to_string()))
-        };
-        self.servers.insert(name, [start(host.v4.into())?, start(host.v6.into())?]);
+        let server = Process::spawn(host.ns.command(peer_binary()?).arg(name).arg(listen.to_string()))?;
+        self.servers.entry(name).or_default().push(server);
         let end = Instant::now() + Duration::from_secs(10);
-        for addr in [IpAddr::from(host.v4), host.v6.into()] {
-            while host.ns.enter(|| peer::get((addr, PORT).into(), "/", Duration::from_secs(1)))?.is_err() {
-                ensure!(Instant::now() < end, "the server of {name} does not answer");
-                std::thread::sleep(Duration::from_millis(10));
-            }
+        while host.ns.enter(|| peer::get(listen, "/", Duration::from_secs(1)))?.is_err() {
+            ensure!(Instant::now() < end, "the server of {name} at {listen} does not answer");
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
 
     /// Kills a backend's servers (SIGKILL).
     pub fn kill(&mut self, name: &str) -> Result<()> {
-        self.servers.get_mut(name).with_context(|| format!("no server {name}"))?.iter_mut().try_for_each(Process::kill)
+        self.servers.remove(name).with_context(|| format!("no server {name}"))?.iter_mut().try_for_each(Process::kill)
     }
 
     /// Address that a backend serves at.

@@ -1,0 +1,181 @@
+//! The daemon's life: killed, restarted, reloaded, detached; traffic must not notice.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::{
+    daemon::Daemon,
+    peer::{self, Held, Load},
+    stage::Stage,
+};
+use nix::sys::signal::Signal;
+
+const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
+const PATIENCE: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct World {
+    daemon: Daemon,
+    stage: Stage,
+    vip: SocketAddr,
+}
+
+impl World {
+    fn new(group: &str) -> Result<Self> {
+        let mut stage = Stage::build(group, &BACKENDS)?;
+        for (name, _) in BACKENDS {
+            stage.serve(name)?;
+        }
+        let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, &["b1", "b2", "b3"])?)?;
+        Ok(Self { daemon, stage, vip: "10.77.0.100:80".parse()? })
+    }
+
+    /// Runs `change` while short requests and long connections go on; not one may break.
+    fn undisturbed(&mut self, change: impl FnOnce(&mut Daemon, &Stage) -> Result<()>) -> Result<()> {
+        let load = Load::start(&self.stage.client.ns, self.vip, 4, Duration::from_millis(2), PATIENCE)?;
+        let held = Held::open(&self.stage.client.ns, self.vip, 12, Duration::from_millis(10), PATIENCE)?;
+        std::thread::sleep(Duration::from_millis(300));
+        change(&mut self.daemon, &self.stage)?;
+        std::thread::sleep(Duration::from_millis(300));
+        let (answers, reports) = (load.finish(), held.finish());
+        let errors: Vec<_> = answers.iter().filter_map(|a| a.from.as_ref().err()).collect();
+        let broken: Vec<_> = reports.iter().filter(|r| r.broken.is_some()).collect();
+        ensure!(answers.len() > 50, "only {} requests were made", answers.len());
+        ensure!(
+            errors.is_empty() && broken.is_empty(),
+            "{} of {} requests failed ({errors:?}), {broken:?} broke; log:\n{}",
+            errors.len(),
+            answers.len(),
+            self.daemon.log()
+        );
+        Ok(())
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(&Daemon) -> Result<bool>) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        while !holds(&self.daemon)? {
+            if Instant::now() > end {
+                bail!("not within {LIMIT:?}: {what}; log:\n{}", self.daemon.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+fn config(stage: &Stage, names: &[&str]) -> Result<String> {
+    let mut text = String::from(
+        "interfaces: [{name: eth0, hook: xdp}]\nservices:\n  - {name: web, vip: 10.77.0.100, port: 80, protocol: tcp, mode: nat, announce: {address: eth0}, \
+         health: {type: tcp, interval: 100ms, timeout: 100ms}, backends: [",
+    );
+    for name in names {
+        text += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
+    }
+    Ok(text + "]}\n")
+}
+
+fn backend_names(daemon: &Daemon) -> Result<Vec<String>> {
+    let list = daemon.json(&["backend", "ls", "web"])?;
+    let rows = list.as_array().with_context(|| format!("no list: {list}"))?;
+    Ok(rows.iter().filter_map(|row| row["name"].as_str()).map(str::to_owned).collect())
+}
+
+#[test]
+fn a_killed_daemon_is_not_missed_and_its_successor_adopts() -> Result<()> {
+    let mut world = World::new("mesh-kill9")?;
+    world.undisturbed(|daemon, _| {
+        for _ in 0..3 {
+            daemon.stop(Signal::SIGKILL)?;
+            std::thread::sleep(Duration::from_millis(700));
+            daemon.launch()?;
+            daemon.wait_ready(LIMIT)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn sigterm_leaves_forwarding_and_what_the_cli_changed() -> Result<()> {
+    let mut world = World::new("mesh-term")?;
+    world.daemon.ok(&["backend", "drain", "web", "b2"])?;
+    world.daemon.ok(&["backend", "weight", "web", "b3", "5"])?;
+    world.undisturbed(|daemon, _| {
+        daemon.stop(Signal::SIGTERM)?;
+        std::thread::sleep(Duration::from_millis(500));
+        daemon.launch()?;
+        daemon.wait_ready(LIMIT)
+    })?;
+    let list = world.daemon.json(&["backend", "ls", "web"])?;
+    let row = |name: &str| list.as_array().and_then(|rows| rows.iter().find(|r| r["name"] == name)).cloned().unwrap_or_default();
+    ensure!(row("b2")["state"] == "draining", "b2 should still be draining: {list}");
+    ensure!(row("b3")["weight"] == 5, "b3 should still weigh 5: {list}");
+    Ok(())
+}
+
+#[test]
+fn a_changed_file_is_taken_and_a_bad_one_is_not() -> Result<()> {
+    let mut world = World::new("mesh-reload")?;
+    let bad = "interfaces: [eth0]\nservices:\n  - {name: web, vip: nowhere, port: 80, protocol: tcp, mode: nat}\n";
+    world.undisturbed(|daemon, _| {
+        daemon.write_config(bad)?;
+        daemon.signal(Signal::SIGHUP)?;
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(daemon.log().contains("nowhere"), "the log does not name what is wrong: {}", daemon.log());
+        ensure!(backend_names(daemon)?.len() == 3, "a bad file must change nothing");
+        Ok(())
+    })?;
+    let good = config(&world.stage, &["b1", "b3"])?;
+    world.undisturbed(|daemon, _| daemon.write_config(&good))?;
+    world.until("b2 left with the file", |daemon| Ok(!backend_names(daemon)?.contains(&"b2".to_owned())))
+}
+
+#[test]
+fn a_second_daemon_of_the_instance_is_refused() -> Result<()> {
+    let world = World::new("mesh-second")?;
+    let config = world.daemon.config_path();
+    let second = world.stage.balancer.ns.command(mesh_tests::daemon::mesh_binary()?).args(["run", "--config"]).arg(config).output()?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    ensure!(!second.status.success() && said.contains(world.daemon.instance()), "a second daemon started, or said nothing useful: {said}");
+    let vip = world.vip;
+    world.stage.client.ns.enter(|| peer::get(vip, "/", PATIENCE))??;
+    Ok(())
+}
+
+#[test]
+fn detach_leaves_nothing_behind() -> Result<()> {
+    let mut world = World::new("mesh-detach")?;
+    let (pins, config) = (world.daemon.pins(), world.daemon.config_path());
+    ensure!(pins.exists(), "no pins at {}", pins.display());
+    world.daemon.stop(Signal::SIGTERM)?;
+    ensure!(pins.exists(), "SIGTERM must leave the pins");
+    world.daemon.ok(&["detach", "--config", &config.to_string_lossy()])?;
+    ensure!(!Path::new("/sys/fs/bpf/mesh").join(world.daemon.instance()).exists(), "pins are left");
+    let shown = |words: &[&str]| -> Result<String> {
+        Ok(String::from_utf8_lossy(&world.stage.balancer.ns.command("ip").args(words).output()?.stdout).into_owned())
+    };
+    ensure!(!shown(&["link", "show", "eth0"])?.contains("xdp"), "a program is left on eth0");
+    ensure!(!shown(&["address", "show", "eth0"])?.contains("10.77.0.100"), "the VIP is left on eth0");
+    // Twice is as good as once.
+    world.daemon.ok(&["detach", "--config", &config.to_string_lossy()])?;
+    Ok(())
+}
+
+#[test]
+fn somebody_elses_program_is_reported_and_left_alone() -> Result<()> {
+    let mut stage = Stage::build("mesh-owner", &BACKENDS[..1])?;
+    stage.serve("b1")?;
+    stage.balancer.occupy_xdp()?;
+    let config = config(&stage, &["b1"])?;
+    let mut daemon = Daemon::new(&stage.balancer.ns, &config)?;
+    daemon.launch()?;
+    let refused = daemon.wait_ready(Duration::from_secs(15));
+    ensure!(refused.is_err(), "it should not have taken the interface over");
+    ensure!(daemon.log().contains("eth0"), "the log does not name the interface: {}", daemon.log());
+    let shown = stage.balancer.ns.command("ip").args(["link", "show", "eth0"]).output()?;
+    ensure!(String::from_utf8_lossy(&shown.stdout).contains("xdp"), "the other program is gone");
+    Ok(())
+}

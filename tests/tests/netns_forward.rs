@@ -1,0 +1,167 @@
+//! Real TCP and UDP through the loaded program, every mode and family.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    daemon::Daemon,
+    peer,
+    stage::{PORT, Stage},
+};
+use serde_json::Value;
+
+const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
+const PATIENCE: Duration = Duration::from_secs(5);
+const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
+
+fn stage(group: &str) -> Result<Stage> {
+    let mut stage = Stage::build(group, &BACKENDS)?;
+    for (name, _) in BACKENDS {
+        stage.serve(name)?;
+    }
+    Ok(stage)
+}
+
+/// Services for TCP and UDP, IPv4 and IPv6. In `dsr` the backend listens on the VIP and its port.
+fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
+    let port = if mode == "dsr" { PORT } else { 80 };
+    let mut text = format!("interfaces: [{{name: eth0, hook: {hook}}}]\nservices:\n");
+    for (vip, v6) in VIPS.into_iter().zip([false, true]) {
+        for protocol in ["tcp", "udp"] {
+            let family = if v6 { "6" } else { "4" };
+            text += &format!(
+                "  - {{name: {protocol}{family}, vip: \"{vip}\", port: {port}, protocol: {protocol}, mode: {mode}, announce: {{address: eth0}}, \
+                 health: {{type: tcp, interval: 100ms, timeout: 100ms}}, backends: ["
+            );
+            for (name, _) in BACKENDS {
+                text += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, v6)?);
+            }
+            text += "]}\n";
+        }
+    }
+    Ok(text)
+}
+
+fn vip(vip: &str, port: u16) -> Result<SocketAddr> {
+    Ok((vip.parse::<IpAddr>()?, port).into())
+}
+
+/// All of these requests must be answered, and every backend must have answered some.
+fn all_answer(stage: &Stage, to: SocketAddr, tries: usize) -> Result<()> {
+    let ask = |i| peer::get(to, "/", PATIENCE).with_context(|| format!("request {i} to {to}"));
+    let who = stage.client.ns.enter(|| (0..tries).map(ask).collect::<Result<BTreeSet<_>>>())??;
+    ensure!(who.len() == BACKENDS.len(), "of {tries} requests to {to} only {who:?} answered");
+    Ok(())
+}
+
+/// The same by UDP: each datagram from a new socket, and the answer must come from the VIP (the socket is connected).
+fn all_answer_udp(stage: &Stage, to: SocketAddr, tries: usize) -> Result<()> {
+    let ask = |i: usize| -> Result<String> {
+        let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(to)?;
+        let question = format!("question {i}");
+        let mut answer = [0; 128];
+        for _ in 0..2 {
+            socket.send(question.as_bytes())?;
+            let n = socket.recv(&mut answer).with_context(|| format!("no answer to datagram {i} from {to}"))?;
+            ensure!(answer[..n].ends_with(question.as_bytes()), "a garbled answer");
+        }
+        Ok(String::from_utf8_lossy(&answer).split(' ').next().unwrap_or_default().to_owned())
+    };
+    let who = stage.client.ns.enter(|| (0..tries).map(ask).collect::<Result<BTreeSet<_>>>())??;
+    ensure!(who.len() == BACKENDS.len(), "of {tries} datagrams to {to} only {who:?} answered");
+    Ok(())
+}
+
+/// Bodies that take many full-size segments come whole.
+fn bulk(stage: &Stage, to: SocketAddr) -> Result<()> {
+    let body = stage.client.ns.enter(|| peer::get(to, "/bytes/3000000", PATIENCE))??;
+    ensure!(body.len() == 3_000_000, "{} bytes of 3,000,000", body.len());
+    Ok(())
+}
+
+/// Every packet that came in left in exactly one way.
+fn accounts_balance(daemon: &Daemon) -> Result<()> {
+    let status = daemon.json(&["status"])?;
+    let count = |path: &str| status.pointer(path).and_then(Value::as_u64).with_context(|| format!("no {path} in {status}"));
+    let rx = count("/packets/rx")?;
+    let out = count("/packets/tx")? + count("/packets/redirect")? + count("/packets/pass")? + count("/packets/drop")?;
+    // Probes go on while the per-CPU counters are read one after the other.
+    ensure!(rx > 0 && rx.abs_diff(out) <= 64, "rx {rx}, but tx + redirect + pass + drop {out}");
+    Ok(())
+}
+
+fn exercise(stage: &Stage, daemon: &Daemon, port: u16) -> Result<()> {
+    for address in VIPS {
+        let to = vip(address, port)?;
+        all_answer(stage, to, 60)?;
+        all_answer_udp(stage, to, 60)?;
+        bulk(stage, to)?;
+    }
+    accounts_balance(daemon)
+}
+
+fn forwards_nat(group: &str, hook: &str) -> Result<()> {
+    let stage = stage(group)?;
+    let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, "nat")?)?;
+    exercise(&stage, &daemon, 80).with_context(|| format!("log of the daemon:\n{}", daemon.log()))
+}
+
+fn forwards_dsr(group: &str, hook: &str) -> Result<()> {
+    let mut stage = stage(group)?;
+    for (name, _) in BACKENDS {
+        for address in VIPS {
+            stage.backends[name].own_quietly(address.parse()?)?;
+            stage.serve_at(name, vip(address, PORT)?)?;
+        }
+    }
+    let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, "dsr")?)?;
+    exercise(&stage, &daemon, PORT).with_context(|| format!("log of the daemon:\n{}", daemon.log()))
+}
+
+#[test]
+fn nat_by_xdp() -> Result<()> {
+    forwards_nat("mesh-nat-xdp", "xdp")
+}
+
+#[test]
+fn dsr_by_xdp() -> Result<()> {
+    forwards_dsr("mesh-dsr-xdp", "xdp")
+}
+
+#[test]
+fn nat_by_tc() -> Result<()> {
+    forwards_nat("mesh-nat-tc", "tc")
+}
+
+#[test]
+fn dsr_by_tc() -> Result<()> {
+    forwards_dsr("mesh-dsr-tc", "tc")
+}
+
+#[test]
+fn nat_by_generic_xdp_on_request() -> Result<()> {
+    forwards_nat("mesh-nat-gen", "xdp-generic")
+}
+
+/// What is for the balancer itself reaches it.
+#[test]
+fn traffic_for_the_node_passes() -> Result<()> {
+    let stage = stage("mesh-pass")?;
+    let _daemon = Daemon::start(&stage.balancer.ns, &config(&stage, "xdp", "nat")?)?;
+    let own: SocketAddr = (stage.balancer.v4, 8081).into();
+    let listener = stage.balancer.ns.enter(|| TcpListener::bind(own))??;
+    let _stream = stage.client.ns.enter(|| TcpStream::connect_timeout(&own, PATIENCE))??;
+    listener.accept()?;
+    // A port of the VIP's address that is no service is the host's, too: it refuses.
+    let other = vip(VIPS[0], 81)?;
+    let refused = stage.client.ns.enter(|| TcpStream::connect_timeout(&other, PATIENCE))?;
+    ensure!(refused.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused), "port 81 of the VIP should refuse");
+    Ok(())
+}
