@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod dataplane;
+pub mod health;
 pub mod model;

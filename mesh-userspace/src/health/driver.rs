@@ -1,0 +1,249 @@
+//! Asks every target on time: one thread with one task, however many targets there are.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque, hash_map::RandomState},
+    hash::BuildHasher,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    future::LocalBoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::mpsc;
+
+use super::{
+    Check, HealthEvent, MonitorHandle, Outcome, Sample, probe,
+    stall::{Circumstances, Stall},
+    watch::{Board, TargetId},
+};
+
+/// Events that may wait for the daemon. It needs no more: while the channel is full, the board keeps the latest event of each target.
+const EVENTS: usize = 64;
+
+/// How many checks run at once at most.
+const IN_FLIGHT: usize = 4096;
+
+/// Limits of a monitor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Checks that run at once, each with one open socket; the others wait their turn, and their waiting is no failure.
+    pub in_flight: usize,
+}
+
+impl Default for Options {
+    /// Raises the limit of open files as far as it goes, and uses up to half of it.
+    fn default() -> Self {
+        Self { in_flight: usize::try_from(open_files() / 2).unwrap_or(IN_FLIGHT).clamp(16, IN_FLIGHT) }
+    }
+}
+
+fn open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let wanted = hard.min(4 * IN_FLIGHT as u64).max(soft);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() { wanted } else { soft }
+}
+
+/// Starts monitors.
+#[derive(Debug)]
+pub struct Monitor;
+
+impl Monitor {
+    /// A monitor without targets, in a thread of its own: a daemon that is busy with a table doesn't make its checks late.
+    /// It asks from the network namespace of the calling thread, and ends with the last handle or with the receiver.
+    pub fn spawn() -> io::Result<(MonitorHandle, mpsc::Receiver<HealthEvent>)> {
+        Self::spawn_with(Options::default())
+    }
+
+    pub fn spawn_with(options: Options) -> io::Result<(MonitorHandle, mpsc::Receiver<HealthEvent>)> {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let board = Arc::new(Board::default());
+        let handle = MonitorHandle::new(Arc::clone(&board));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("mesh-health".into())
+            .spawn(move || runtime.block_on(Driver::new(board, events, options).run()))?;
+        Ok((handle, receiver))
+    }
+}
+
+/// A check that is to be made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Turn {
+    due: Instant,
+    id: TargetId,
+    first: bool,
+}
+
+/// A check that was made.
+struct Finished {
+    turn: Turn,
+    check: Arc<Check>,
+    outcome: Outcome,
+    /// Reading of the stall clock when the check began.
+    stalled: Duration,
+}
+
+struct Driver {
+    board: Arc<Board>,
+    events: mpsc::Sender<HealthEvent>,
+    options: Options,
+    timers: BinaryHeap<Reverse<Turn>>,
+    /// Due, and waiting for one of those in flight to end.
+    ready: VecDeque<Turn>,
+    in_flight: FuturesUnordered<LocalBoxFuture<'static, Finished>>,
+    stall: Stall,
+    /// While checks are in flight we wake this often, to notice when we could not.
+    tick: Duration,
+    next_tick: Instant,
+    jitter: Jitter,
+}
+
+impl Driver {
+    fn new(board: Arc<Board>, events: mpsc::Sender<HealthEvent>, options: Options) -> Self {
+        Self {
+            board,
+            events,
+            options,
+            timers: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            in_flight: FuturesUnordered::new(),
+            stall: Stall::default(),
+            tick: Duration::from_millis(10),
+            next_tick: Instant::now(),
+            jitter: Jitter(RandomState::new().hash_one(0)),
+        }
+    }
+
+    async fn run(mut self) {
+        let board = Arc::clone(&self.board);
+        let events = self.events.clone();
+        while !board.lock().closed && !events.is_closed() {
+            let now = Instant::now();
+            self.stall.awake(now);
+            self.admit(now);
+            self.start_due(now);
+            let wake = self.next_wake(now);
+            self.stall.expect(wake);
+            let has_news = board.lock().has_news();
+            // Nothing is lost when a branch loses: checks stay in the set, events stay on the board until there is room for them,
+            // and the notification is kept.
+            tokio::select! {
+                Some(finished) = self.in_flight.next(), if !self.in_flight.is_empty() => self.finish(finished),
+                () = sleep_until(wake) => {}
+                () = board.changed.notified() => {}
+                permit = events.reserve(), if has_news => {
+                    if let (Ok(permit), Some(event)) = (permit, board.lock().take_news()) {
+                        permit.send(event);
+                    }
+                }
+                () = events.closed() => {}
+            }
+        }
+    }
+
+    /// New targets are due at once.
+    fn admit(&mut self, now: Instant) {
+        let mut board = self.board.lock();
+        let arrivals = board.take_arrivals();
+        if arrivals.is_empty() {
+            return;
+        }
+        let shortest = board.shortest_timeout().unwrap_or(Duration::from_secs(1));
+        self.tick = (shortest / 8).clamp(Duration::from_millis(1), Duration::from_millis(10));
+        self.timers.extend(arrivals.into_iter().map(|id| Reverse(Turn { due: now, id, first: true })));
+    }
+
+    fn start_due(&mut self, now: Instant) {
+        while let Some(Reverse(turn)) = self.timers.peek().copied().filter(|Reverse(t)| t.due <= now) {
+            self.timers.pop();
+            self.ready.push_back(turn);
+        }
+        while self.in_flight.len() < self.options.in_flight {
+            let Some(turn) = self.ready.pop_front() else { break };
+            self.start(turn);
+        }
+    }
+
+    /// A target that is not wanted any more simply has no further turn.
+    fn start(&mut self, turn: Turn) {
+        let Some(check) = self.board.lock().check(turn.id) else { return };
+        let stalled = self.stall.total();
+        self.in_flight.push(Box::pin(async move {
+            let outcome = probe(&check).await;
+            Finished { turn, check, outcome, stalled }
+        }));
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let now = Instant::now();
+        self.stall.awake(now);
+        let Finished { turn, check, outcome, stalled } = finished;
+        let board = Arc::clone(&self.board);
+        let mut board = board.lock();
+        let circumstances = Circumstances {
+            timeout: check.timeout,
+            elapsed: outcome.elapsed,
+            stalled: self.stall.total() - stalled,
+            excused: board.excused_in_row(turn.id),
+        };
+        if board.record(turn.id, sample(outcome, circumstances), now) {
+            let due = self.next_due(turn, &check, now);
+            self.timers.push(Reverse(Turn { due, first: false, ..turn }));
+        }
+    }
+
+    /// After a target's first check the next one comes somewhere within an interval, so that targets that came together don't stay together.
+    fn next_due(&mut self, turn: Turn, check: &Check, now: Instant) -> Instant {
+        let interval = check.interval.max(Check::MIN_INTERVAL);
+        let wait = if turn.first { self.jitter.below(interval) } else { interval };
+        (turn.due + wait).max(now)
+    }
+
+    fn next_wake(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.timers.peek().map(|Reverse(turn)| turn.due);
+        if self.in_flight.is_empty() {
+            return due;
+        }
+        if self.next_tick <= now {
+            self.next_tick = now + self.tick;
+        }
+        Some(due.map_or(self.next_tick, |due| due.min(self.next_tick)))
+    }
+}
+
+fn sample(outcome: Outcome, circumstances: Circumstances) -> Sample {
+    match outcome.result {
+        Ok(()) => Sample::Passed { rtt: outcome.elapsed },
+        Err(e) if circumstances.excuse(e.fault()) => Sample::Excused { error: e.to_string() },
+        Err(e) => Sample::Failed { error: e.to_string() },
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Spreads checks; nothing depends on how good its numbers are (splitmix64).
+struct Jitter(u64);
+
+impl Jitter {
+    fn below(&mut self, limit: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let part = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
+        limit.mul_f64(part)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! The whole monitor against real servers on loopback. Deadlines are generous: nothing here measures speed.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use super::*;
+use crate::{
+    health::{CheckKind, Health, TargetKey},
+    model::BackendId,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn key(address: SocketAddr) -> TargetKey {
+    TargetKey { service: "web".parse().unwrap(), backend: BackendId(address) }
+}
+
+fn check(address: SocketAddr) -> Check {
+    Check { interval: Duration::from_millis(10), timeout: Duration::from_secs(10), rise: 2, fall: 2, ..Check::new(CheckKind::Tcp, address) }
+}
+
+fn targets(addresses: impl IntoIterator<Item = SocketAddr>) -> BTreeMap<TargetKey, Check> {
+    addresses.into_iter().map(|a| (key(a), check(a))).collect()
+}
+
+async fn listen(address: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accept = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    (address, accept)
+}
+
+fn any_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+async fn next(events: &mut mpsc::Receiver<HealthEvent>) -> HealthEvent {
+    tokio::time::timeout(PATIENCE, events.recv()).await.expect("no event in time").expect("the monitor ended")
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn follows_a_server_up_down_and_up_again() {
+    let (monitor, mut events) = Monitor::spawn().unwrap();
+    let (address, server) = listen(any_port()).await;
+    monitor.set_targets(targets([address]));
+    let up = next(&mut events).await;
+    assert_eq!((up.key, up.health, up.evidence.consecutive), (key(address), Health::Up, 2));
+    assert!(up.evidence.rtt.is_some() && up.evidence.error.is_none());
+
+    server.abort();
+    let down = next(&mut events).await;
+    assert_eq!((down.health, down.evidence.consecutive), (Health::Down, 2));
+    assert!(down.evidence.error.unwrap().contains("refused"));
+    let status = monitor.status(&key(address)).unwrap();
+    assert!(status.checks_done >= 4 && status.checks_failed >= 2, "{status:?}");
+
+    let (_, _server) = listen(address).await;
+    assert_eq!(next(&mut events).await.health, Health::Up);
+    assert_eq!(monitor.snapshot()[&key(address)].last_error, None);
+}
+
+#[tokio::test]
+async fn checks_a_thousand_targets_with_few_sockets() {
+    let (monitor, mut events) = Monitor::spawn_with(Options { in_flight: 32 }).unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let counter = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let addresses = (0..1000u32).map(|i| SocketAddr::from((Ipv4Addr::from(0x7f01_0000 + i), port)));
+    let mut wanted = targets(addresses);
+    wanted.values_mut().for_each(|c| c.interval = Duration::from_millis(200));
+    assert!(monitor.first_round_done(), "without targets there is nothing to wait for");
+    monitor.set_targets(wanted);
+    assert!(!monitor.first_round_done());
+    let mut up = HashSet::new();
+    while up.len() < 1000 {
+        let event = next(&mut events).await;
+        assert_eq!(event.health, Health::Up, "{event:?}");
+        up.insert(event.key);
+    }
+    assert!(monitor.first_round_done());
+    assert!(accepted.load(Ordering::Relaxed) >= 2000);
+}
+
+#[tokio::test]
+async fn a_first_check_comes_at_once_and_the_interval_is_kept() {
+    let (monitor, _events) = Monitor::spawn().unwrap();
+    let (address, _server) = listen(any_port()).await;
+    let hourly = Check { interval: Duration::from_secs(3600), ..check(address) };
+    monitor.set_targets([(key(address), hourly)].into());
+    until("the first check", || monitor.first_round_done()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(monitor.status(&key(address)).unwrap().checks_done <= 2);
+    monitor.set_targets(targets([address]));
+    until("a changed interval takes effect", || monitor.status(&key(address)).unwrap().checks_done > 5).await;
+}
+
+#[tokio::test]
+async fn a_target_that_went_is_asked_no_more() {
+    let (monitor, _events) = Monitor::spawn().unwrap();
+    let (stays, _server) = listen(any_port()).await;
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let goes = listener.local_addr().unwrap();
+    monitor.set_targets(targets([stays, goes]));
+    let _ = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    monitor.set_targets(targets([stays]));
+    assert_eq!(monitor.status(&key(goes)), None);
+    let before = monitor.status(&key(stays)).unwrap().checks_done;
+    until("the other one goes on", || monitor.status(&key(stays)).unwrap().checks_done > before + 5).await;
+    while tokio::time::timeout(Duration::from_millis(50), listener.accept()).await.is_ok() {}
+    assert!(tokio::time::timeout(Duration::from_millis(300), listener.accept()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_seeded_target_is_up_until_its_checks_say_otherwise() {
+    let (monitor, mut events) = Monitor::spawn().unwrap();
+    let nobody = TcpListener::bind(any_port()).await.unwrap().local_addr().unwrap();
+    monitor.seed([(key(nobody), Health::Up)].into());
+    monitor.set_targets(targets([nobody]));
+    let event = next(&mut events).await;
+    assert_eq!((event.health, event.evidence.consecutive), (Health::Down, 2), "there is no event for what was known before");
+}
+
+/// With nobody to take events, the latest of each target waits; nothing is lost and nothing grows.
+#[tokio::test]
+async fn a_daemon_that_is_late_gets_the_latest_of_each_target() {
+    let (monitor, mut events) = Monitor::spawn().unwrap();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let addresses: Vec<_> = (0..200u32).map(|i| SocketAddr::from((Ipv4Addr::from(0x7f02_0000 + i), port))).collect();
+    monitor.set_targets(targets(addresses.clone()));
+    let all = |health| monitor.snapshot().values().all(|s| s.health == health);
+    until("all up", || all(Health::Up)).await;
+    server.abort();
+    until("all down", || all(Health::Down)).await;
+    let mut last = BTreeMap::new();
+    let mut count = 0;
+    while last.values().filter(|h| **h == Health::Down).count() < addresses.len() {
+        let event = next(&mut events).await;
+        last.insert(event.key, event.health);
+        count += 1;
+    }
+    assert!(count <= addresses.len() + EVENTS, "{count} events");
+}
+
+#[tokio::test]
+async fn ends_with_its_last_handle() {
+    let (monitor, mut events) = Monitor::spawn().unwrap();
+    let other = monitor.clone();
+    drop(monitor);
+    assert_eq!(other.snapshot().len(), 0);
+    drop(other);
+    assert_eq!(tokio::time::timeout(PATIENCE, events.recv()).await.unwrap(), None);
+}
+
+#[test]
+fn jitter_stays_within_the_interval_and_spreads() {
+    let mut jitter = Jitter(1);
+    let interval = Duration::from_secs(1);
+    let waits: Vec<_> = (0..1000).map(|_| jitter.below(interval)).collect();
+    assert!(waits.iter().all(|w| *w < interval));
+    for tenth in 0..10 {
+        let range = interval * tenth / 10..interval * (tenth + 1) / 10;
+        let count = waits.iter().filter(|w| range.contains(w)).count();
+        assert!((50..200).contains(&count), "{count} of 1000 in {range:?}");
+    }
+}

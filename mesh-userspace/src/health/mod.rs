@@ -1,0 +1,19 @@
+//! Whether each backend answers: a machine that judges (pure), probes that ask, a driver that asks on time and a watch to look at.
+//!
+//! ```text
+//! control -set_targets-> watch -arrivals-> driver -> probe -> Sample -> machine -Transition-> HealthEvent -> control
+//!                          ^------------- status of every target ------------'
+//! ```
+
+mod check;
+mod driver;
+mod machine;
+mod probe;
+mod stall;
+mod watch;
+
+pub use check::{BadCheck, Check, CheckKind, HttpCheck, StatusSet, TargetKey};
+pub use driver::{Monitor, Options};
+pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
+pub use probe::{Fault, Outcome, ProbeError, probe};
+pub use watch::{HealthEvent, MonitorHandle, TargetStatus};

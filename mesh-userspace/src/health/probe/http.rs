@@ -1,0 +1,68 @@
+use std::net::SocketAddr;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{ACCEPT, CONNECTION, HOST, HeaderValue, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::ProbeError;
+use crate::health::HttpCheck;
+
+/// Of a body no more than this is read: an answer that goes on is an answer.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// Sends the GET and reads the answer.
+pub(super) async fn get(stream: TcpStream, address: SocketAddr, check: &HttpCheck) -> Result<(), ProbeError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = request(address, check)?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        judge(response, check).await
+    };
+    tokio::pin!(connection, exchange);
+    // The connection is what moves the bytes of the exchange. When it ends first, the exchange has all it will ever have.
+    tokio::select! {
+        biased;
+        result = &mut exchange => result,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Empty<Bytes>>, ProbeError> {
+    let host = match check.host() {
+        Some(host) => host.clone(),
+        None => HeaderValue::from_str(&address.to_string()).map_err(|e| ProbeError::Http(e.to_string()))?,
+    };
+    Request::get(check.path().clone())
+        .header(HOST, host)
+        .header(USER_AGENT, concat!("mesh/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "*/*")
+        .header(CONNECTION, "close")
+        .body(Empty::new())
+        .map_err(|e| ProbeError::Http(e.to_string()))
+}
+
+async fn judge(response: Response<Incoming>, check: &HttpCheck) -> Result<(), ProbeError> {
+    let got = response.status().as_u16();
+    if !check.expect().contains(got) {
+        return Err(ProbeError::Status { got, expected: check.expect().to_string() });
+    }
+    let mut body = response.into_body();
+    let mut read = 0;
+    while read < BODY_LIMIT {
+        let Some(frame) = body.frame().await else { break };
+        read += frame.map_err(broken)?.data_ref().map_or(0, Bytes::len);
+    }
+    Ok(())
+}
+
+/// The cause says more than the wrapper around it does.
+fn broken(error: hyper::Error) -> ProbeError {
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    ProbeError::Http(format!("{error}{cause}"))
+}

@@ -1,0 +1,109 @@
+//! Knows when this process itself was late: a silence that we slept through is no silence of the target.
+
+use std::time::{Duration, Instant};
+
+use super::Fault;
+
+/// Timers are this late on a machine at rest; not counted.
+const NOISE: Duration = Duration::from_millis(2);
+
+/// After so many excused checks in a row the next failure counts: a host that is always late must still notice a dead backend.
+const PATIENCE: u32 = 10;
+
+/// Sums up how late we woke.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    expected: Option<Instant>,
+    total: Duration,
+}
+
+impl Stall {
+    /// The next wake-up is due at `when`.
+    pub(super) fn expect(&mut self, when: Option<Instant>) {
+        self.expected = when;
+    }
+
+    /// We are awake at `now`.
+    pub(super) fn awake(&mut self, now: Instant) {
+        let late = self.expected.take().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        if late > NOISE {
+            self.total += late;
+        }
+    }
+
+    /// Time lost so far. The difference of two readings is what was lost between them.
+    pub(super) fn total(&self) -> Duration {
+        self.total
+    }
+}
+
+/// How a failed check came about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Circumstances {
+    pub timeout: Duration,
+    /// From start to failure.
+    pub elapsed: Duration,
+    /// Lost to our own lateness meanwhile.
+    pub stalled: Duration,
+    /// Checks of this target that were excused right before.
+    pub excused: u32,
+}
+
+impl Circumstances {
+    /// Whether the failure says nothing about the target: we could not ask, or were away for more than a quarter of the time it had.
+    pub(super) fn excuse(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::Target => false,
+            Fault::Own => true,
+            Fault::Silence => {
+                let late = self.elapsed.saturating_sub(self.timeout);
+                self.excused < PATIENCE && self.stalled.max(late) > NOISE.max(self.timeout / 4)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn only_real_lateness_adds_up() {
+        let t0 = Instant::now();
+        let mut stall = Stall::default();
+        stall.awake(t0);
+        for (due, woke, total) in [(10, 9, 0), (20, 22, 0), (30, 35, 5), (50, 50, 5), (60, 160, 105)] {
+            stall.expect(Some(t0 + due * MS));
+            stall.awake(t0 + woke * MS);
+            assert_eq!(stall.total(), total * MS, "due {due}, woke {woke}");
+        }
+        stall.expect(None);
+        stall.awake(t0 + 900 * MS);
+        assert_eq!(stall.total(), 105 * MS);
+    }
+
+    #[test]
+    fn excuses() {
+        #[rustfmt::skip]
+        let rows = [
+            // fault          timeout elapsed stalled excused  excuse
+            (Fault::Target,   100,    100,    90,     0,       false),
+            (Fault::Own,      100,    0,      0,      0,       true),
+            (Fault::Own,      100,    0,      0,      99,      true),
+            (Fault::Silence,  100,    101,    0,      0,       false),
+            (Fault::Silence,  100,    101,    25,     0,       false),
+            (Fault::Silence,  100,    101,    26,     0,       true),
+            (Fault::Silence,  100,    126,    0,      0,       true),
+            (Fault::Silence,  100,    500,    400,    9,       true),
+            (Fault::Silence,  100,    500,    400,    10,      false),
+            (Fault::Silence,  4,      6,      0,      0,       false),
+            (Fault::Silence,  4,      7,      0,      0,       true),
+        ];
+        for (i, (fault, timeout, elapsed, stalled, excused, expected)) in rows.into_iter().enumerate() {
+            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, stalled: stalled * MS, excused };
+            assert_eq!(c.excuse(fault), expected, "row {i}");
+        }
+    }
+}
