@@ -40,6 +40,12 @@ async fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
+/// Accepts and never says a word.
+async fn silent(stream: TcpStream) {
+    std::future::pending::<()>().await;
+    drop(stream);
+}
+
 /// A server that answers each request with `answer` and leaves the connection open.
 async fn answering(answer: impl Into<Vec<u8>>) -> SocketAddr {
     let answer: Vec<u8> = answer.into();
@@ -74,7 +80,7 @@ async fn error(check: Check) -> ProbeError {
 
 #[tokio::test]
 async fn tcp_passes_when_accepted_even_by_a_silent_server() {
-    let address = server(|_stream| std::future::pending()).await;
+    let address = server(silent).await;
     let outcome = probe(&tcp(address)).await;
     assert!(outcome.result.is_ok(), "{outcome:?}");
     assert!(outcome.elapsed > Duration::ZERO && outcome.elapsed < Duration::from_secs(20));
@@ -236,7 +242,7 @@ async fn http_tells_a_reset() {
 
 #[tokio::test]
 async fn http_times_out_on_silence_and_on_an_answer_that_is_too_slow() {
-    let silent = server(|_stream| std::future::pending()).await;
+    let mute = server(silent).await;
     let slow = server(|mut stream| async move {
         head(&mut stream).await;
         for byte in OK {
@@ -247,7 +253,7 @@ async fn http_times_out_on_silence_and_on_an_answer_that_is_too_slow() {
         }
     })
     .await;
-    for address in [silent, slow] {
+    for address in [mute, slow] {
         let check = Check { timeout: Duration::from_millis(150), ..http(address) };
         let outcome = probe(&check).await;
         assert!(matches!(outcome.result, Err(ProbeError::Timeout(_))), "{outcome:?}");
