@@ -1,6 +1,8 @@
 //! mesh's daemon and CLI.
 
 pub mod config;
+pub mod control;
 pub mod dataplane;
+pub mod events;
 pub mod health;
 pub mod model;

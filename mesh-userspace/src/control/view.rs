@@ -1,0 +1,295 @@
+//! What the daemon tells about itself: the values of API, CLI and metrics.
+//!
+//! Times are milliseconds since the Unix epoch; counters count from the moment the maps were made, restarts of the daemon don't reset them.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::words::{ModeWord, ProtoWord},
+    model::{BackendId, BackendState, Epoch, ServiceName},
+};
+
+/// The daemon as a whole.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub instance: String,
+    pub pid: u32,
+    pub started_ms: u64,
+    /// Version of the published tables.
+    pub epoch: Epoch,
+    pub readiness: Readiness,
+    pub config: ConfigView,
+    /// Directory of the pinned programs, links and maps.
+    pub pins: PathBuf,
+    pub interfaces: Vec<InterfaceView>,
+    /// All packets that came in by the interfaces.
+    pub rx: Traffic,
+    /// How packets left, by the name of the reason, over all services.
+    pub reasons: BTreeMap<String, Traffic>,
+    pub nat: NatView,
+    pub services: u32,
+    /// Backends by state.
+    pub backends: BTreeMap<StateWord, u32>,
+    /// Slots in use, of the limit.
+    pub slots: Usage,
+}
+
+/// Whether the daemon does what it was configured for.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Readiness {
+    /// The tables are published, and the first round of health checks is done.
+    pub ready: bool,
+    /// What is waited for.
+    pub waiting: Vec<String>,
+}
+
+/// The configuration that runs, and the last attempt to change it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigView {
+    pub file: PathBuf,
+    /// When what runs was read.
+    pub loaded_ms: u64,
+    /// Why the last reload failed; what ran before goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InterfaceView {
+    pub name: String,
+    pub ifindex: u32,
+    /// `xdp`, `xdp-generic`, `tc`, or empty if nothing is attached.
+    pub hook: String,
+    /// Why nothing is attached, or why not what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Frames and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Usage {
+    pub used: u64,
+    pub limit: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NatView {
+    /// Translated flows.
+    pub flows: Usage,
+    /// Those that no reply was seen for.
+    pub half_open: i64,
+}
+
+/// Who brought something in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The configuration file.
+    Config,
+    /// The service's `backends_file`.
+    File,
+    /// The CLI or the API.
+    Cli,
+}
+
+/// One service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub name: ServiceName,
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: ProtoWord,
+    pub mode: ModeWord,
+    pub origin: Origin,
+    /// Interface that the daemon put the VIP on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<String>,
+    /// The heartbeat in words: `http /healthz every 1s`; `none` if there is none.
+    pub check: String,
+    /// Slots of the published table; 0 = not published.
+    pub slots: u32,
+    pub backends: u32,
+    /// Backends that take new flows.
+    pub taking: u32,
+    /// To the backends.
+    pub forwarded: Traffic,
+    /// Back from them (`nat`).
+    pub replied: Traffic,
+    /// New flows so far.
+    pub flows: u64,
+    /// Translated flows now (`nat`).
+    pub live_flows: u64,
+    /// Packets that ended otherwise, by the name of the reason.
+    pub reasons: BTreeMap<String, Traffic>,
+    /// What is wrong with the service as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A backend's state in words; `unknown` = never checked so far.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateWord {
+    Active,
+    Draining,
+    Soft,
+    Down,
+    Recovering,
+    Maintenance,
+    Unknown,
+}
+
+/// What the operator wants of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admin {
+    /// Take part.
+    #[default]
+    In,
+    /// Keep old flows, take no new ones.
+    Drain,
+}
+
+/// One backend of one service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BackendView {
+    pub service: ServiceName,
+    pub id: BackendId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub origin: Origin,
+    /// What is published.
+    pub state: StateWord,
+    pub admin: Admin,
+    pub health: HealthView,
+    /// As configured, or as set by the CLI.
+    pub weight: u16,
+    /// What the table is built from.
+    pub effective_weight: f64,
+    /// Slots that it owns in the published table, of [`ServiceView::slots`].
+    pub slots: u32,
+    /// The same as a share, 0 to 1.
+    pub share: f64,
+    pub next_hop: NextHopView,
+    pub forwarded: Traffic,
+    pub replied: Traffic,
+    /// New flows so far.
+    pub flows: u64,
+    /// Translated flows now (`nat`).
+    pub live_flows: u64,
+}
+
+/// What the heartbeat knows of a backend.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct HealthView {
+    /// `up`, `down`, `unknown`, or `unchecked` where the service has no heartbeat.
+    pub health: String,
+    /// When that became so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// When the last probe ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_probe_ms: Option<u64>,
+    /// Round trip of the last probe that was answered, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// What was wrong with the last probe, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Probes so far, and those that failed.
+    pub probes: u64,
+    pub failures: u64,
+}
+
+/// Where packets to a backend are sent.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NextHopView {
+    pub ready: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// All that `/metrics` shows, of one moment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub status: Status,
+    pub services: Vec<ServiceView>,
+    pub backends: Vec<BackendView>,
+    pub publications: Publications,
+}
+
+/// How publishing goes.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Publications {
+    pub count: u64,
+    pub failures: u64,
+    /// Building the last plan, and writing it to the maps, microseconds.
+    pub last_plan_us: u64,
+    pub last_apply_us: u64,
+    /// Differences that re-reading the maps found, and repaired.
+    pub repairs: u64,
+    pub reloads: u64,
+    pub reload_failures: u64,
+}
+
+impl StateWord {
+    pub const ALL: [Self; 7] = [Self::Active, Self::Draining, Self::Soft, Self::Down, Self::Recovering, Self::Maintenance, Self::Unknown];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Soft => "soft",
+            Self::Down => "down",
+            Self::Recovering => "recovering",
+            Self::Maintenance => "maintenance",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<BackendState> for StateWord {
+    fn from(s: BackendState) -> Self {
+        match s {
+            BackendState::Absent => Self::Unknown,
+            BackendState::Active => Self::Active,
+            BackendState::Draining => Self::Draining,
+            BackendState::Soft => Self::Soft,
+            BackendState::Down => Self::Down,
+            BackendState::Recovering => Self::Recovering,
+            BackendState::Maintenance => Self::Maintenance,
+        }
+    }
+}
+
+impl std::fmt::Display for StateWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Config => "config",
+            Self::File => "file",
+            Self::Cli => "cli",
+        })
+    }
+}
