@@ -1,6 +1,6 @@
 //! VIPs as addresses of an interface, so that clients' packets arrive.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use rtnetlink::{
     Handle,
@@ -9,12 +9,18 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo},
     },
 };
+use tokio::time::sleep;
 
 use super::{
     NetError, OWNER, answers, connect, gratuitous,
     iface::{Interface, Interfaces},
     order,
 };
+
+/// A new VIP is told this many times in all, MAX_NEIGHBOR_ADVERTISEMENT of RFC 4861 section 10: frames get lost.
+const TELLINGS: u32 = 3;
+/// RETRANS_TIMER of the same section.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How an address came to be on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +57,8 @@ impl Announcer {
         Ok(Self { handle, interfaces })
     }
 
-    /// Makes `vip` an address of `interface`. One that was not there is told to the link at once (see [`Self::advertise`]).
+    /// Makes `vip` an address of `interface`. One that was not there is told to the link, at once and twice more (see [`Self::advertise`]);
+    /// a loopback or point-to-point device has nobody to tell.
     pub async fn add(&self, vip: IpAddr, interface: &str) -> Result<Announced, NetError> {
         let interface = self.interfaces.by_name(interface).await?;
         if let Some(present) = self.find(vip, interface.index).await? {
@@ -65,8 +72,11 @@ impl Announcer {
             Err(e) if e.errno() == Some(libc::EEXIST) => return Ok(Announced::Foreign),
             other => other?,
         }
-        if let Err(e) = tell(vip, &interface).await {
-            log::warn!("{e}: neighbours that knew another owner of {vip} may take a while to notice");
+        if interface.mac.is_some() {
+            match tell(vip, &interface) {
+                Ok(()) => drop(tokio::spawn(self.clone().repeat(vip, interface))),
+                Err(e) => log::warn!("{e}: neighbours that knew another owner of {vip} may take a while to notice"),
+            }
         }
         Ok(Announced::Added)
     }
@@ -85,7 +95,21 @@ impl Announcer {
     /// The kernel's own `arp_notify` and `ndisc_notify` are no substitute: they speak when a link comes up or changes its MAC, not when an
     /// address is added, and in a container their files are read-only.
     pub async fn advertise(&self, vip: IpAddr, interface: &str) -> Result<(), NetError> {
-        tell(vip, &self.interfaces.by_name(interface).await?).await
+        tell(vip, &self.interfaces.by_name(interface).await?)
+    }
+
+    async fn repeat(self, vip: IpAddr, interface: Interface) {
+        for _ in 1..TELLINGS {
+            sleep(PAUSE).await;
+            // It may have been removed, or moved to another node.
+            match self.find(vip, interface.index).await {
+                Ok(Some(_)) => {}
+                _ => return,
+            }
+            if let Err(e) = tell(vip, &interface) {
+                log::warn!("{e}: {vip} is not announced once more");
+            }
+        }
     }
 
     /// All addresses of the namespace, with those that are ours marked.
@@ -117,8 +141,7 @@ impl Announcer {
     }
 }
 
-async fn tell(vip: IpAddr, interface: &Interface) -> Result<(), NetError> {
-    // A loopback or point-to-point device has nobody to tell.
+fn tell(vip: IpAddr, interface: &Interface) -> Result<(), NetError> {
     let Some(mac) = interface.mac else { return Err(NetError::NotEthernet(interface.name.clone())) };
     gratuitous::send(vip, interface.index, mac).map_err(|source| match source.raw_os_error() {
         Some(libc::EPERM) => NetError::NotPermitted { what: format!("send a frame on {}", interface.name), capability: "CAP_NET_RAW" },
