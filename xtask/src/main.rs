@@ -1,1 +1,57 @@
-fn main() {}
+//! mesh's project tasks: one file each, `cargo xtask --help` lists them.
+
+mod bench;
+mod build;
+mod lint;
+mod setup;
+mod test;
+#[allow(dead_code, reason = "the build script of mesh-userspace uses the rest")]
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// mesh's project tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, the demo and the tests need; does nothing where all is there.
+    Setup(setup::Args),
+    /// Build everything: the kernel half, the `mesh` binary and what tests it.
+    Build(build::Args),
+    /// Check format, clippy's lints (warnings are errors), the kernel half's warnings and `tidy`.
+    Lint,
+    /// Run the tests, the fastest first; all of them if none is named. This is what CI runs.
+    Test(test::Args),
+    /// Measure tables, publication or the packet path.
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Build(args) => build::run(args),
+        Task::Lint => lint::run(),
+        Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
+    }
+}

@@ -1,0 +1,72 @@
+//! Programs that the tasks start, and Debian's packages for them.
+
+use std::path::PathBuf;
+
+use super::Need;
+
+/// A program that something starts.
+pub struct Program {
+    /// Its presence on PATH proves the package.
+    name: &'static str,
+    package: &'static str,
+    needed: &'static [Need],
+}
+
+const PROGRAMS: &[Program] = &[
+    Program { name: "ip", package: "iproute2", needed: &[Need::Demo, Need::Test, Need::Vm] },
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needed: &[Need::Vm] },
+    Program { name: "strip", package: "binutils", needed: &[Need::Vm] },
+    Program { name: "dpkg-deb", package: "dpkg", needed: &[Need::Vm] },
+    Program { name: "buildah", package: "buildah", needed: &[Need::Image] },
+    Program { name: "podman", package: "podman", needed: &[Need::Image] },
+    Program { name: "crun", package: "crun", needed: &[Need::Image] },
+];
+
+/// Those that are not there.
+pub fn missing(needs: &[Need]) -> Vec<&'static Program> {
+    needed(needs).filter(|p| find(p.name).is_none()).collect()
+}
+
+/// Those that are there, and where.
+pub fn present(needs: &[Need]) -> Vec<(&'static str, PathBuf)> {
+    needed(needs).filter_map(|p| Some((p.name, find(p.name)?))).collect()
+}
+
+pub fn names(programs: &[&Program]) -> String {
+    programs.iter().map(|p| p.name).collect::<Vec<_>>().join(" ")
+}
+
+pub fn packages(programs: &[&Program]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = programs.iter().map(|p| p.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// Where a program is. The system's folders count even where an ordinary user's PATH leaves them out.
+pub fn find(name: &str) -> Option<PathBuf> {
+    which::which(name).ok().or_else(|| ["/usr/sbin", "/sbin"].iter().map(|dir| PathBuf::from(dir).join(name)).find(|p| p.is_file()))
+}
+
+fn needed(needs: &[Need]) -> impl Iterator<Item = &'static Program> {
+    PROGRAMS.iter().filter(|p| p.needed.iter().any(|n| needs.contains(n)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_need_has_its_programs() {
+        let names = |need| needed(&[need]).map(|p| p.name).collect::<Vec<_>>();
+        assert_eq!(names(Need::Build), Vec::<&str>::new());
+        assert_eq!(names(Need::Demo), ["ip"]);
+        assert_eq!(names(Need::Image), ["buildah", "podman", "crun"]);
+    }
+
+    #[test]
+    fn a_package_is_named_once() {
+        let program = |name| Program { name, package: "binutils", needed: &[] };
+        assert_eq!(packages(&[&program("strip"), &program("ld")]), ["binutils"]);
+    }
+}

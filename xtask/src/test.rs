@@ -1,0 +1,114 @@
+//! `cargo xtask test`: every proof there is, and exactly what CI runs.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::{
+    build, lint,
+    setup::{self, Need},
+    workspace::{cargo, root, run as execute},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which tests (several may be named); all of them if none is.
+    suites: Vec<Suite>,
+}
+
+/// The fastest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// Format, lints, architecture.
+    Lint,
+    /// Unit and property tests.
+    Host,
+    /// Programs run by the kernel on given packets (needs root).
+    Kernel,
+    /// Daemon, program and real traffic in network namespaces (needs root).
+    Netns,
+    /// The container image with just the capabilities it asks for (needs root).
+    Image,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let suites = if args.suites.is_empty() { Suite::value_variants() } else { args.suites.as_slice() };
+    let mut done = Vec::new();
+    for &suite in suites {
+        println!("\n== {suite:?}");
+        let start = Instant::now();
+        let result = suite.run(args);
+        if let Err(error) = &result {
+            eprintln!("error: {suite:?}: {error:#}");
+        }
+        done.push((suite, start.elapsed(), result.is_ok()));
+    }
+    summarize(&done)
+}
+
+fn summarize(done: &[(Suite, Duration, bool)]) -> Result<()> {
+    println!("\n== Summary");
+    for (suite, took, passed) in done {
+        println!("{:<8} {:>6.1} s  {}", format!("{suite:?}").to_lowercase(), took.as_secs_f64(), if *passed { "ok" } else { "FAILED" });
+    }
+    let failed = done.iter().filter(|(_, _, passed)| !passed).count();
+    ensure!(failed == 0, "{failed} of {} failed", done.len());
+    Ok(())
+}
+
+impl Suite {
+    fn run(self, _args: &Args) -> Result<()> {
+        match self {
+            Self::Lint => lint::run(),
+            Self::Host => host(),
+            Self::Kernel => integration("kernel_", &[Need::Test]),
+            Self::Netns => integration("netns_", &[Need::Test]),
+            Self::Image => integration("image_", &[Need::Test, Need::Image]),
+        }
+    }
+}
+
+fn host() -> Result<()> {
+    setup::ensure(&[Need::Build])?;
+    execute(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins"]))
+}
+
+/// Runs the files `tests/tests/<prefix>*.rs`. They find the binaries that they start beside themselves.
+fn integration(prefix: &str, needs: &[Need]) -> Result<()> {
+    let mut command = cargo(&["test", "--locked", "--workspace"]);
+    for name in named(prefix)? {
+        command.args(["--test", &name]);
+    }
+    setup::ensure(needs)?;
+    become_root(&mut command)?;
+    build::run(build::Args::default())?;
+    execute(command.args(["--no-fail-fast"]))
+}
+
+/// Names of the test binaries that begin so.
+fn named(prefix: &str) -> Result<Vec<String>> {
+    let folder = root().join("tests/tests");
+    let entries = fs::read_dir(&folder).with_context(|| format!("failed to list {}", folder.display()))?;
+    let files = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = files.filter_map(|f| Some(f.strip_suffix(".rs")?.to_owned())).filter(|n| n.starts_with(prefix)).collect();
+    names.sort();
+    ensure!(!names.is_empty(), "no file {}/{prefix}*.rs", folder.display());
+    Ok(names)
+}
+
+/// The tests load programs and make namespaces, cargo need not: only the test binaries are started through sudo.
+fn become_root(command: &mut std::process::Command) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    if which::which("sudo").is_err() {
+        bail!("these tests need root, and there is no sudo: run `cargo xtask test` as root");
+    }
+    let arch = std::env::consts::ARCH.to_uppercase();
+    command.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo --preserve-env");
+    Ok(())
+}
