@@ -1,9 +1,33 @@
 //! The contract of mesh's two halves, and the packet engine that both run.
 //!
 //! No IO, no clock, no maps: everything here is a function of its arguments, so that the host can test and fuzz what the kernel runs.
+//!
+//! ```text
+//! frame -> header -> forward::decide -> Verdict -> rewrite -> account::settle -> Exit
+//!            |            |                |
+//!          Packet      Tables: VIP, slot, backend, NAT flow
+//! ```
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-#[cfg(test)]
+#[cfg(not(target_arch = "bpf"))]
 extern crate std;
 
 pub mod abi;
+pub mod account;
+pub mod checksum;
+pub mod flow;
+pub mod forward;
+pub mod hash;
+mod header;
+#[cfg(not(target_arch = "bpf"))]
+pub mod host;
+pub mod nat;
+pub mod packet;
+pub mod rewrite;
+mod select;
+pub mod shared;
+pub mod tables;
+
+#[cfg(target_endian = "big")]
+compile_error!("words of packets and maps are compared as they lie in memory, which is worked out for little-endian machines only");

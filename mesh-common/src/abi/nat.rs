@@ -19,7 +19,8 @@ pub struct NatBucket {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct NatFlow {
-    /// 0 = free. Taken by compare-and-exchange of the whole word; holds [`NatFlow::BUSY`] while its taker writes the rest.
+    /// 0 = free. Taken by compare-and-exchange of the whole word; holds [`NatFlow::BUSY`] while its taker writes the rest, then the hash of the
+    /// client's flow with bit 1 set.
     pub claim: u64,
     pub client: Addr,
     /// Network order.
@@ -42,9 +43,10 @@ pub struct NatFlow {
     pub reserved1: [u8; 2],
     /// Tick of the last packet (see [`super::NatConfig::TICK_SHIFT`]).
     pub seen: u32,
-    /// Each byte is 0 until its event is seen, then 1; each is stored on its own, so the two directions don't race:
-    /// a reply was seen (the flow is established), the client's FIN, the backend's FIN, a RST from either.
-    pub replied: u8,
+    /// How far the flow has come: [`NatFlow::OPENED`], [`NatFlow::REPLIED`] or [`NatFlow::ESTABLISHED`]. Changed by compare-and-exchange of the
+    /// 32-bit word that it begins, so that who establishes a flow, or ends a half-open one, takes it off the gauge just once.
+    pub stage: u8,
+    /// Each of the three is 0 until its event is seen, then 1, and is stored on its own: the client's FIN, the backend's FIN, a RST from either.
     pub client_fin: u8,
     pub backend_fin: u8,
     pub reset: u8,
@@ -55,13 +57,20 @@ const _: () = assert!(size_of::<NatFlow>() == 64);
 impl NatFlow {
     /// Claim word of a flow that is being written.
     pub const BUSY: u64 = 1;
+
+    /// The client has sent something.
+    pub const OPENED: u8 = 0;
+    /// TCP: the backend has answered, the client has not acknowledged yet.
+    pub const REPLIED: u8 = 1;
+    /// TCP: the client has acknowledged. UDP: the backend has answered.
+    pub const ESTABLISHED: u8 = 2;
 }
 
 /// Counts that both halves change by atomic addition.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct NatGauges {
-    /// Flows that no reply was seen for.
+    /// Flows that are not established.
     pub half_open: i64,
     pub reserved: [u64; 7],
 }

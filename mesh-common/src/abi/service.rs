@@ -20,6 +20,9 @@ pub enum VipKind {
     Empty = 0,
     /// One service: address, port and protocol.
     Service = 1,
+    /// An address that some service has, with port 0 and protocol 0: by it, what carries no port (fragments, ICMP, truncated packets) is known to
+    /// be for a VIP. One for each address; `service` is 0.
+    Address = 2,
 }
 
 /// What the VIP table is searched by. Sixteen bytes of address, then `port | proto | family` as one 32-bit word.

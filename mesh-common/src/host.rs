@@ -1,0 +1,245 @@
+//! The engine on the host: a frame in a slice, tables in vectors. For tests, and for explaining what the kernel would do.
+
+use core::cell::Cell;
+use std::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
+
+use bytemuck::Zeroable;
+
+use crate::{
+    abi::{
+        Backend, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, RxStats, ServiceInfo,
+        SlotWord, Vip, VipHalf, VipKey, VipKind,
+    },
+    account::{Exit, received, settle},
+    forward::{Verdict, decide},
+    hash,
+    packet::{Packet, PacketMut},
+    rewrite::{Edit, Rewrite, by_stores},
+    shared::Shared,
+    tables::Tables,
+};
+
+/// A frame in a slice.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    bytes: &'a mut [u8],
+    ifindex: u32,
+}
+
+impl<'a> Frame<'a> {
+    /// `ifindex`: the interface that it came in by.
+    pub fn new(bytes: &'a mut [u8], ifindex: u32) -> Self {
+        Self { bytes, ifindex }
+    }
+}
+
+impl Packet for Frame<'_> {
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.bytes.get(offset..offset.checked_add(N)?)?.first_chunk()
+    }
+
+    fn linear(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn holds(&self, len: usize) -> bool {
+        self.bytes.len() >= len
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+}
+
+impl PacketMut for Frame<'_> {
+    fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.bytes.get_mut(offset..offset.checked_add(N)?)?.first_chunk_mut()
+    }
+}
+
+impl Rewrite for Frame<'_> {
+    fn rewrite(&mut self, edit: &Edit) -> bool {
+        by_stores(self, edit)
+    }
+}
+
+/// Tables in vectors, of one CPU and one thread. Sizes are those of the vectors; a new one has one half of eight VIP positions and room for a few
+/// of everything. Publish VIPs by [`HostTables::publish`], the rest by setting elements.
+#[derive(Clone, Debug)]
+pub struct HostTables {
+    pub config: Box<Cell<Config>>,
+    pub vips: Vec<Cell<Vip>>,
+    pub services: Vec<Cell<ServiceInfo>>,
+    pub slots: Vec<Cell<SlotWord>>,
+    pub backends: Vec<Cell<Backend>>,
+    pub nat_index: Vec<Cell<NatBucket>>,
+    pub nat_flows: Vec<Cell<NatFlow>>,
+    pub nat_gauges: Cell<NatGauges>,
+    /// What [`Tables::tick`] says.
+    pub now: Cell<u32>,
+    pub rx_stats: Cell<RxStats>,
+    pub reason_stats: Vec<Cell<ReasonStats>>,
+    pub backend_stats: Vec<Cell<BackendStats>>,
+}
+
+impl HostTables {
+    /// Empty tables with room for this many services (ids from 1), slots, backends and NAT flows.
+    pub fn new(services: usize, slots: usize, backends: usize, flows: usize) -> Self {
+        let mut config = Config::zeroed();
+        let buckets = (flows / 2).next_power_of_two();
+        config.nat.flows = flows as u32;
+        config.nat.bucket_mask = buckets as u32 - 1;
+        Self {
+            config: Box::new(Cell::new(config)),
+            vips: vec![Cell::default(); 1],
+            services: vec![Cell::default(); services + 1],
+            slots: vec![Cell::new(SlotWord::EMPTY); slots],
+            backends: vec![Cell::default(); backends],
+            nat_index: vec![Cell::default(); buckets],
+            nat_flows: vec![Cell::default(); flows],
+            nat_gauges: Cell::default(),
+            now: Cell::new(1),
+            rx_stats: Cell::default(),
+            reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
+            backend_stats: vec![Cell::default(); backends],
+        }
+    }
+
+    /// Changes the configuration.
+    pub fn configure(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.config.get();
+        change(&mut config);
+        self.config.set(config);
+    }
+
+    /// Builds the VIP table of these services (their [`ServiceInfo`] too is set), with an entry for each of their addresses.
+    ///
+    /// Returns `false` if no perfect hash was found, which takes two equal keys.
+    #[must_use]
+    pub fn publish(&mut self, vips: &[Vip]) -> bool {
+        let mut entries: BTreeMap<([u8; 16], u32), Vip> = BTreeMap::new();
+        for vip in vips {
+            let address = Vip { addr: vip.addr, family: vip.family, kind: VipKind::Address as u8, ..Vip::default() };
+            entries.insert((vip.addr.0, u32::from_ne_bytes([0, 0, 0, vip.family])), address);
+        }
+        for vip in vips {
+            let vip = Vip { kind: VipKind::Service as u8, ..*vip };
+            if entries.insert((vip.addr.0, u32::from_ne_bytes([vip.port[0], vip.port[1], vip.proto, vip.family])), vip).is_some() {
+                return false;
+            }
+        }
+        let entries: Vec<Vip> = entries.into_values().collect();
+        let Some((half, displacements, table)) = (1..=64).find_map(|seed| place(&entries, seed)) else { return false };
+        self.vips = table.into_iter().map(Cell::new).collect();
+        self.configure(|config| {
+            config.active = 0;
+            config.halves[0] = half;
+            config.displacements[0] = displacements;
+        });
+        for vip in vips {
+            if let Some(service) = self.services.get(vip.service as usize) {
+                let Vip { addr, port, proto, family, backend_base, .. } = *vip;
+                let backend_capacity = (self.backends.len() as u32).saturating_sub(backend_base);
+                service.set(ServiceInfo { addr, port, proto, family, backend_base, backend_capacity, flags: 0 });
+            }
+        }
+        true
+    }
+
+    /// Takes a frame all the way: decides, changes and counts it.
+    pub fn run(&self, frame: &mut Frame<'_>) -> (Verdict, Exit) {
+        received(frame, self);
+        let verdict = decide(frame, self);
+        let exit = settle(frame, self, &verdict);
+        (verdict, exit)
+    }
+
+    /// Packets that ended at a service for a reason.
+    pub fn ended(&self, service: u32, reason: Reason) -> u64 {
+        self.reason_stats.get((service * REASONS + reason as u32) as usize).map_or(0, |stats| stats.get().packets)
+    }
+}
+
+/// A half without empty displacements: keys that share a displacement are placed together, the largest groups first.
+fn place(entries: &[Vip], seed: u64) -> Option<(VipHalf, [u16; DISPLACEMENTS], Vec<Vip>)> {
+    let positions = (entries.len() * 2).next_power_of_two();
+    let groups = (entries.len() / 2).next_power_of_two().min(DISPLACEMENTS);
+    let half = VipHalf { seed, mask: positions as u32 - 1, displacement_mask: groups as u32 - 1, base: 0, reserved: 0 };
+    let mut members: Vec<(usize, Vec<(u64, Vip)>)> = (0..groups).map(|group| (group, Vec::new())).collect();
+    for vip in entries {
+        let key = VipKey { addr: vip.addr, port: vip.port, proto: vip.proto, family: vip.family };
+        let hash = hash::vip_hash(&key, seed);
+        members.get_mut(hash::displacement_index(hash, half.displacement_mask) as usize)?.1.push((hash, *vip));
+    }
+    members.sort_by_key(|(_, group)| core::cmp::Reverse(group.len()));
+    let mut displacements = [0; DISPLACEMENTS];
+    let mut table = vec![Vip::default(); positions];
+    for (group, keys) in members {
+        let displacement = (0..=u16::MAX).find(|&displacement| fits(&keys, &half, displacement, &table))?;
+        *displacements.get_mut(group)? = displacement;
+        for (hash, vip) in keys {
+            *table.get_mut(hash::position(hash, &half, displacement) as usize)? = vip;
+        }
+    }
+    Some((half, displacements, table))
+}
+
+fn fits(keys: &[(u64, Vip)], half: &VipHalf, displacement: u16, table: &[Vip]) -> bool {
+    let mut taken = Vec::with_capacity(keys.len());
+    keys.iter().all(|(hash, _)| {
+        let position = hash::position(*hash, half, displacement);
+        let free = table.get(position as usize).is_some_and(|vip| vip.family == 0) && !taken.contains(&position);
+        taken.push(position);
+        free
+    })
+}
+
+impl Tables for HostTables {
+    fn config(&self) -> Option<Shared<'_, Config>> {
+        Some(Shared::of(&self.config))
+    }
+
+    fn vip(&self, position: u32) -> Option<Shared<'_, Vip>> {
+        self.vips.get(position as usize).map(Shared::of)
+    }
+
+    fn service(&self, id: u32) -> Option<Shared<'_, ServiceInfo>> {
+        self.services.get(id as usize).map(Shared::of)
+    }
+
+    fn slot(&self, index: u32) -> Option<SlotWord> {
+        self.slots.get(index as usize).map(Cell::get)
+    }
+
+    fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
+        self.backends.get(index as usize).map(Shared::of)
+    }
+
+    fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>> {
+        self.nat_index.get(index as usize).map(Shared::of)
+    }
+
+    fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>> {
+        self.nat_flows.get(index as usize).map(Shared::of)
+    }
+
+    fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>> {
+        Some(Shared::of(&self.nat_gauges))
+    }
+
+    fn tick(&self) -> u32 {
+        self.now.get()
+    }
+
+    fn rx_stats(&self) -> Option<Shared<'_, RxStats>> {
+        Some(Shared::of(&self.rx_stats))
+    }
+
+    fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>> {
+        self.reason_stats.get(index as usize).map(Shared::of)
+    }
+
+    fn backend_stats(&self, index: u32) -> Option<Shared<'_, BackendStats>> {
+        self.backend_stats.get(index as usize).map(Shared::of)
+    }
+}

@@ -1,0 +1,107 @@
+//! From a flow's hash to the backend that takes the flow: slot, then state.
+
+use crate::{
+    abi::{Backend, BackendState, Reason, SlotFlags, SlotWord, Vip},
+    forward::slot_index,
+    read,
+    rewrite::Macs,
+    shared::Shared,
+    tables::Tables,
+};
+
+/// A backend's entry, with the word read that says what may be done with it.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate<'a> {
+    pub entry: Shared<'a, Backend>,
+    /// `state | flags | nat_source`.
+    status: u32,
+}
+
+/// The backend that a new flow of this hash goes to, and its index within the service.
+#[inline(always)]
+pub(crate) fn backend<'a, T: Tables>(tables: &'a T, vip: Shared<'a, Vip>, hash: u64) -> Result<(u16, Candidate<'a>), Reason> {
+    let Some(slot) = tables.slot(slot_index(read!(vip, Vip.table as u64), hash)) else { return Err(Reason::BadTable) };
+    let base = read!(vip, Vip.backend_base as u32);
+    if slot.flags() == SlotFlags::STEADY
+        && let Some(target) = Candidate::at(tables, base, slot.target())
+        && target.state().takes_new()
+        && target.ready()
+    {
+        return Ok((slot.target(), target));
+    }
+    let index = unsteady(tables, base, slot)?;
+    match Candidate::at(tables, base, index) {
+        Some(chosen) => Ok((index, chosen)),
+        None => Err(Reason::NoBackend),
+    }
+}
+
+/// The choice where the target can't simply be taken. Those that take new flows go first: target, secondary, default; if nobody does, one that is
+/// still alive is better than none, and then the one that the slot's old flows are with is the best.
+#[inline(never)]
+fn unsteady<T: Tables>(tables: &T, base: u32, slot: SlotWord) -> Result<u16, Reason> {
+    let mut chosen = Err(Reason::NoBackend);
+    for index in [slot.target(), slot.secondary(), slot.default()] {
+        let Some(candidate) = Candidate::at(tables, base, index) else { continue };
+        if candidate.state().takes_new() {
+            return candidate.if_ready(index);
+        }
+        if candidate.state().keeps_old() && (chosen.is_err() || index == slot.default()) {
+            chosen = candidate.if_ready(index);
+        }
+    }
+    chosen
+}
+
+impl<'a> Candidate<'a> {
+    /// Backend `index` of the service whose entries begin at `base`; `None` where no entry stands.
+    #[inline(always)]
+    pub(crate) fn at<T: Tables>(tables: &'a T, base: u32, index: u16) -> Option<Self> {
+        if index == SlotWord::NONE {
+            return None;
+        }
+        let entry = tables.backend(base.wrapping_add(index as u32))?;
+        Some(Self { entry, status: read!(entry, Backend.state as u32) })
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(self) -> BackendState {
+        BackendState::from_u8(self.status as u8)
+    }
+
+    /// Its next hop is resolved.
+    #[inline(always)]
+    pub(crate) fn ready(self) -> bool {
+        self.status & (Backend::READY as u32) << 8 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn nat_source(self) -> u16 {
+        (self.status >> 16) as u16
+    }
+
+    #[inline(always)]
+    pub(crate) fn stats(self) -> u32 {
+        read!(self.entry, Backend.stats as u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn ifindex(self) -> u32 {
+        read!(self.entry, Backend.ifindex as u32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn macs(self) -> Macs {
+        Macs { dst: read!(self.entry, Backend.dst_mac as u64), src: read!(self.entry, Backend.src_mac as u64) }
+    }
+
+    /// As it lies in the packet.
+    #[inline(always)]
+    pub(crate) fn port(self) -> u16 {
+        read!(self.entry, Backend.port as u16)
+    }
+
+    fn if_ready(self, index: u16) -> Result<u16, Reason> {
+        if self.ready() { Ok(index) } else { Err(Reason::NextHop) }
+    }
+}

@@ -1,0 +1,221 @@
+//! Values that somebody else may be changing: map entries, which the daemon stores into while packets read them.
+//!
+//! All access is by one volatile load or store of a word, so nothing is torn, merged or read twice; what has to be seen together
+//! shares a word. This is the one file of this crate with `unsafe` for memory.
+
+use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
+
+use crate::abi::{Config, DISPLACEMENTS, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, VipHalf};
+
+/// A value in shared memory, at hand for `'a`.
+pub struct Shared<'a, T> {
+    place: NonNull<T>,
+    life: PhantomData<&'a Cell<T>>,
+}
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
+/// What is loaded and stored whole.
+pub trait Word: Copy + sealed::Sealed {}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! words {
+    ($($t:ty),+) => { $( impl sealed::Sealed for $t {} impl Word for $t {} )+ };
+}
+words!(u8, u16, u32, u64, i64);
+
+/// Loads the word that begins with a field: `read!(vip, Vip.seed as u64)`.
+#[macro_export]
+macro_rules! read {
+    ($shared:expr, $t:ident $(. $field:ident)+ as $word:ty) => {
+        $shared.load::<$word, { ::core::mem::offset_of!($t, $($field).+) }>()
+    };
+}
+
+/// Stores the word that begins with a field: `put!(flow, NatFlow.seen as u32, now)`.
+#[macro_export]
+macro_rules! put {
+    ($shared:expr, $t:ident . $field:ident as $word:ty, $value:expr) => {
+        $shared.store::<$word, { ::core::mem::offset_of!($t, $field) }>($value)
+    };
+}
+
+impl<'a, T> Shared<'a, T> {
+    /// # Safety
+    /// `place` is valid for reads and writes of a `T` and aligned for it throughout `'a`, any bytes are a `T`, and no reference to it exists.
+    #[inline(always)]
+    pub const unsafe fn new(place: NonNull<T>) -> Self {
+        Self { place, life: PhantomData }
+    }
+
+    /// A value of this thread's own.
+    pub fn of(cell: &'a Cell<T>) -> Self {
+        Self { place: NonNull::from(cell).cast(), life: PhantomData }
+    }
+
+    /// The word at byte `AT`.
+    #[inline(always)]
+    pub fn load<W: Word, const AT: usize>(self) -> W {
+        // SAFETY: `word` proves that the word lies within `T` and is aligned; `new` promises that `T` can be read.
+        unsafe { self.word::<W, AT>().read_volatile() }
+    }
+
+    /// Stores the word at byte `AT`.
+    #[inline(always)]
+    pub fn store<W: Word, const AT: usize>(self, value: W) {
+        // SAFETY: `word` proves that the word lies within `T` and is aligned; `new` promises that `T` can be written.
+        unsafe { self.word::<W, AT>().write_volatile(value) }
+    }
+
+    /// Adds to a counter that only this CPU writes.
+    #[inline(always)]
+    pub fn count<const AT: usize>(self, more: u64) {
+        self.store::<u64, AT>(self.load::<u64, AT>().wrapping_add(more));
+    }
+
+    /// Puts `new` into the 64-bit word at byte `AT` if `old` stands there; whether it did. A full barrier.
+    #[inline(always)]
+    pub fn exchange<const AT: usize>(self, old: u64, new: u64) -> bool {
+        // SAFETY: `word` proves that the word lies within `T` and is aligned; `new` promises that `T` can be written.
+        unsafe { atomic::exchange(self.word::<u64, AT>(), old, new) }
+    }
+
+    /// The same for a 32-bit word.
+    #[inline(always)]
+    pub fn exchange32<const AT: usize>(self, old: u32, new: u32) -> bool {
+        // SAFETY: as for `exchange`.
+        unsafe { atomic::exchange32(self.word::<u32, AT>(), old, new) }
+    }
+
+    /// Adds to the 64-bit word at byte `AT`, whoever else does so too.
+    #[inline(always)]
+    pub fn add<const AT: usize>(self, more: i64) {
+        // SAFETY: as for `exchange`.
+        unsafe { atomic::add(self.word::<i64, AT>(), more) }
+    }
+
+    #[inline(always)]
+    fn word<W: Word, const AT: usize>(self) -> *mut W {
+        const { assert!(AT + size_of::<W>() <= size_of::<T>() && AT.is_multiple_of(align_of::<W>()) && align_of::<W>() <= align_of::<T>()) };
+        self.place.as_ptr().wrapping_byte_add(AT).cast()
+    }
+
+    /// Part of this value, `offset` bytes in.
+    ///
+    /// # Safety
+    /// A `U` that any bytes are a value of lies at `offset`, aligned.
+    #[inline(always)]
+    unsafe fn part<U>(self, offset: usize) -> Shared<'a, U> {
+        // SAFETY: the caller's promise; `new` promises the rest for all of `T`.
+        unsafe { Shared::new(self.place.byte_add(offset).cast()) }
+    }
+}
+
+impl<'a> Shared<'a, Config> {
+    /// How half `active` (0 or 1) of the VIP table is searched.
+    #[inline(always)]
+    pub fn half(self, active: u32) -> Shared<'a, VipHalf> {
+        let at = core::mem::offset_of!(Config, halves) + masked::<1>(active as u64) * size_of::<VipHalf>();
+        // SAFETY: the mask leaves 0 or 1, and there are two halves.
+        unsafe { self.part(at) }
+    }
+
+    /// Displacement `index` of half `active`.
+    #[inline(always)]
+    pub fn displacement(self, active: u32, index: u64) -> u16 {
+        const SIZE: usize = DISPLACEMENTS * size_of::<u16>();
+        let at = masked::<1>(active as u64) * SIZE + masked::<{ DISPLACEMENTS as i32 - 1 }>(index) * size_of::<u16>();
+        // SAFETY: the masks leave one of two halves and one of its displacements.
+        unsafe { self.part::<u16>(core::mem::offset_of!(Config, displacements) + at).load::<u16, 0>() }
+    }
+
+    /// Source address `index` of translated flows.
+    #[inline(always)]
+    pub fn source(self, index: u64) -> Shared<'a, NatSource> {
+        let at = core::mem::offset_of!(Config, sources) + masked::<{ NAT_SOURCES as i32 - 1 }>(index) * size_of::<NatSource>();
+        // SAFETY: the mask leaves one of the sources.
+        unsafe { self.part(at) }
+    }
+}
+
+impl<'a> Shared<'a, NatBucket> {
+    /// Word `way` of the bucket. `way` is a loop's variable, whose range the verifier knows.
+    #[inline(always)]
+    pub fn way(self, way: usize) -> Shared<'a, u64> {
+        // SAFETY: the remainder is one of the ways.
+        unsafe { self.part((way % NAT_WAYS) * size_of::<u64>()) }
+    }
+}
+
+/// `x & M` where the mask is certain to be the last operation before an index is used: verifiers before 6.10 forget a range after an OR or XOR
+/// with a variable, and the compiler likes to move masks in front of those.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+fn masked<const M: i32>(mut x: u64) -> usize {
+    // SAFETY: one AND of a register with a constant.
+    unsafe { core::arch::asm!("{0} &= {m}", inout(reg) x, m = const M, options(nomem, nostack, preserves_flags, pure)) };
+    x as usize
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "bpf"))]
+fn masked<const M: i32>(x: u64) -> usize {
+    (x & M as u64) as usize
+}
+
+/// The target has no atomics that the compiler knows; the machine has (ISA v3).
+#[cfg(target_arch = "bpf")]
+mod atomic {
+    use core::arch::asm;
+
+    #[inline(always)]
+    pub unsafe fn exchange(place: *mut u64, old: u64, new: u64) -> bool {
+        let found: u64;
+        // SAFETY: the caller's promise that `place` is a word that can be written.
+        unsafe { asm!("r0 = cmpxchg_64({p} + 0, r0, {n})", p = in(reg) place, n = in(reg) new, inout("r0") old => found) };
+        found == old
+    }
+
+    #[inline(always)]
+    pub unsafe fn exchange32(place: *mut u32, old: u32, new: u32) -> bool {
+        let found: u32;
+        // SAFETY: the caller's promise that `place` is a word that can be written.
+        unsafe { asm!("w0 = cmpxchg32_32({p} + 0, w0, {n})", p = in(reg) place, n = in(wreg) new, inout("w0") old => found) };
+        found == old
+    }
+
+    #[inline(always)]
+    pub unsafe fn add(place: *mut i64, more: i64) {
+        // SAFETY: the caller's promise that `place` is a word that can be written.
+        unsafe { asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) place, v = in(reg) more) };
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+mod atomic {
+    use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+    pub unsafe fn exchange(place: *mut u64, old: u64, new: u64) -> bool {
+        // SAFETY: the caller's promise that `place` is an aligned word that can be written.
+        unsafe { AtomicU64::from_ptr(place) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    pub unsafe fn exchange32(place: *mut u32, old: u32, new: u32) -> bool {
+        // SAFETY: the caller's promise that `place` is an aligned word that can be written.
+        unsafe { AtomicU32::from_ptr(place) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    pub unsafe fn add(place: *mut i64, more: i64) {
+        // SAFETY: the caller's promise that `place` is an aligned word that can be written.
+        unsafe { AtomicI64::from_ptr(place) }.fetch_add(more, SeqCst);
+    }
+}

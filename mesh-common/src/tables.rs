@@ -1,0 +1,29 @@
+//! Lookups: what the engine may ask of the maps. Every answer is a place in shared memory, or `None` where the index is beyond the map.
+
+use crate::{
+    abi::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip},
+    shared::Shared,
+};
+
+/// The published tables, and the counters.
+pub trait Tables {
+    fn config(&self) -> Option<Shared<'_, Config>>;
+    /// Entry `position` of the VIP table.
+    fn vip(&self, position: u32) -> Option<Shared<'_, Vip>>;
+    /// A service by its id.
+    fn service(&self, id: u32) -> Option<Shared<'_, ServiceInfo>>;
+    /// Word `index` of the arena.
+    fn slot(&self, index: u32) -> Option<SlotWord>;
+    fn backend(&self, index: u32) -> Option<Shared<'_, Backend>>;
+    fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>>;
+    fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>>;
+    fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>>;
+    /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
+    fn tick(&self) -> u32;
+    /// This CPU's count of all that came in.
+    fn rx_stats(&self) -> Option<Shared<'_, RxStats>>;
+    /// This CPU's counters by service id x [`crate::abi::REASONS`] + reason.
+    fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>>;
+    /// This CPU's counters by `Backend::stats`.
+    fn backend_stats(&self, index: u32) -> Option<Shared<'_, BackendStats>>;
+}
