@@ -1,6 +1,6 @@
 //! The watch of next hops and the announcing of VIPs, against the kernel's own tables in namespaces of the test.
 
-#[path = "net/pair.rs"]
+#[path = "netns_nexthop/pair.rs"]
 mod pair;
 
 use std::{
