@@ -8,6 +8,7 @@ use serde::{
 };
 
 use super::written::{Backend, Health, Interface, ProbeWord};
+use crate::health::StatusSet;
 
 /// `eth0`, or an [`Interface`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -31,9 +32,9 @@ pub enum AnnounceForm {
     Address(Option<String>),
 }
 
-/// `200` or `200-399`: first and last status that counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StatusForm(pub u16, pub u16);
+/// `200`, `200-399` or `200-299,404`: the statuses that count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatusForm(pub StatusSet);
 
 /// A form that a text or a table of keys can be read as.
 trait Form: Sized {
@@ -154,8 +155,7 @@ impl Serialize for AnnounceForm {
 
 impl Serialize for StatusForm {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let Self(first, last) = *self;
-        if first == last { s.serialize_u16(first) } else { s.collect_str(&format_args!("{first}-{last}")) }
+        s.collect_str(&self.0)
     }
 }
 
@@ -166,22 +166,19 @@ impl<'de> Deserialize<'de> for StatusForm {
             type Value = StatusForm;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a status such as 200, or a range such as 200-399")
+                f.write_str("a status such as 200, or statuses such as 200-299,404")
             }
 
             fn visit_u64<E: de::Error>(self, n: u64) -> Result<StatusForm, E> {
-                let status = u16::try_from(n).map_err(|_| E::custom("a status has three digits"))?;
-                Ok(StatusForm(status, status))
+                self.visit_str(&n.to_string())
             }
 
             fn visit_i64<E: de::Error>(self, n: i64) -> Result<StatusForm, E> {
-                self.visit_u64(u64::try_from(n).map_err(|_| E::custom("a status has three digits"))?)
+                self.visit_str(&n.to_string())
             }
 
             fn visit_str<E: de::Error>(self, s: &str) -> Result<StatusForm, E> {
-                let (first, last) = s.split_once('-').unwrap_or((s, s));
-                let parse = |s: &str| s.trim().parse().map_err(|_| E::custom(format!("`{s}` is no status: use 200, or 200-399")));
-                Ok(StatusForm(parse(first)?, parse(last)?))
+                s.parse().map(StatusForm).map_err(E::custom)
             }
         }
         d.deserialize_any(Visitor)

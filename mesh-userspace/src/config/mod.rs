@@ -12,8 +12,9 @@ pub mod written;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{ConfigError, Diagnostic, Place};
-use placed::{Syntax, with_places};
-pub use resolved::{Api, Check, Config, Instance, Interface, Limits, Log, Nat, NatTimeouts, Probe, Service};
+use placed::{Syntax, innermost_failure, split_place, with_places};
+pub use resolve::Findings;
+pub use resolved::{Api, Check, Config, Instance, Interface, Limits, Log, Nat, NatTimeouts, Service};
 pub use service::{resolve_backend, resolve_service};
 pub use words::Hook;
 
@@ -34,7 +35,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
 pub fn parse(text: &str, syntax: Syntax, path: &Path) -> Result<Loaded, ConfigError> {
     let written: written::File = read(text, syntax).map_err(|d| ConfigError::Invalid(vec![d.in_file(path)]))?;
     let base = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let mut findings = resolve::Findings::new(text, Some(path));
+    let mut findings = Findings::new(text, Some(path));
     let config = resolve::resolve(&written, &base, &mut findings);
     match config {
         Some(config) if findings.errors.is_empty() => Ok(Loaded { config, warnings: findings.warnings }),
@@ -54,14 +55,27 @@ pub fn syntax_of(path: &Path) -> Result<Syntax, ConfigError> {
 /// Reads a value, with the places of [`placed::Placed`] parts.
 pub fn read<T: serde::de::DeserializeOwned>(text: &str, syntax: Syntax) -> Result<T, Diagnostic> {
     match syntax {
-        Syntax::Yaml => with_places(syntax, || serde_saphyr::from_str(text)).map_err(|e| {
-            let plain = e.without_snippet();
-            let place = plain.location().filter(|l| l.line() > 0).map(|l| Place::at(text, l.line() as usize, l.column() as usize));
-            Diagnostic::new(first_line(&plain.to_string()), "").at(place)
-        }),
+        Syntax::Yaml => with_places(syntax, || serde_saphyr::from_str(text)).map_err(|e| yaml_error(text, &e)),
         Syntax::Toml => with_places(syntax, || toml::from_str(text))
             .map_err(|e: toml::de::Error| Diagnostic::new(first_line(e.message()), "").at(e.span().map(|s| Place::of(text, &s)))),
     }
+}
+
+fn yaml_error(text: &str, error: &serde_saphyr::Error) -> Diagnostic {
+    let plain = error.without_snippet();
+    let outer = plain.location().map(|l| (l.line() as usize, l.column() as usize));
+    let (message, told, place) = match innermost_failure() {
+        Some(inner) => (inner.message, inner.told, inner.place),
+        None => (split_place(first_line(&plain.to_string()).as_str()).0.to_owned(), outer, None),
+    };
+    // A place that the library tells is exact if it lies beyond the beginning of the value; before it, it is that of the table around.
+    let value = place.map(|range| Place::of(text, &range));
+    let told = told.filter(|(line, _)| *line > 0).map(|(line, column)| Place::at(text, line, column));
+    let place = match (told, value) {
+        (Some(told), Some(value)) if (told.line, told.column) > (value.line, value.column) => Some(told),
+        (told, value) => value.or(told),
+    };
+    Diagnostic::new(first_line(&message), "").at(place)
 }
 
 fn first_line(message: &str) -> String {

@@ -125,7 +125,6 @@ fn services(written: &[Placed<written::Service>], base: &Path, findings: &mut Fi
 }
 
 fn nat(written: &written::Nat, findings: &mut Findings<'_>) -> Nat {
-    let default = Nat::default();
     let mut sources: Vec<IpAddr> = Vec::new();
     for text in &written.sources {
         let parsed = text.value.parse().map_err(|_| format!("`{text}` is no address"));
@@ -139,10 +138,7 @@ fn nat(written: &written::Nat, findings: &mut Findings<'_>) -> Nat {
     if let Some(beyond) = written.sources.get(most) {
         findings.error(beyond, format!("there can be at most {most} source addresses"), "remove some");
     }
-    let ports = match &written.ports {
-        None => default.ports,
-        Some(text) => findings.ok(text, port_range(&text.value), "write FIRST-LAST, such as 10240-29999").unwrap_or(default.ports),
-    };
+    let ports = written.ports.as_ref().and_then(|text| findings.ok(text, port_range(&text.value), "write FIRST-LAST, such as 10240-29999"));
     Nat { sources, ports, timeouts: nat_timeouts(&written.timeouts, findings) }
 }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::words::Hook;
-use crate::model::{Endpoint, Mode, ServiceName, VipAddr};
+use crate::{
+    health::CheckKind,
+    model::{Endpoint, Mode, ServiceName, VipAddr},
+};
 
 /// All that the daemon is told by its file.
 #[derive(Clone, PartialEq, Debug)]
@@ -38,7 +41,7 @@ pub struct Interface {
     pub hook: Hook,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Service {
     pub name: ServiceName,
     pub vip: VipAddr,
@@ -54,9 +57,9 @@ pub struct Service {
 }
 
 /// The heartbeat of a service's backends.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Check {
-    pub probe: Probe,
+    pub kind: CheckKind,
     /// Port that is probed; `None` = the backend's own.
     pub port: Option<u16>,
     /// Time from one probe to the next, more than zero.
@@ -69,25 +72,12 @@ pub struct Check {
     pub fall: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Probe {
-    /// A connection is accepted.
-    Tcp,
-    /// A GET of `path` is answered with a status in `status`.
-    Http {
-        path: String,
-        /// Host header; `None` = the backend's address and port.
-        host: Option<String>,
-        status: RangeInclusive<u16>,
-    },
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Nat {
     /// Empty = the node's own address towards each backend.
     pub sources: Vec<IpAddr>,
-    /// Source ports, never empty, from 1024.
-    pub ports: RangeInclusive<u16>,
+    /// Source ports, from 1024; `None` = the largest region that the kernel does not take ports of its own from.
+    pub ports: Option<RangeInclusive<u16>>,
     pub timeouts: NatTimeouts,
 }
 
@@ -163,7 +153,7 @@ impl std::fmt::Display for Instance {
 impl Default for Check {
     /// A TCP probe each second.
     fn default() -> Self {
-        Self { probe: Probe::Tcp, port: None, interval: Duration::from_secs(1), timeout: Duration::from_millis(500), rise: 2, fall: 3 }
+        Self { kind: CheckKind::Tcp, port: None, interval: Duration::from_secs(1), timeout: Duration::from_millis(500), rise: 2, fall: 3 }
     }
 }
 
@@ -177,13 +167,6 @@ impl Default for NatTimeouts {
             closed: Duration::from_secs(10),
             udp: Duration::from_secs(180),
         }
-    }
-}
-
-impl Default for Nat {
-    /// Ports below those that Linux takes for itself (`ip_local_port_range` begins at 32,768).
-    fn default() -> Self {
-        Self { sources: Vec::new(), ports: 10_240..=29_999, timeouts: NatTimeouts::default() }
     }
 }
 

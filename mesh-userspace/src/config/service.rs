@@ -7,14 +7,17 @@ use std::{
 };
 
 use super::{
-    forms::{AnnounceForm, HealthForm, StatusForm},
+    forms::{AnnounceForm, HealthForm},
     placed::Placed,
     resolve::Findings,
-    resolved::{Check, Probe, Service},
+    resolved::{Check, Service},
     words::Span,
     written::{self, ProbeWord},
 };
-use crate::model::{BackendId, Endpoint, Mode, Proto, ServiceName, VipAddr, Weight};
+use crate::{
+    health::{BadCheck, CheckKind, HttpCheck, StatusSet},
+    model::{BackendId, Endpoint, Mode, Proto, ServiceName, VipAddr, Weight},
+};
 
 /// `None` only with an error in `findings`. Relative paths are relative to `base`.
 pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut Findings<'_>) -> Option<Service> {
@@ -180,12 +183,12 @@ fn check(written: &written::Service, proto: Proto, findings: &mut Findings<'_>) 
         return Some(Check::default());
     };
     let HealthForm(health) = &placed.value;
-    let probe = match health.probe.value {
+    let kind = match health.probe.value {
         ProbeWord::None => return None,
-        ProbeWord::Tcp => Probe::Tcp,
-        ProbeWord::Http => http(health, findings),
+        ProbeWord::Tcp => CheckKind::Tcp,
+        ProbeWord::Http => http(health, findings)?,
     };
-    if probe == Probe::Tcp
+    if kind == CheckKind::Tcp
         && let Some(key) = health.path.as_ref().or(health.host.as_ref())
     {
         findings.error(key, "a `tcp` heartbeat asks for nothing", "write `type: http`, or remove the key");
@@ -217,23 +220,21 @@ fn check(written: &written::Service, proto: Proto, findings: &mut Findings<'_>) 
         }
     };
     let (rise, fall) = (times(health.rise.as_ref(), d.rise), times(health.fall.as_ref(), d.fall));
-    Some(Check { probe, port: health.port.as_ref().map(|p| p.value), interval, timeout, rise, fall })
+    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), interval, timeout, rise, fall })
 }
 
-fn http(health: &written::Health, findings: &mut Findings<'_>) -> Probe {
-    let path = health.path.as_ref().map_or("/", |p| p.value.as_str());
-    let visible = |s: &str| s.bytes().all(|b| b.is_ascii_graphic());
-    if let Some(p) = health.path.as_ref().filter(|p| !p.value.starts_with('/') || !visible(&p.value)) {
-        findings.error(p, format!("`{p}` is no path"), "begin with `/`, and percent-encode blanks and what is not ASCII");
+fn http(health: &written::Health, findings: &mut Findings<'_>) -> Option<CheckKind> {
+    let text = |t: &Option<Placed<String>>| t.as_ref().map(|t| t.value.clone());
+    let (path, host) = (text(&health.path).unwrap_or_else(|| "/".to_owned()), text(&health.host));
+    let status = health.status.as_ref().map_or_else(StatusSet::default, |s| s.value.0.clone());
+    match HttpCheck::new(&path, host.as_deref(), status) {
+        Ok(check) => Some(CheckKind::Http(check)),
+        Err(error) => {
+            let at = if matches!(error, BadCheck::Host(_)) { &health.host } else { &health.path };
+            findings.error(at.as_ref().unwrap_or(&Placed::default()), error.to_string(), "");
+            None
+        }
     }
-    if let Some(h) = health.host.as_ref().filter(|h| h.value.is_empty() || !visible(&h.value)) {
-        findings.error(h, format!("`{h}` is no host"), "write what the Host header should say");
-    }
-    let StatusForm(first, last) = health.status.as_ref().map_or(StatusForm(200, 399), |s| s.value);
-    if let Some(s) = health.status.as_ref().filter(|_| first > last || first < 100 || last > 599) {
-        findings.error(s, format!("{first}-{last} is no range of statuses"), "write 200, or 200-399");
-    }
-    Probe::Http { path: path.to_owned(), host: health.host.as_ref().map(|h| h.value.clone()), status: first..=last }
 }
 
 fn span(written: Option<&Placed<Span>>, default: Duration, findings: &mut Findings<'_>) -> Duration {

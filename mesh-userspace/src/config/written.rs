@@ -28,7 +28,8 @@ pub struct File {
     /// Sizes of the kernel's maps; they are fixed while the program is loaded.
     #[serde(default)]
     pub limits: Limits,
-    /// Secret of the flow hash, 32 hexadecimal digits; nodes that announce the same VIPs share it. Default: drawn at the first start, and kept.
+    /// Secret of the flow hash, 32 hexadecimal digits; nodes that announce the same VIPs share it. Default: drawn at the first start, and kept
+    /// with the pinned maps.
     pub hash_key: Option<Placed<String>>,
     /// Where the bpf file system is mounted. Default `/sys/fs/bpf`.
     pub bpffs: Option<PathBuf>,
@@ -148,7 +149,7 @@ pub struct Health {
     /// `http`: the Host header. Default: the backend's address and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Placed<String>>,
-    /// `http`: status that counts as live, `200` or `200-399`. Default `200-399`.
+    /// `http`: statuses that count as live, such as `200` or `200-299,404`. Default `200-399`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Placed<StatusForm>>,
 }
@@ -160,7 +161,7 @@ pub struct Nat {
     /// Addresses that translated flows come from. Default: the node's own address towards each backend.
     #[serde(default)]
     pub sources: Vec<Placed<String>>,
-    /// Source ports of translated flows, `FIRST-LAST`. Default `10240-29999`.
+    /// Source ports of translated flows, `FIRST-LAST`. Default: the largest region from 1024 on that is not in `ip_local_port_range`.
     pub ports: Option<Placed<String>>,
     /// When entries expire.
     #[serde(default)]
