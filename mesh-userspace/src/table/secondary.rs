@@ -11,7 +11,7 @@ use super::{
 /// are looked at again.
 pub fn secondaries(base: &BaseTable, owner: &[u16], effective: &[u32]) -> Vec<u16> {
     let effective = normal(base, effective);
-    if base.members().iter().zip(&effective).any(|(m, &w)| w > 0 && w != m.weight.0.into()) {
+    if base.members().iter().zip(&effective).any(|(m, &w)| w > 0 && w != u32::from(m.weight.0)) {
         return race(base, owner, &effective);
     }
     let lives = |member: u16| effective.get(usize::from(member)).is_some_and(|&w| w > 0);
