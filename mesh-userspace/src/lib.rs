@@ -1,11 +1,14 @@
 //! mesh's daemon and CLI.
 
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod discovery;
 pub mod events;
 pub mod health;
+pub mod metrics;
 pub mod model;
 pub mod state;
 pub mod table;

@@ -20,6 +20,7 @@ pub struct Status {
     pub started_ms: u64,
     /// Version of the published tables.
     pub epoch: Epoch,
+    #[serde(flatten)]
     pub readiness: Readiness,
     pub config: ConfigView,
     /// Directory of the pinned programs, links and maps.

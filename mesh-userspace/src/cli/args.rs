@@ -1,0 +1,168 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{output::Format, service_spec::AddService};
+use crate::{api::BackendRef, config::Instance, model::ServiceName};
+
+/// An L4 load balancer in the Linux kernel.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "mesh", version, propagate_version = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such service or backend, \
+    4 the request contradicts what is there or can't be, 5 no daemon answers, 6 not allowed.";
+
+/// Which daemon, and how answers are written.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// Socket of the daemon; default: /run/mesh/INSTANCE.sock
+    #[arg(long, global = true, env = "MESH_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Name of the daemon, where several run on one node
+    #[arg(long, global = true, env = "MESH_INSTANCE", value_name = "NAME", default_value = "default")]
+    pub instance: Instance,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+impl Target {
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.instance.default_socket())
+    }
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Run(RunArgs),
+    /// Check a configuration file without running it
+    Check(CheckArgs),
+    /// Take the program off the interfaces and remove all that is pinned; forwarding ends
+    Detach(DetachArgs),
+    #[command(flatten)]
+    Query(Query),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Configuration: *.yaml, *.yml, *.json or *.toml
+    #[arg(short, long, value_name = "FILE", env = "MESH_CONFIG")]
+    pub config: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Configuration: *.yaml, *.yml, *.json or *.toml
+    #[arg(value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DetachArgs {
+    /// Configuration of the daemon whose program goes; without it --instance names the daemon
+    #[arg(short, long, value_name = "FILE", env = "MESH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where the bpf file system is mounted, if no configuration says it
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", conflicts_with = "config")]
+    pub bpffs: PathBuf,
+}
+
+/// What is asked of a running daemon.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Query {
+    /// Show how the daemon is doing
+    Status,
+    /// Show and change services
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Show and change backends
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Show what happened lately
+    Events(EventsArgs),
+    /// Read the configuration file again
+    Reload,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// List services
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show one service
+    Show {
+        /// Name of the service
+        service: ServiceName,
+    },
+    /// Add a service; it outlives restarts
+    Add(Box<AddService>),
+    /// Remove a service
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Name of the service
+        service: ServiceName,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum BackendCommand {
+    /// List backends, of one service or of all
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Name of the service
+        service: Option<ServiceName>,
+    },
+    /// Add a backend; it outlives restarts
+    Add {
+        /// Name of the service
+        service: ServiceName,
+        /// ADDRESS or ADDRESS:PORT; default port: the service's
+        address: String,
+        /// Share of new flows relative to the other backends; default 1
+        #[arg(short, long, value_name = "N")]
+        weight: Option<u16>,
+        /// Name for people
+        #[arg(short, long)]
+        name: Option<String>,
+    },
+    /// Remove a backend
+    #[command(visible_alias = "remove")]
+    Rm(Which),
+    /// Send new flows elsewhere; old ones stay until they end
+    Drain(Which),
+    /// Let a drained backend take new flows again
+    Undrain(Which),
+    /// Change the share of new flows
+    Weight {
+        #[command(flatten)]
+        which: Which,
+        /// 0 to 65535; 0 = no new flows
+        weight: u16,
+    },
+}
+
+/// One backend of one service.
+#[derive(Clone, Debug, Args)]
+pub struct Which {
+    /// Name of the service
+    pub service: ServiceName,
+    /// ADDRESS:PORT, ADDRESS or name of the backend
+    pub backend: BackendRef,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Go on as events come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events after this number
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub since: u64,
+}

@@ -1,0 +1,18 @@
+//! The command line: what can be said, and how it is answered.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such thing, 4 contradicts what is there or can't be, 5 no daemon answers, 6 not allowed.
+
+mod args;
+mod failure;
+mod output;
+mod query;
+mod service_spec;
+mod tables;
+
+pub use args::{BackendCommand, CheckArgs, Cli, Command, DetachArgs, EventsArgs, Query, RunArgs, ServiceCommand, Target};
+pub use failure::Failure;
+pub use output::Format;
+pub use query::execute;
+
+#[cfg(test)]
+mod tests;

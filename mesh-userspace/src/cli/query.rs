@@ -1,0 +1,134 @@
+use std::io::{self, Write};
+
+use super::{
+    Failure,
+    args::{BackendCommand, EventsArgs, Query, ServiceCommand, Target, Which},
+    output::{Format, print, print_line},
+    tables,
+};
+use crate::{
+    api::{Client, ClientError},
+    control::{BackendSpec, view::BackendView},
+};
+
+/// Asks the daemon that `target` names and prints its answer to `out`.
+pub async fn execute(query: &Query, target: &Target, out: &mut impl Write) -> Result<(), Failure> {
+    let client = Client::new(target.socket());
+    match ask(query, &client, target, out).await {
+        // Whoever reads has enough.
+        Err(Trouble::Print(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(Trouble::Print(e)) => Err(e.into()),
+        Err(Trouble::Client(e)) => Err(Failure::of(e, target)),
+        Err(Trouble::Other(failure)) => Err(failure),
+        Ok(()) => Ok(()),
+    }
+}
+
+enum Trouble {
+    Client(ClientError),
+    Print(io::Error),
+    Other(Failure),
+}
+
+impl From<ClientError> for Trouble {
+    fn from(e: ClientError) -> Self {
+        Self::Client(e)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        Self::Print(e)
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
+async fn ask(query: &Query, client: &Client, target: &Target, out: &mut impl Write) -> Result<(), Trouble> {
+    let format = target.output;
+    match query {
+        Query::Status => print(out, format, &client.status().await?, tables::status)?,
+        Query::Service(command) => service(command, client, format, out).await?,
+        Query::Backend(command) => backend(command, client, format, out).await?,
+        Query::Events(args) => events(args, client, format, out).await?,
+        Query::Reload => {
+            client.reload().await?;
+            done(out, format, "configuration reloaded")?;
+        }
+    }
+    Ok(())
+}
+
+async fn service(command: &ServiceCommand, client: &Client, format: Format, out: &mut impl Write) -> Result<(), Trouble> {
+    match command {
+        ServiceCommand::Ls => print(out, format, &client.services().await?, |services, wide| tables::services(services, wide))?,
+        ServiceCommand::Show { service } => {
+            let view = client.service(service).await?;
+            // The table shows the backends as well; as data each thing has its own query.
+            let backends = if format.is_data() { Vec::new() } else { client.backends(Some(service)).await? };
+            print(out, format, &view, |view, wide| tables::service(view, &backends, wide))?;
+        }
+        ServiceCommand::Add(add) => {
+            let view = client.add_service(&add.service, &add.spec()?).await?;
+            print(out, format, &view, |view, _| format!("service {} added: {} by {}\n", view.name, tables::vip(view), view.mode))?;
+        }
+        ServiceCommand::Rm { service } => {
+            client.remove_service(service).await?;
+            done(out, format, &format!("service {service} removed"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn backend(command: &BackendCommand, client: &Client, format: Format, out: &mut impl Write) -> Result<(), Trouble> {
+    match command {
+        BackendCommand::Ls { service } => {
+            let backends = client.backends(service.as_ref()).await?;
+            print(out, format, &backends, |backends, wide| tables::backends(backends, wide))?;
+        }
+        BackendCommand::Add { service, address, weight, name } => {
+            let weight = weight.map(|w| i64::from(w).into());
+            let spec = BackendSpec { address: address.clone().into(), port: None, weight, name: name.clone() };
+            changed(out, format, &client.add_backend(service, &spec).await?, "added")?;
+        }
+        BackendCommand::Rm(Which { service, backend }) => {
+            client.remove_backend(service, backend).await?;
+            done(out, format, &format!("{service}: backend {backend} removed"))?;
+        }
+        BackendCommand::Drain(Which { service, backend }) => {
+            changed(out, format, &client.drain(service, backend, true).await?, "drains: new flows go elsewhere, old ones stay")?;
+        }
+        BackendCommand::Undrain(Which { service, backend }) => {
+            changed(out, format, &client.drain(service, backend, false).await?, "takes part again")?;
+        }
+        BackendCommand::Weight { which: Which { service, backend }, weight } => {
+            changed(out, format, &client.set_weight(service, backend, *weight).await?, &format!("has weight {weight}"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn events(args: &EventsArgs, client: &Client, format: Format, out: &mut impl Write) -> Result<(), Trouble> {
+    if !args.follow {
+        let events = client.events(args.since).await?;
+        return Ok(print(out, format, &events, |events, _| events.iter().map(tables::event).collect())?);
+    }
+    let mut stream = client.follow(args.since).await?;
+    while let Some(event) = stream.next().await? {
+        print_line(out, format, &event, tables::event)?;
+    }
+    Err(Failure { code: Failure::UNREACHABLE, message: "the daemon stopped".into(), remedy: String::new() }.into())
+}
+
+fn changed(out: &mut impl Write, format: Format, view: &BackendView, how: &str) -> io::Result<()> {
+    print(out, format, view, |view, _| format!("{}: backend {} {how} ({})\n", view.service, tables::backend_name(view), view.state))
+}
+
+/// Where the answer has nothing to show.
+fn done(out: &mut impl Write, format: Format, message: &str) -> io::Result<()> {
+    print(out, format, &serde_json::json!({ "done": message }), |_, _| format!("{message}\n"))
+}

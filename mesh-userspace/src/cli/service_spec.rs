@@ -1,0 +1,109 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use crate::{
+    config::words::{ModeWord, ProtoWord, Span},
+    control::ServiceSpec,
+    model::ServiceName,
+};
+
+/// A service as the command line describes it.
+#[derive(Clone, Debug, Args)]
+pub struct AddService {
+    /// Name of the new service
+    pub service: ServiceName,
+    /// Address and port that clients connect to
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub vip: String,
+    /// `tcp` or `udp`
+    #[arg(long, default_value_t = ProtoWord::Tcp)]
+    pub protocol: ProtoWord,
+    /// `nat` (works anywhere) or `dsr` (backends own the VIP)
+    #[arg(long, default_value_t = ModeWord::Nat)]
+    pub mode: ModeWord,
+    /// Put the VIP on this interface
+    #[arg(long, value_name = "INTERFACE")]
+    pub announce: Option<String>,
+    /// A backend, may be given several times; WEIGHT is 1 by default
+    #[arg(short, long = "backend", value_name = "ADDRESS[:PORT][=WEIGHT]")]
+    pub backends: Vec<String>,
+    /// File with a list of further backends, as the daemon sees it
+    #[arg(long, value_name = "FILE")]
+    pub backends_file: Option<PathBuf>,
+    /// Heartbeat: `tcp` (default of a TCP service), `http` or `none`
+    #[arg(long, value_name = "KIND")]
+    pub check: Option<String>,
+    /// What an `http` check asks for
+    #[arg(long, value_name = "PATH", requires = "check")]
+    pub check_path: Option<String>,
+    /// Host header of an `http` check
+    #[arg(long, value_name = "HOST", requires = "check")]
+    pub check_host: Option<String>,
+    /// Status that counts as live: 200 or 200-399
+    #[arg(long, value_name = "STATUS", requires = "check")]
+    pub check_status: Option<String>,
+    /// Port that is checked; default: the backend's
+    #[arg(long, value_name = "PORT", requires = "check")]
+    pub check_port: Option<u16>,
+    /// From one check to the next, such as 250ms or 1s
+    #[arg(long, value_name = "TIME", requires = "check")]
+    pub check_interval: Option<Span>,
+    /// Time after which a check has failed
+    #[arg(long, value_name = "TIME", requires = "check")]
+    pub check_timeout: Option<Span>,
+    /// Passed checks in a row that bring a backend back
+    #[arg(long, value_name = "N", requires = "check")]
+    pub rise: Option<u32>,
+    /// Failed checks in a row that take a backend out
+    #[arg(long, value_name = "N", requires = "check")]
+    pub fall: Option<u32>,
+}
+
+impl AddService {
+    /// The same as it would stand in the configuration file.
+    pub(super) fn spec(&self) -> Result<ServiceSpec, Failure> {
+        let mut spec = Map::new();
+        spec.insert("name".into(), json!(self.service));
+        spec.insert("vip".into(), json!(self.vip));
+        spec.insert("protocol".into(), json!(self.protocol));
+        spec.insert("mode".into(), json!(self.mode));
+        put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
+        put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));
+        put(&mut spec, "health", self.health());
+        let backends: Result<Vec<_>, Failure> = self.backends.iter().map(|text| backend(text)).collect();
+        spec.insert("backends".into(), Value::Array(backends?));
+        serde_json::from_value(Value::Object(spec)).map_err(|e| Failure::usage(e.to_string()))
+    }
+
+    fn health(&self) -> Option<Value> {
+        let mut health = Map::new();
+        health.insert("type".into(), json!(self.check.as_ref()?));
+        put(&mut health, "path", self.check_path.as_ref().map(|v| json!(v)));
+        put(&mut health, "host", self.check_host.as_ref().map(|v| json!(v)));
+        put(&mut health, "status", self.check_status.as_ref().map(|v| json!(v)));
+        put(&mut health, "port", self.check_port.map(|v| json!(v)));
+        put(&mut health, "interval", self.check_interval.map(|v| json!(v)));
+        put(&mut health, "timeout", self.check_timeout.map(|v| json!(v)));
+        put(&mut health, "rise", self.rise.map(|v| json!(v)));
+        put(&mut health, "fall", self.fall.map(|v| json!(v)));
+        Some(Value::Object(health))
+    }
+}
+
+fn put(map: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+fn backend(text: &str) -> Result<Value, Failure> {
+    let Some((address, weight)) = text.split_once('=') else {
+        return Ok(json!({ "address": text }));
+    };
+    let bad = || Failure::usage(format!("`{text}`: `{weight}` is no weight; write a whole number from 0 to 65535"));
+    let weight: u16 = weight.parse().map_err(|_| bad())?;
+    Ok(json!({ "address": address, "weight": weight }))
+}

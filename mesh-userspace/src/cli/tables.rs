@@ -1,0 +1,232 @@
+//! Answers as people read them.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::{
+    control::view::{BackendView, ServiceView, Status, Traffic, Usage},
+    events::Event,
+};
+
+pub(super) fn status(status: &Status, wide: bool) -> String {
+    let mut lines = Vec::new();
+    let mut line = |key: &str, value: String| lines.push(format!("{:<14}{value}\n", format!("{key}:")));
+    line("instance", format!("{} (mesh {}, pid {}, up {})", status.instance, status.version, status.pid, ago(status.started_ms)));
+    let ready = if status.readiness.ready { "yes".into() } else { format!("no, waiting for {}", status.readiness.waiting.join(", ")) };
+    line("ready", ready);
+    line("configuration", format!("{}, read {} ago", status.config.file.display(), ago(status.config.loaded_ms)));
+    if let Some(error) = &status.config.error {
+        line("reload failed", error.replace('\n', "\n              "));
+    }
+    for warning in &status.config.warnings {
+        line("warning", warning.replace('\n', "\n              "));
+    }
+    for interface in &status.interfaces {
+        let hook = if interface.hook.is_empty() { "not attached" } else { &interface.hook };
+        let problem = interface.problem.as_ref().map(|p| format!(" ({p})")).unwrap_or_default();
+        line("interface", format!("{} {hook}{problem}", interface.name));
+    }
+    let states: Vec<_> = status.backends.iter().filter(|(_, n)| **n > 0).map(|(state, n)| format!("{n} {state}")).collect();
+    line("services", status.services.to_string());
+    line("backends", if states.is_empty() { "none".into() } else { states.join(", ") });
+    line("tables", format!("epoch {}, {} slots", status.epoch.0, usage(status.slots)));
+    line("translation", format!("{} flows, {} half-open", usage(status.nat.flows), status.nat.half_open));
+    line("received", traffic(status.rx));
+    for (reason, t) in status.reasons.iter().filter(|(_, t)| wide || t.packets > 0) {
+        line(&format!("  {reason}"), traffic(*t));
+    }
+    line("pins", status.pins.display().to_string());
+    lines.concat()
+}
+
+pub(super) fn services(services: &[ServiceView], wide: bool) -> String {
+    let mut table = table(&["NAME", "VIP", "MODE", "BACKENDS", "FLOWS", "PACKETS", "BYTES"], 3..7);
+    if wide {
+        table = self::table(
+            &["NAME", "VIP", "MODE", "BACKENDS", "FLOWS", "PACKETS", "BYTES", "LIVE", "SLOTS", "CHECK", "FROM", "ANNOUNCED", "PROBLEM"],
+            3..9,
+        );
+    }
+    for s in services {
+        let mut row = vec![
+            s.name.to_string(),
+            vip(s),
+            s.mode.to_string(),
+            format!("{}/{}", s.taking, s.backends),
+            s.flows.to_string(),
+            s.forwarded.packets.to_string(),
+            bytes(s.forwarded.bytes),
+        ];
+        if wide {
+            let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+            row.extend([s.live_flows.to_string(), s.slots.to_string(), s.check.clone(), s.origin.to_string()]);
+            row.extend([or_dash(&s.announce), or_dash(&s.problem)]);
+        }
+        table.add_row(row);
+    }
+    finish(&table)
+}
+
+pub(super) fn service(s: &ServiceView, members: &[BackendView], wide: bool) -> String {
+    let mut lines = vec![format!("{} {} by {}, from {}\n", s.name, vip(s), s.mode, s.origin)];
+    let mut line = |key: &str, value: String| lines.push(format!("  {:<12}{value}\n", format!("{key}:")));
+    if let Some(problem) = &s.problem {
+        line("problem", problem.clone());
+    }
+    line("check", s.check.clone());
+    if let Some(interface) = &s.announce {
+        line("announced", format!("on {interface}"));
+    }
+    line("slots", s.slots.to_string());
+    line("flows", format!("{} so far, {} now", s.flows, s.live_flows));
+    line("forwarded", traffic(s.forwarded));
+    line("replied", traffic(s.replied));
+    for (reason, t) in s.reasons.iter().filter(|(_, t)| wide || t.packets > 0) {
+        line(reason, traffic(*t));
+    }
+    lines.push(backends(members, wide));
+    lines.concat()
+}
+
+pub(super) fn backends(backends: &[BackendView], wide: bool) -> String {
+    let head = ["SERVICE", "BACKEND", "NAME", "STATE", "HEALTH", "WEIGHT", "SHARE", "FLOWS", "LIVE", "RTT"];
+    let mut table = table(&head, 5..10);
+    if wide {
+        table = self::table(&[&head[..], &["SLOTS", "PACKETS", "BYTES", "SINCE", "FROM", "NEXT HOP", "ERROR"]].concat(), 5..13);
+    }
+    for b in backends {
+        let mut row = vec![
+            b.service.to_string(),
+            b.id.to_string(),
+            b.name.clone().unwrap_or_else(|| "-".into()),
+            b.state.to_string(),
+            b.health.health.clone(),
+            b.weight.to_string(),
+            format!("{:.1}%", b.share * 100.0),
+            b.flows.to_string(),
+            b.live_flows.to_string(),
+            b.health.rtt_us.map_or_else(|| "-".into(), |us| format!("{:.1?}", Duration::from_micros(us))),
+        ];
+        if wide {
+            row.extend([b.slots.to_string(), b.forwarded.packets.to_string(), bytes(b.forwarded.bytes)]);
+            row.extend([b.health.since_ms.map_or_else(|| "-".into(), ago), b.origin.to_string(), next_hop(b)]);
+            row.push(b.health.error.clone().unwrap_or_else(|| "-".into()));
+        }
+        table.add_row(row);
+    }
+    finish(&table)
+}
+
+pub(super) fn event(event: &Event) -> String {
+    format!("{} {:>5} {}\n", timestamp(event.time_ms), event.seq, event.what)
+}
+
+/// `192.0.2.10:80/tcp`
+pub(super) fn vip(s: &ServiceView) -> String {
+    format!("{}/{}", SocketAddr::new(s.address, s.port), s.protocol)
+}
+
+pub(super) fn backend_name(b: &BackendView) -> String {
+    b.name.as_ref().map_or_else(|| b.id.to_string(), |name| format!("{name} ({})", b.id))
+}
+
+fn next_hop(b: &BackendView) -> String {
+    let hop = &b.next_hop;
+    let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".into());
+    if hop.ready { format!("{} {}", or_unknown(&hop.interface), or_unknown(&hop.mac)) } else { or_unknown(&hop.reason) }
+}
+
+/// A table without lines, whose columns in `numbers` are right-aligned.
+fn table(head: &[&str], numbers: std::ops::Range<usize>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head.to_vec());
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if numbers.contains(&i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn finish(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn traffic(t: Traffic) -> String {
+    format!("{} packets, {}", t.packets, bytes(t.bytes))
+}
+
+fn usage(u: Usage) -> String {
+    format!("{} of {}", u.used, u.limit)
+}
+
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let power = (n.ilog2() / 10).clamp(1, 6);
+    format!("{:.1} {}", n as f64 / 1024f64.powi(power as i32), UNITS[power as usize - 1])
+}
+
+/// Time since a moment, in its two largest units.
+fn ago(ms: u64) -> String {
+    let then = UNIX_EPOCH + Duration::from_millis(ms);
+    let s = SystemTime::now().duration_since(then).unwrap_or_default().as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// UTC, RFC 3339 section 5.6.
+fn timestamp(ms: u64) -> String {
+    let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    let (h, m, s) = (in_day / 3_600_000, in_day / 60_000 % 60, in_day / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{:03}Z", in_day % 1000)
+}
+
+/// Year, month and day of a day since 1970-01-01 (Gregorian calendar, counted in years that begin in March).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_200_000, "2024-03-01T00:00:00.000Z"),
+            (1_767_225_599_001, "2025-12-31T23:59:59.001Z"),
+        ] {
+            assert_eq!(timestamp(ms), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (n, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB"), (u64::MAX, "16.0 EiB")] {
+            assert_eq!(bytes(n), text);
+        }
+    }
+}
