@@ -11,4 +11,6 @@ pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod state;
+pub mod plan;
 pub mod table;
+pub mod weights;
