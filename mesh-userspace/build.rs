@@ -1,5 +1,8 @@
 //! Builds the kernel half from source and leaves its object in `OUT_DIR/mesh-datapath`, for the library to embed.
 //!
+//! Build scripts of dependents find it in `DEP_MESH_DATAPATH_OBJECT`, and in `DEP_MESH_DATAPATH_BENCH_DRIVER` the driver of the packet bench, which is
+//! built along and embedded by nothing of the product.
+//!
 //! The object can't be stale: a change of anything that it is made of (mesh-ebpf, mesh-common, the manifests) runs this again.
 
 use std::{
@@ -19,6 +22,7 @@ mod toolchain;
 
 const PACKAGE: &str = "mesh-ebpf";
 const BINARY: &str = "mesh-datapath";
+const BENCH_DRIVER: &str = "mesh-bench-driver";
 
 /// Paths, from the workspace's root, that the object is made of.
 const SOURCES: [&str; 6] = ["mesh-ebpf", "mesh-common/src", "mesh-common/Cargo.toml", "Cargo.toml", "Cargo.lock", "xtask/src/toolchain.rs"];
@@ -43,7 +47,11 @@ fn run() -> Result<()> {
     let choice = toolchain::choose().map_err(|missing| anyhow!("{missing}; run `cargo xtask setup`"))?;
     let out = PathBuf::from(variable("OUT_DIR")?);
     let built = build(root, &choice, &inner_target(&out))?;
-    fs::copy(&built, out.join(BINARY)).with_context(|| format!("failed to copy {}", built.display()))?;
+    for (binary, key) in [(BINARY, "object"), (BENCH_DRIVER, "bench_driver")] {
+        let (from, to) = (built.join(binary), out.join(binary));
+        fs::copy(&from, &to).with_context(|| format!("failed to copy {}", from.display()))?;
+        println!("cargo::metadata={key}={}", to.display());
+    }
     Ok(())
 }
 
@@ -54,7 +62,7 @@ fn inner_target(out: &Path) -> PathBuf {
     outer.unwrap_or(out).join("ebpf")
 }
 
-/// Runs the inner cargo; returns where the object is.
+/// Runs the inner cargo; returns the folder that the objects are in.
 fn build(root: &Path, choice: &toolchain::Choice, target_dir: &Path) -> Result<PathBuf> {
     let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
         "big" => "bpfeb-unknown-none",
@@ -63,7 +71,7 @@ fn build(root: &Path, choice: &toolchain::Choice, target_dir: &Path) -> Result<P
     let mut cargo = choice.command("cargo");
     cargo
         .current_dir(root)
-        .args(["build", "--locked", "--release", "--package", PACKAGE, "--bin", BINARY, "--target", target])
+        .args(["build", "--locked", "--release", "--package", PACKAGE, "--bin", BINARY, "--bin", BENCH_DRIVER, "--target", target])
         .args(["-Zbuild-std=core", "--message-format=json", "--quiet", "--target-dir"])
         .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags()?)
@@ -83,7 +91,7 @@ fn build(root: &Path, choice: &toolchain::Choice, target_dir: &Path) -> Result<P
         tell("error", &String::from_utf8_lossy(&output.stderr));
         bail!("the eBPF build failed with toolchain {} ({})", choice.toolchain.name, output.status);
     }
-    Ok(target_dir.join(target).join("release").join(BINARY))
+    Ok(target_dir.join(target).join("release"))
 }
 
 /// What the compiler has to say of our code. A message without a code is not about the code: rustc says of a `-C` flag that it is unstable.

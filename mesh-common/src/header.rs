@@ -85,11 +85,11 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, l3: usize) -> Parsed<V4> {
     if version_ihl >> 4 != 4 {
         return Parsed::Foreign;
     }
-    if frags & OFFSET != 0 {
-        return Parsed::Odd(dst, Reason::Fragment);
-    }
     if proto != TCP && proto != UDP {
         return if proto == ICMP { Parsed::Odd(dst, Reason::Icmp) } else { Parsed::Foreign };
+    }
+    if frags & OFFSET != 0 {
+        return Parsed::Odd(dst, Reason::Fragment);
     }
     if ihl < Ipv4Hdr::LEN {
         return Parsed::Odd(dst, Reason::Malformed);
@@ -160,9 +160,14 @@ impl<A> Headers<A> {
             if data_offset >> 4 < 5 {
                 return Err(Reason::Malformed);
             }
-            (flags, TcpHdr::LEN)
+            (flags, (data_offset >> 4) as usize * 4)
         } else {
-            (0, UdpHdr::LEN)
+            let Some(udp) = packet.at::<{ UdpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
+            let length = u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize;
+            if length < UdpHdr::LEN {
+                return Err(Reason::Malformed);
+            }
+            (0, length)
         };
         if self.end < self.l4 + need || !packet.holds(self.end) {
             return Err(Reason::Malformed);

@@ -2,6 +2,8 @@
 
 pub mod daemon;
 pub mod demo;
+pub mod fixture;
+pub mod mapped;
 pub mod netns;
 pub mod peer;
 pub mod stage;

@@ -40,8 +40,7 @@ pub fn offers(package: &str) -> bool {
     policy.lines().any(|l| l.trim().strip_prefix("Candidate:").is_some_and(|version| version.trim() != "(none)"))
 }
 
-/// Renews the lists of packages, once in a run.
-pub fn update() -> Result<()> {
+fn update() -> Result<()> {
     if UPDATED.swap(true, Ordering::Relaxed) {
         return Ok(());
     }

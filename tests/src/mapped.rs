@@ -1,0 +1,47 @@
+//! Memory of the kernel's mmapable arrays, as slices.
+
+use std::{marker::PhantomData, os::fd::AsFd, slice};
+
+use anyhow::{Context, Result, ensure};
+use aya::{Ebpf, maps::Map};
+use bytemuck::AnyBitPattern;
+use memmap2::{MmapOptions, MmapRaw};
+
+/// All elements of one array map.
+#[derive(Debug)]
+pub struct Mapped<T> {
+    memory: MmapRaw,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: AnyBitPattern> Mapped<T> {
+    /// Maps the memory of the array `name`.
+    pub fn open(ebpf: &Ebpf, name: &str) -> Result<Self> {
+        let Map::Array(data) = ebpf.map(name).with_context(|| format!("the object has no map {name}"))? else {
+            anyhow::bail!("{name} is no array");
+        };
+        let info = data.info()?;
+        ensure!(info.value_size() as usize == size_of::<T>(), "{name} has values of {} bytes, not {}", info.value_size(), size_of::<T>());
+        ensure!(size_of::<T>().is_multiple_of(8), "the kernel rounds values of {name} up to 8 bytes");
+        let len = info.max_entries() as usize;
+        let memory = MmapOptions::new()
+            .len((len * size_of::<T>()).next_multiple_of(4096))
+            .map_raw(&data.fd().as_fd())
+            .with_context(|| format!("failed to mmap {name}"))?;
+        Ok(Self { memory, len, element: PhantomData })
+    }
+
+    /// The elements, for as long as no program runs over them: between test runs.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: the mapping is as long as `len` elements, page-aligned, lives as long as `self`, is borrowed once, and any bytes are a `T`.
+        // The programs that share it run only within the system calls of this thread.
+        unsafe { slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
+    }
+
+    /// The elements as they stand.
+    pub fn as_slice(&self) -> &[T] {
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
+    }
+}

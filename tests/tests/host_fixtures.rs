@@ -1,0 +1,30 @@
+//! The fixtures, run by the host's copy of the engine.
+
+use mesh_tests::fixture::{Host, Sizes, cases, run, truncated};
+
+#[test]
+fn every_fixture() {
+    let mut host = Host::new(Sizes::SMALL);
+    let failed: Vec<String> = cases::all().iter().filter_map(|f| run(&mut host, f).err()).map(|e| format!("{e:#}")).collect();
+    assert!(failed.is_empty(), "{} fixtures failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Clocks start anywhere, and their ticks wrap around.
+#[test]
+fn every_fixture_at_any_time() {
+    for tick in [0, 1, 74, u32::MAX - 1, u32::MAX] {
+        let mut host = Host::new(Sizes::SMALL);
+        host.tick = tick;
+        for fixture in cases::all() {
+            run(&mut host, &fixture).unwrap_or_else(|e| panic!("at tick {tick}: {e:#}"));
+        }
+    }
+}
+
+#[test]
+fn every_length_of_every_packet() {
+    let mut host = Host::new(Sizes::SMALL);
+    for fixture in cases::all() {
+        truncated(&mut host, &fixture, 1).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+}
