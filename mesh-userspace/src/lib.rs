@@ -10,5 +10,7 @@ pub mod events;
 pub mod health;
 pub mod metrics;
 pub mod model;
+pub mod plan;
 pub mod state;
 pub mod table;
+pub mod weights;

@@ -1,12 +1,14 @@
 //! mesh's project tasks: one file each, `cargo xtask --help` lists them.
 
 mod bench;
+mod binaries;
 mod build;
 mod lint;
 mod setup;
 mod test;
 #[allow(dead_code, reason = "the build script of mesh-userspace uses the rest")]
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;

@@ -1,23 +1,27 @@
 //! `cargo xtask test`: every proof there is, and exactly what CI runs.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::{
-    build, lint,
+    binaries, build, lint,
     setup::{self, Need},
-    workspace::{cargo, root, run as execute},
+    vm,
+    workspace::{cargo, run as execute},
 };
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Which tests (several may be named); all of them if none is.
     suites: Vec<Suite>,
+    /// Kernel for `vm` (repeatable): a version that Debian has a cloud image of, a folder, or a .deb file [default: 6.1 and 6.12].
+    #[arg(long = "kernel", value_name = "VERSION|DIR|DEB")]
+    kernels: Vec<String>,
+    /// Only tests whose names have one of these words.
+    #[arg(last = true, value_name = "WORDS")]
+    words: Vec<String>,
 }
 
 /// The fastest first.
@@ -33,6 +37,8 @@ pub enum Suite {
     Netns,
     /// The container image with just the capabilities it asks for (needs root).
     Image,
+    /// `kernel` and `netns` inside Debian's stock kernels.
+    Vm,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -61,43 +67,33 @@ fn summarize(done: &[(Suite, Duration, bool)]) -> Result<()> {
 }
 
 impl Suite {
-    fn run(self, _args: &Args) -> Result<()> {
+    fn run(self, args: &Args) -> Result<()> {
         match self {
             Self::Lint => lint::run(),
-            Self::Host => host(),
-            Self::Kernel => integration("kernel_", &[Need::Test]),
-            Self::Netns => integration("netns_", &[Need::Test]),
-            Self::Image => integration("image_", &[Need::Test, Need::Image]),
+            Self::Host => host(&args.words),
+            Self::Kernel => integration("kernel_", &[Need::Test], &args.words),
+            Self::Netns => integration("netns_", &[Need::Test], &args.words),
+            Self::Image => integration("image_", &[Need::Test, Need::Image], &args.words),
+            Self::Vm => vm::run(&args.kernels, &args.words),
         }
     }
 }
 
-fn host() -> Result<()> {
+fn host(words: &[String]) -> Result<()> {
     setup::ensure(&[Need::Build])?;
-    execute(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins"]))
+    execute(cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--"]).args(words))
 }
 
 /// Runs the files `tests/tests/<prefix>*.rs`. They find the binaries that they start beside themselves.
-fn integration(prefix: &str, needs: &[Need]) -> Result<()> {
+fn integration(prefix: &str, needs: &[Need], words: &[String]) -> Result<()> {
     let mut command = cargo(&["test", "--locked", "--workspace"]);
-    for name in named(prefix)? {
+    for name in binaries::named(prefix)? {
         command.args(["--test", &name]);
     }
     setup::ensure(needs)?;
     become_root(&mut command)?;
     build::run(build::Args::default())?;
-    execute(command.args(["--no-fail-fast"]))
-}
-
-/// Names of the test binaries that begin so.
-fn named(prefix: &str) -> Result<Vec<String>> {
-    let folder = root().join("tests/tests");
-    let entries = fs::read_dir(&folder).with_context(|| format!("failed to list {}", folder.display()))?;
-    let files = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = files.filter_map(|f| Some(f.strip_suffix(".rs")?.to_owned())).filter(|n| n.starts_with(prefix)).collect();
-    names.sort();
-    ensure!(!names.is_empty(), "no file {}/{prefix}*.rs", folder.display());
-    Ok(names)
+    execute(command.args(["--no-fail-fast", "--", "--show-output"]).args(words))
 }
 
 /// The tests load programs and make namespaces, cargo need not: only the test binaries are started through sudo.

@@ -16,7 +16,9 @@ mod size;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
 
 use crate::model::{BackendId, Weight};
 
@@ -42,7 +44,7 @@ pub struct Member {
 }
 
 /// Who gets which slot. Indices point into [`BaseTable::members`], which is sorted by id; [`NONE`] is nobody.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Table {
     /// The table has `1 << log2_slots` slots: slot = hash >> (64 - log2_slots).
     pub log2_slots: u8,
@@ -73,6 +75,30 @@ impl Table {
             }
         }
         counts
+    }
+
+    /// Short name of the content (64-bit FNV-1a of owners, then secondaries), the same on every node.
+    pub fn fingerprint(&self) -> u64 {
+        let bytes = self.owner.iter().chain(&self.secondary).flat_map(|w| w.to_le_bytes());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table(2^{} slots, {:016x})", self.log2_slots, self.fingerprint())
+    }
+}
+
+/// Size and fingerprint stand for the slots.
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Summary {
+            slots: usize,
+            fingerprint: String,
+        }
+        Summary { slots: self.owner.len(), fingerprint: format!("{:016x}", self.fingerprint()) }.serialize(s)
     }
 }
 

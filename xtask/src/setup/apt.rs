@@ -40,7 +40,8 @@ pub fn offers(package: &str) -> bool {
     policy.lines().any(|l| l.trim().strip_prefix("Candidate:").is_some_and(|version| version.trim() != "(none)"))
 }
 
-fn update() -> Result<()> {
+/// Renews the lists of packages, once in a run.
+pub fn update() -> Result<()> {
     if UPDATED.swap(true, Ordering::Relaxed) {
         return Ok(());
     }

@@ -6,6 +6,9 @@ mod apt;
 mod ebpf;
 mod programs;
 
+pub use apt::update as refresh_packages;
+pub use programs::find;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 

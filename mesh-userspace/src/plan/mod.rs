@@ -1,0 +1,235 @@
+//! What is to be published, as a plain value: `plan` (services, endpoints, the operator's wishes, health, now) -> [`Plan`]. Pure.
+
+mod cache;
+mod diff;
+mod standing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    health::Health,
+    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Weight},
+    table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Table, TableError},
+    weights::{self, Factor},
+};
+
+pub use cache::Cache;
+pub use diff::{BackendChange, Change, ServiceChange, diff};
+pub use standing::Standing;
+
+/// What the planner has to know of a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceSpec {
+    pub name: ServiceName,
+    pub vip: VipAddr,
+    pub mode: Mode,
+    /// Interface that the daemon puts the VIP on.
+    pub announce: Option<String>,
+    /// The service has a heartbeat. Without one every backend counts as up.
+    pub checked: bool,
+    /// Size of the table where it is not to follow from the members; taken as [`MAX_LOG2_SLOTS`] if larger.
+    pub log2_slots: Option<u8>,
+}
+
+/// What the operator wants of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Intent {
+    pub admin: Admin,
+    /// Goes before the weight that the backend's source gave.
+    pub weight: Option<Weight>,
+}
+
+/// Whether a backend is to take part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Admin {
+    #[default]
+    In,
+    /// New flows elsewhere, old ones stay.
+    Drain,
+    /// Nothing is sent to it.
+    Maintenance,
+    /// As if its source had not named it.
+    Removed,
+}
+
+/// What health checks know of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    pub health: Health,
+    /// When it came back, if it is to be loaded slowly from then on.
+    pub back_since: Option<Instant>,
+}
+
+/// One service with all that is known about its backends. What a map doesn't name stands at its default: takes part; never checked.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceInput<'a> {
+    pub spec: &'a ServiceSpec,
+    /// In any order. Of several with one id that of the largest weight counts.
+    pub endpoints: &'a [Endpoint],
+    pub intents: &'a BTreeMap<BackendId, Intent>,
+    pub seen: &'a BTreeMap<BackendId, Seen>,
+}
+
+/// What is to be published.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Plan {
+    /// Sorted by name.
+    pub services: Vec<ServicePlan>,
+    /// When a plan of the same inputs will be another one, because a slow start goes a step further.
+    #[serde(skip)]
+    pub replan_at: Option<Instant>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ServicePlan {
+    pub name: ServiceName,
+    #[serde(serialize_with = "as_text")]
+    pub vip: VipAddr,
+    #[serde(serialize_with = "mode_name")]
+    pub mode: Mode,
+    pub announce: Option<String>,
+    /// Sorted by id: what the indices in `table` point into.
+    pub members: Vec<PlannedBackend>,
+    /// Services of equal members share one.
+    #[serde(serialize_with = "shared")]
+    pub table: Arc<Table>,
+    /// Nobody takes new flows: all slots are vacant.
+    pub no_backends: bool,
+    /// Why the service is not planned as it was asked for.
+    #[serde(serialize_with = "problem_text", skip_serializing_if = "Option::is_none")]
+    pub problem: Option<TableError>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PlannedBackend {
+    pub id: BackendId,
+    pub name: Option<String>,
+    #[serde(serialize_with = "state_name")]
+    pub state: BackendState,
+    /// Why it has this state and share.
+    pub standing: Standing,
+    /// Weight by source or operator.
+    pub configured: Weight,
+    /// Dynamic factor on it; 0 where it takes no new flows.
+    pub factor: Factor,
+    /// Their product, in units of 1/2048.
+    pub effective: u32,
+}
+
+/// Plans all services. `seed`: of the tables; secret, and the same on every node that serves these VIPs.
+///
+/// The tables that `cache` keeps afterwards are those of this plan.
+pub fn plan(services: &[ServiceInput<'_>], seed: u64, now: Instant, cache: &mut Cache) -> Plan {
+    cache.begin();
+    let mut planned: Vec<_> = services.iter().map(|input| plan_service(input, seed, now, cache)).collect();
+    cache.sweep();
+    planned.sort_by(|a, b| a.name.cmp(&b.name));
+    let steps = services.iter().flat_map(|s| s.seen.values()).filter_map(|seen| next_step(seen, now));
+    Plan { services: planned, replan_at: steps.min() }
+}
+
+/// Plans one service; what it needs stays in `cache` until the next [`plan`].
+pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &mut Cache) -> ServicePlan {
+    let spec = input.spec;
+    let mut members = members(input, now);
+    let mut problem = (members.len() > MAX_MEMBERS).then_some(TableError::TooManyMembers(members.len()));
+    members.truncate(MAX_MEMBERS);
+    let configured: Vec<_> = members.iter().map(|m| Member { id: m.id, weight: m.configured }).collect();
+    if let Some(size) = spec.log2_slots.filter(|&size| size > MAX_LOG2_SLOTS) {
+        problem = problem.or(Some(TableError::TooManySlots(size)));
+    }
+    let log2_slots = spec.log2_slots.unwrap_or_else(|| table::log2_slots(&configured)).min(MAX_LOG2_SLOTS);
+    let effective: Vec<_> = members.iter().map(|m| m.effective).collect();
+    let table = cache.table(configured, log2_slots, seed, effective).unwrap_or_else(|error| {
+        problem = Some(error);
+        Arc::new(Table::vacant(log2_slots))
+    });
+    ServicePlan {
+        name: spec.name.clone(),
+        vip: spec.vip,
+        mode: spec.mode,
+        announce: spec.announce.clone(),
+        no_backends: table.is_vacant(),
+        members,
+        table,
+        problem,
+    }
+}
+
+/// The backends that stand behind a service, sorted by id.
+fn members(input: &ServiceInput<'_>, now: Instant) -> Vec<PlannedBackend> {
+    let mut endpoints: Vec<&Endpoint> = input.endpoints.iter().collect();
+    endpoints.sort_unstable_by(|a, b| a.id.cmp(&b.id).then_with(|| b.weight.cmp(&a.weight)).then_with(|| a.name.cmp(&b.name)));
+    endpoints.dedup_by_key(|e| e.id);
+    let intent = |id: &BackendId| input.intents.get(id).copied().unwrap_or_default();
+    let present = endpoints.into_iter().filter(|e| intent(&e.id).admin != Admin::Removed);
+    let planned = present.map(|e| {
+        let seen = input.seen.get(&e.id).copied().unwrap_or_default();
+        planned_backend(e, intent(&e.id), if input.spec.checked { seen } else { UNCHECKED_IS_UP }, now)
+    });
+    planned.collect()
+}
+
+const UNCHECKED_IS_UP: Seen = Seen { health: Health::Up, back_since: None };
+
+fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, now: Instant) -> PlannedBackend {
+    let configured = intent.weight.unwrap_or(endpoint.weight);
+    let ramp = seen.back_since.map_or(Factor::ONE, |since| weights::slow_start(now.saturating_duration_since(since)));
+    let standing = Standing::of(intent.admin, seen.health, configured, ramp);
+    let factor = if standing.state().takes_new() { ramp } else { Factor::ZERO };
+    PlannedBackend {
+        id: endpoint.id,
+        name: endpoint.name.clone(),
+        state: standing.state(),
+        standing,
+        configured,
+        factor,
+        effective: weights::effective(configured, factor),
+    }
+}
+
+fn next_step(seen: &Seen, now: Instant) -> Option<Instant> {
+    let since = seen.back_since.filter(|_| seen.health == Health::Up)?;
+    // A step is a hair after its nominal time, so that a plan made at it sees it.
+    let step = weights::next_step(now.saturating_duration_since(since))? + Duration::from_millis(1);
+    since.checked_add(step)
+}
+
+fn as_text<T: ToString, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&value.to_string())
+}
+
+fn shared<S: Serializer>(table: &Arc<Table>, s: S) -> Result<S::Ok, S::Error> {
+    table.serialize(s)
+}
+
+fn problem_text<S: Serializer>(problem: &Option<TableError>, s: S) -> Result<S::Ok, S::Error> {
+    problem.map(|p| p.to_string()).serialize(s)
+}
+
+fn mode_name<S: Serializer>(mode: &Mode, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(match mode {
+        Mode::Nat => "nat",
+        Mode::Dsr => "dsr",
+    })
+}
+
+fn state_name<S: Serializer>(state: &BackendState, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(match state {
+        BackendState::Absent => "absent",
+        BackendState::Active => "active",
+        BackendState::Draining => "draining",
+        BackendState::Soft => "soft",
+        BackendState::Down => "down",
+        BackendState::Recovering => "recovering",
+        BackendState::Maintenance => "maintenance",
+    })
+}

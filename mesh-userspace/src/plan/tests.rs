@@ -1,0 +1,213 @@
+//! Plans of whole services: who gets what, what is shared, what a change costs.
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{model::Proto, table::tests::id};
+
+const SEED: u64 = 99;
+
+struct Fixture {
+    spec: ServiceSpec,
+    endpoints: Vec<Endpoint>,
+    intents: BTreeMap<BackendId, Intent>,
+    seen: BTreeMap<BackendId, Seen>,
+    now: Instant,
+}
+
+impl Fixture {
+    /// Healthy backends of these weights.
+    fn new(name: &str, weights: &[u16]) -> Self {
+        let endpoints: Vec<_> =
+            weights.iter().enumerate().map(|(i, &w)| Endpoint { id: id(i), weight: Weight(w), name: Some(format!("b{i}")) }).collect();
+        Self {
+            spec: ServiceSpec {
+                name: name.parse().unwrap(),
+                vip: VipAddr { addr: "192.0.2.1".parse().unwrap(), port: 80, proto: Proto::Tcp },
+                mode: Mode::Nat,
+                announce: None,
+                checked: true,
+                log2_slots: None,
+            },
+            seen: endpoints.iter().map(|e| (e.id, UNCHECKED_IS_UP)).collect(),
+            endpoints,
+            intents: BTreeMap::new(),
+            now: Instant::now(),
+        }
+    }
+
+    fn input(&self) -> ServiceInput<'_> {
+        ServiceInput { spec: &self.spec, endpoints: &self.endpoints, intents: &self.intents, seen: &self.seen }
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&[self.input()], SEED, self.now, &mut Cache::default())
+    }
+
+    fn health(&mut self, i: usize, health: Health) {
+        self.seen.insert(id(i), Seen { health, back_since: None });
+    }
+
+    fn admin(&mut self, i: usize, admin: Admin) {
+        self.intents.insert(id(i), Intent { admin, weight: None });
+    }
+}
+
+fn slots(plan: &Plan) -> Vec<u32> {
+    plan.services[0].table.counts(plan.services[0].members.len())
+}
+
+fn changed(before: &Plan, after: &Plan) -> ServiceChange {
+    match diff(before, after).as_slice() {
+        [Change::Changed(change)] => change.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_is_out_owns_nothing_and_stays_visible() {
+    let mut f = Fixture::new("web", &[1; 6]);
+    f.health(1, Health::Down);
+    f.admin(2, Admin::Drain);
+    f.admin(3, Admin::Maintenance);
+    f.seen.remove(&id(4));
+    f.endpoints[5].weight = Weight(0);
+    let plan = f.plan();
+    let states: Vec<_> = plan.services[0].members.iter().map(|m| m.state).collect();
+    use BackendState::*;
+    assert_eq!(states, [Active, Down, Draining, Maintenance, Down, Active]);
+    assert_eq!(slots(&plan), [1024, 0, 0, 0, 0, 0]);
+    assert!(!plan.services[0].no_backends);
+}
+
+#[test]
+fn drain_moves_the_backends_own_slots_and_undrain_moves_them_back() {
+    let mut f = Fixture::new("web", &[2, 1, 3, 1]);
+    let before = f.plan();
+    f.admin(2, Admin::Drain);
+    let drained = f.plan();
+    let change = changed(&before, &drained);
+    assert_eq!((change.moved, change.slots, change.resized), (slots(&before)[2], 1024, None));
+    assert_eq!(
+        change.backends,
+        [BackendChange { id: id(2), before: Some((Standing::Serving, Weight(3))), after: Some((Standing::Draining, Weight(3))) }]
+    );
+    f.intents.clear();
+    assert_eq!(f.plan(), before);
+    assert!(diff(&before, &f.plan()).is_empty());
+}
+
+#[test]
+fn no_backends_is_a_value() {
+    let mut f = Fixture::new("web", &[1, 1]);
+    let before = f.plan();
+    f.health(0, Health::Down);
+    f.health(1, Health::Unknown);
+    let after = f.plan();
+    assert!(after.services[0].no_backends && after.services[0].table.is_vacant());
+    assert_eq!(after.services[0].members.len(), 2);
+    assert_eq!(changed(&before, &after).no_backends, Some(true));
+    f.endpoints.clear();
+    let empty = f.plan();
+    assert!(empty.services[0].no_backends && empty.services[0].members.is_empty() && empty.services[0].table.owner.len() == 256);
+}
+
+#[test]
+fn without_a_heartbeat_everyone_counts_as_up() {
+    let mut f = Fixture::new("web", &[1, 1]);
+    f.seen.clear();
+    f.spec.checked = false;
+    assert_eq!(slots(&f.plan()), [128, 128]);
+}
+
+#[test]
+fn the_operators_weight_goes_first_and_removed_is_gone() {
+    let mut f = Fixture::new("web", &[1, 1, 1]);
+    f.intents.insert(id(0), Intent { admin: Admin::In, weight: Some(Weight(3)) });
+    f.admin(1, Admin::Removed);
+    let plan = f.plan();
+    let members: Vec<_> = plan.services[0].members.iter().map(|m| (m.id, m.configured)).collect();
+    assert_eq!(members, [(id(0), Weight(3)), (id(2), Weight(1))]);
+    assert_eq!(slots(&plan), [384, 128]);
+}
+
+#[test]
+fn a_returning_backend_climbs_step_by_step_to_the_very_table_it_had() {
+    let mut f = Fixture::new("web", &[1; 4]);
+    let whole = f.plan();
+    let start = f.now;
+    f.seen.insert(id(3), Seen { health: Health::Up, back_since: Some(start) });
+    let (mut last, mut steps) = (0, 0);
+    while let Some(at) = f.plan().replan_at {
+        let plan = f.plan();
+        assert_eq!(plan.services[0].members[3].state, BackendState::Recovering);
+        assert!(slots(&plan)[3] > last, "{:?} after {last}", slots(&plan));
+        last = slots(&plan)[3];
+        assert!(at > f.now);
+        f.now = at;
+        steps += 1;
+    }
+    assert_eq!((steps, f.plan()), (9, whole));
+    assert!(f.now - start <= Duration::from_secs(31));
+}
+
+#[test]
+fn services_of_equal_members_share_one_table_and_the_cache_forgets_the_rest() {
+    let mut cache = Cache::default();
+    let (mut a, b, c) = (Fixture::new("a", &[1, 2]), Fixture::new("b", &[1, 2]), Fixture::new("c", &[2, 2]));
+    let first = plan(&[c.input(), b.input(), a.input()], SEED, a.now, &mut cache);
+    assert_eq!(first.services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert!(Arc::ptr_eq(&first.services[0].table, &first.services[1].table));
+    assert_eq!(cache.len(), (2, 2));
+    a.health(0, Health::Down);
+    let second = plan(&[a.input(), b.input()], SEED, a.now, &mut cache);
+    assert!(Arc::ptr_eq(&first.services[1].table, &second.services[1].table));
+    assert!(!Arc::ptr_eq(&second.services[0].table, &second.services[1].table));
+    assert_eq!(cache.len(), (1, 2));
+    let names: Vec<_> = diff(&first, &second).into_iter().map(|c| matches!(c, Change::Removed { .. })).collect();
+    assert_eq!(names, [false, true]);
+}
+
+#[test]
+fn what_cannot_be_planned_as_asked_says_so() {
+    let mut f = Fixture::new("web", &[1, 1]);
+    f.spec.log2_slots = Some(40);
+    let plan = f.plan();
+    assert_eq!((plan.services[0].problem, plan.services[0].table.log2_slots), (Some(TableError::TooManySlots(40)), MAX_LOG2_SLOTS));
+    let json = serde_json::to_value(&plan).unwrap();
+    let service = &json["services"][0];
+    assert_eq!((&service["vip"], &service["table"]["slots"]), (&"192.0.2.1:80/tcp".into(), &(1 << 20).into()));
+    assert_eq!(service["members"][0]["state"], "active");
+}
+
+#[test]
+fn a_resize_is_measured_over_the_hash_space() {
+    let mut f = Fixture::new("web", &[1, 1]);
+    let before = f.plan();
+    f.spec.log2_slots = Some(10);
+    let change = changed(&before, &f.plan());
+    assert_eq!((change.slots, change.resized), (1024, Some((256, 1024))));
+    assert!((0.3..0.7).contains(&change.moved_share()), "{change}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever was planned before, and in whatever order endpoints come: the same inputs make the same plan.
+    #[test]
+    fn plans_have_no_memory(weights in vec(0u16..20, 0..12), history in vec((0usize..12, 0u8..4), 0..8)) {
+        let mut f = Fixture::new("web", &weights);
+        let mut cache = Cache::default();
+        for (i, what) in history {
+            match what {
+                0 => f.health(i, Health::Down),
+                1 => f.health(i, Health::Up),
+                2 => f.admin(i, Admin::Drain),
+                _ => f.admin(i, Admin::Removed),
+            }
+            let kept = plan(&[f.input()], SEED, f.now, &mut cache);
+            f.endpoints.reverse();
+            prop_assert_eq!(kept, f.plan());
+        }
+    }
+}

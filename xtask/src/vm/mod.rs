@@ -1,0 +1,130 @@
+//! `cargo xtask test vm`: the kernel and namespace tests inside Debian's stock kernels.
+//!
+//! The guest has no disk: an initramfs holds the test binaries, the programs that they start, and an init that runs them. They are the binaries
+//! that run outside, too, with their libraries, so nothing is built for this but init.
+
+mod initramfs;
+mod kernel;
+mod qemu;
+mod report;
+
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+use self::{initramfs::Archive, kernel::Kernel, qemu::Machine, report::Report};
+use crate::{
+    binaries::{self, Binary},
+    setup::{self, Need, find},
+    workspace,
+};
+
+/// The oldest kernel that mesh runs on, and the newest stable one of Debian's.
+const DEFAULT_KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// Programs of the project that the tests start, and init.
+const OWN: [&str; 2] = ["mesh", "mesh-peer"];
+const INIT: &str = "mesh-vm-init";
+
+/// Boots each kernel, all at once, and runs the tests in it; with `words` only those whose names have one of them.
+pub fn run(kernels: &[String], words: &[String]) -> Result<()> {
+    let kernels: Vec<&str> = if kernels.is_empty() { DEFAULT_KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
+    setup::ensure(&[Need::Vm])?;
+    let tests = binaries::tests(&["kernel_", "netns_"])?;
+    let own = binaries::own()?;
+    let cache = workspace::target().join("vm");
+    fs::create_dir_all(&cache).with_context(|| format!("failed to make {}", cache.display()))?;
+    let kernels = kernels.iter().map(|k| kernel::get(k, &cache)).collect::<Result<Vec<_>>>()?;
+
+    let work = Scratch::new(&cache)?;
+    let programs = work.0.join("programs");
+    pack_programs(&tests, words, &own, &programs, &work.0).context("failed to pack the guests' programs")?;
+
+    let start = Instant::now();
+    let outcomes: Vec<Result<Report>> = thread::scope(|scope| {
+        let guests: Vec<_> = kernels.iter().map(|kernel| scope.spawn(|| guest(kernel, &programs, &work.0))).collect();
+        guests.into_iter().map(|g| g.join().unwrap_or_else(|_| Err(anyhow!("the thread of a guest panicked")))).collect()
+    });
+    println!("\nvirtual machines: {:.1} s", start.elapsed().as_secs_f64());
+    summarize(&kernels, &outcomes)
+}
+
+fn summarize(kernels: &[Kernel], outcomes: &[Result<Report>]) -> Result<()> {
+    let mut bad = 0;
+    for (kernel, outcome) in kernels.iter().zip(outcomes) {
+        let name = &kernel.name;
+        match outcome {
+            Ok(report) => {
+                report.verifier().iter().for_each(|line| println!("[{name}] {line}"));
+                println!("[{name}] {}", report.summary());
+            }
+            Err(error) => println!("[{name}] {error:#}"),
+        }
+        let verdict = outcome.as_ref().map_err(|_| ()).and_then(|r| r.verdict().map_err(|e| println!("[{name}] {e:#}")));
+        bad += usize::from(verdict.is_err());
+    }
+    ensure!(bad == 0, "{bad} of {} kernels failed", kernels.len());
+    Ok(())
+}
+
+fn guest(kernel: &Kernel, programs: &Path, work: &Path) -> Result<Report> {
+    let label: String = kernel.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
+    let initramfs = work.join(format!("initramfs-{label}"));
+    // The kernel takes several archives, one after the other, for one.
+    fs::copy(programs, &initramfs).with_context(|| format!("failed to write {}", initramfs.display()))?;
+    pack_modules(kernel, File::options().append(true).open(&initramfs)?)?;
+    qemu::boot(&Machine { image: &kernel.image, initramfs: &initramfs, console: work.join(format!("console-{label}")), name: &kernel.name })
+}
+
+fn pack_programs(tests: &[Binary], words: &[String], own: &Path, to: &Path, scratch: &Path) -> Result<()> {
+    let mut archive = Archive::new(BufWriter::new(File::create(to)?));
+    archive.console()?;
+    for folder in ["proc", "sys", "tmp", "run", "root"] {
+        archive.folder(folder)?;
+    }
+    archive.program("init", &own.join(INIT), scratch)?;
+    for name in OWN {
+        archive.program(name, &own.join(name), scratch)?;
+    }
+    for test in tests {
+        archive.program(&format!("tests/{}", test.name), &test.path, scratch)?;
+    }
+    archive.file("arguments", words.join("\n").as_bytes())?;
+    archive.program("usr/sbin/ip", &find("ip").context("no `ip` to put into the guests")?, scratch)?;
+    archive.finish()
+}
+
+fn pack_modules(kernel: &Kernel, to: File) -> Result<()> {
+    let mut archive = Archive::new(BufWriter::new(to));
+    let mut order = String::new();
+    for module in &kernel.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("modules/{name}"), &fs::read(module)?)?;
+        order += &format!("{name}\n");
+    }
+    archive.file("modules/order", order.as_bytes())?;
+    archive.finish()
+}
+
+/// A folder that ends with this value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(cache: &Path) -> Result<Self> {
+        let folder = cache.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
