@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod demo;
+pub mod deploy;
 pub mod fixture;
 pub mod mapped;
 pub mod netns;
