@@ -1,0 +1,262 @@
+//! The pure core of the daemon: inputs and `now` -> what is wanted of the rest of the system. No IO and no clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use super::{
+    changes,
+    merge::{Merged, merge},
+};
+use crate::{
+    config::{self, Config, Findings, Service},
+    discovery::{EndpointSet, Update},
+    events::What,
+    health::{Check, Health, HealthEvent, TargetKey},
+    model::{BackendId, BackendState, ServiceName, VipAddr},
+    plan::{self, Cache, Plan, Seen, ServiceInput},
+    state::State,
+};
+
+/// Everything that decides what is published.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) config: Config,
+    pub(super) state: State,
+    /// Services of the state, resolved.
+    pub(super) added: BTreeMap<ServiceName, Service>,
+    files: BTreeMap<ServiceName, EndpointSet>,
+    pub(super) merged: BTreeMap<ServiceName, Merged>,
+    seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
+    /// Why a backend's health is what it is, in words.
+    evidence: BTreeMap<TargetKey, String>,
+    /// Health that targets begin with.
+    seeds: BTreeMap<TargetKey, Health>,
+    cache: Cache,
+    plan: Plan,
+}
+
+/// What the rest of the system is to do.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Wanted {
+    pub checks: BTreeMap<TargetKey, Check>,
+    /// Health to begin with, for targets that are new.
+    pub seeds: BTreeMap<TargetKey, Health>,
+    /// Addresses whose next hop is to be known.
+    pub next_hops: BTreeSet<IpAddr>,
+    /// VIPs to put on interfaces.
+    pub announce: BTreeSet<(IpAddr, String)>,
+    /// Files with backends.
+    pub files: BTreeMap<ServiceName, PathBuf>,
+}
+
+/// What was published before the daemon started: a VIP, its backends and their states.
+pub type Adopted = (VipAddr, Vec<(BackendId, BackendState)>);
+
+impl Core {
+    /// A core without endpoints of files. Events: what of the state can't be in force.
+    pub fn new(config: Config, state: State) -> (Self, Vec<What>) {
+        let mut core = Self {
+            config,
+            state,
+            added: BTreeMap::new(),
+            files: BTreeMap::new(),
+            merged: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            evidence: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            cache: Cache::default(),
+            plan: Plan::default(),
+        };
+        let mut events = Vec::new();
+        for (name, spec) in &core.state.services {
+            match resolve_spec(spec) {
+                Ok(service) => {
+                    core.added.insert(name.clone(), service);
+                }
+                Err(error) => {
+                    events.push(What::StateFailed { error: format!("service {name} of the state file is not in force: {error}") })
+                }
+            }
+        }
+        let shadowed = core.merge();
+        events.extend(shadowed.into_iter().map(|(name, why)| What::StateFailed {
+            error: format!("service {name}, added by CLI, is not in force: {why}; remove one of the two"),
+        }));
+        (core, events)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn services(&self) -> &BTreeMap<ServiceName, Merged> {
+        &self.merged
+    }
+
+    /// The plan that was made last.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Remembers which addresses are put on interfaces. True if that is news.
+    pub fn set_announced(&mut self, announced: BTreeSet<(IpAddr, String)>) -> bool {
+        let changed = self.state.announced != announced;
+        self.state.announced = announced;
+        changed
+    }
+
+    /// What was published holds until the first checks are done.
+    pub fn adopt(&mut self, adopted: &[Adopted]) {
+        for merged in self.merged.values().filter(|m| m.spec.checked) {
+            let Some((_, backends)) = adopted.iter().find(|(vip, _)| *vip == merged.spec.vip) else { continue };
+            for (id, state) in backends.iter().filter(|(id, _)| merged.has(id)) {
+                let health = match state {
+                    BackendState::Absent => continue,
+                    BackendState::Down | BackendState::Maintenance => Health::Down,
+                    BackendState::Active | BackendState::Draining | BackendState::Soft | BackendState::Recovering => Health::Up,
+                };
+                let key = TargetKey { service: merged.spec.name.clone(), backend: *id };
+                self.evidence.insert(key.clone(), "as published before the start".to_owned());
+                self.seeds.insert(key.clone(), health);
+                self.seen.entry(key.service).or_default().insert(*id, Seen { health, back_since: None });
+            }
+        }
+    }
+
+    /// Takes a new configuration, or says why it can't be.
+    pub fn reload(&mut self, config: Config) -> Result<bool, String> {
+        for service in self.added.values().filter(|s| !config.services.contains_key(&s.name)) {
+            let clash = config.services.values().find(|c| c.vip == service.vip && !self.state.removed.contains(&c.name));
+            if let Some(clash) = clash.filter(|_| self.merged.contains_key(&service.name)) {
+                return Err(format!(
+                    "service `{}` has the VIP {} of service `{}`, which was added by CLI: remove that one first",
+                    clash.name, clash.vip, service.name
+                ));
+            }
+        }
+        let changed = config != self.config;
+        self.config = config;
+        self.merge();
+        Ok(changed)
+    }
+
+    /// Takes in what a service's file says. True if that changes something.
+    pub fn discovered(&mut self, service: &ServiceName, update: Update) -> bool {
+        let changed = self.files.entry(service.clone()).or_default().apply(update);
+        if changed {
+            self.merge();
+        }
+        changed
+    }
+
+    /// Takes in a change of health. True if somebody wants to know.
+    pub fn health(&mut self, event: HealthEvent, now: Instant) -> bool {
+        let HealthEvent { key, health, evidence } = event;
+        if !self.merged.get(&key.service).is_some_and(|m| m.has(&key.backend)) {
+            return false;
+        }
+        let seen = self.seen.entry(key.service.clone()).or_default().entry(key.backend).or_default();
+        // Who was down comes back slowly; who is new, or was only not yet checked, has never been away.
+        let back_since = match (seen.health, health) {
+            (Health::Down, Health::Up) => Some(now),
+            (Health::Up, Health::Up) => seen.back_since,
+            _ => None,
+        };
+        *seen = Seen { health, back_since };
+        self.evidence.insert(key, evidence.to_string());
+        true
+    }
+
+    /// What the rest of the system is to do now. The seeds are told once.
+    pub fn wanted(&mut self) -> Wanted {
+        let mut wanted = Wanted { seeds: std::mem::take(&mut self.seeds), ..Wanted::default() };
+        for (name, merged) in &self.merged {
+            wanted.next_hops.extend(merged.endpoints.iter().map(|e| e.id.0.ip()));
+            wanted.announce.extend(merged.spec.announce.iter().map(|interface| (merged.spec.vip.addr, interface.clone())));
+            wanted.files.extend(merged.service.backends_file.iter().map(|file| (name.clone(), file.clone())));
+            let Some(check) = &merged.service.check else { continue };
+            for endpoint in &merged.endpoints {
+                wanted.checks.insert(TargetKey { service: name.clone(), backend: endpoint.id }, target(check, endpoint.id));
+            }
+        }
+        wanted
+    }
+
+    /// Plans anew; says what changes from the plan before. `seed`: see [`plan::plan`].
+    pub fn replan(&mut self, seed: u64, now: Instant) -> Vec<What> {
+        let empty = BTreeMap::new();
+        let seen = |name| self.seen.get(name).unwrap_or(&empty);
+        let inputs: Vec<_> = self
+            .merged
+            .values()
+            .map(|m| ServiceInput { spec: &m.spec, endpoints: &m.endpoints, intents: &m.intents, seen: seen(&m.spec.name) })
+            .collect();
+        let plan = plan::plan(&inputs, seed, now, &mut self.cache);
+        let events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
+        self.plan = plan;
+        events
+    }
+
+    /// Brings [`Core::merged`] up to date; returns added services that have no place.
+    pub(super) fn merge(&mut self) -> Vec<(ServiceName, String)> {
+        let (merged, shadowed) = merge(&self.config, &self.state, &self.added, &self.files);
+        let before = std::mem::replace(&mut self.merged, merged);
+        self.files.retain(|name, _| self.merged.get(name).is_some_and(|m| m.service.backends_file.is_some()));
+        // Who is gone is forgotten: if it comes again, it has to show anew that it lives.
+        let merged = &self.merged;
+        let has = |service: &ServiceName, id: &BackendId| merged.get(service).is_some_and(|m| m.has(id));
+        self.seen.retain(|service, seen| {
+            seen.retain(|id, _| has(service, id));
+            !seen.is_empty()
+        });
+        self.evidence.retain(|key, _| has(&key.service, &key.backend));
+        self.seeds.retain(|key, _| has(&key.service, &key.backend));
+        self.keep_up_who_was_unchecked(&before);
+        shadowed
+    }
+
+    /// A service that is given its first heartbeat goes on with the backends that it has, until the checks say otherwise.
+    fn keep_up_who_was_unchecked(&mut self, before: &BTreeMap<ServiceName, Merged>) {
+        for (name, now) in self.merged.iter().filter(|(_, m)| m.spec.checked) {
+            let Some(old) = before.get(name).filter(|old| !old.spec.checked) else { continue };
+            for id in old.origins.keys().filter(|id| now.has(id)) {
+                let up = Seen { health: Health::Up, back_since: None };
+                self.seen.entry(name.clone()).or_default().insert(*id, up);
+                self.seeds.insert(TargetKey { service: name.clone(), backend: *id }, Health::Up);
+            }
+        }
+    }
+}
+
+/// A service as the API or the state file has it, which no text shows the place of.
+pub(super) fn resolve_spec(spec: &config::written::Service) -> Result<Service, String> {
+    let mut findings = Findings::new("", None);
+    let service = config::resolve_service(spec, Path::new("/"), &mut findings);
+    service.ok_or_else(|| listed(&findings))
+}
+
+/// All errors, in one line.
+pub(super) fn listed(findings: &Findings<'_>) -> String {
+    let one = |d: &config::Diagnostic| if d.help.is_empty() { d.message.clone() } else { format!("{}: {}", d.message, d.help) };
+    findings.errors.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+fn target(check: &config::Check, id: BackendId) -> Check {
+    Check {
+        kind: check.kind.clone(),
+        address: SocketAddr::new(id.0.ip(), check.port.unwrap_or(id.0.port())),
+        source: None,
+        interval: check.interval,
+        timeout: check.timeout,
+        rise: check.rise,
+        fall: check.fall,
+    }
+}

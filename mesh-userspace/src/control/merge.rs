@@ -1,0 +1,108 @@
+//! Configuration, discovered endpoints and the operator's changes -> what is wanted of each service. Pure.
+
+use std::collections::BTreeMap;
+
+use super::view::{Admin, Origin};
+use crate::{
+    config::{Config, Service},
+    discovery::EndpointSet,
+    model::{BackendId, Endpoint, ServiceName, Weight},
+    plan,
+    state::{Change, Presence, State},
+};
+
+/// One service with all that stands behind it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Merged {
+    pub service: Service,
+    pub origin: Origin,
+    pub spec: plan::ServiceSpec,
+    /// Sorted by id; those that the operator removed are not here.
+    pub endpoints: Vec<Endpoint>,
+    pub origins: BTreeMap<BackendId, Origin>,
+    pub intents: BTreeMap<BackendId, plan::Intent>,
+}
+
+impl Merged {
+    /// What the operator wants of a backend.
+    pub fn admin(&self, id: &BackendId) -> Admin {
+        match self.intents.get(id).map(|i| i.admin) {
+            Some(plan::Admin::Drain) => Admin::Drain,
+            _ => Admin::In,
+        }
+    }
+
+    pub fn has(&self, id: &BackendId) -> bool {
+        self.origins.contains_key(id)
+    }
+}
+
+/// Services by name, and added ones that the configuration leaves no place for, with the reason.
+pub fn merge(
+    config: &Config,
+    state: &State,
+    added: &BTreeMap<ServiceName, Service>,
+    files: &BTreeMap<ServiceName, EndpointSet>,
+) -> (BTreeMap<ServiceName, Merged>, Vec<(ServiceName, String)>) {
+    let mut services: BTreeMap<ServiceName, (&Service, Origin)> = BTreeMap::new();
+    for service in config.services.values().filter(|s| !state.removed.contains(&s.name)) {
+        services.insert(service.name.clone(), (service, Origin::Config));
+    }
+    let mut shadowed = Vec::new();
+    for service in added.values().filter(|s| !config.services.contains_key(&s.name)) {
+        match services.values().find(|(other, _)| other.vip == service.vip) {
+            Some((other, _)) => {
+                shadowed.push((service.name.clone(), format!("its VIP {} is that of service `{}`", service.vip, other.name)))
+            }
+            None => {
+                services.insert(service.name.clone(), (service, Origin::Cli));
+            }
+        }
+    }
+    let none = BTreeMap::new();
+    let merged = services.into_iter().map(|(name, (service, origin))| {
+        let merged = one(service, origin, files.get(&name), state.backends.get(&name).unwrap_or(&none));
+        (name, merged)
+    });
+    (merged.collect(), shadowed)
+}
+
+/// A backend that several sources name is the first one's: the service itself, its file, the CLI.
+fn one(service: &Service, origin: Origin, file: Option<&EndpointSet>, changes: &BTreeMap<BackendId, Change>) -> Merged {
+    let mut found: BTreeMap<BackendId, (Endpoint, Origin)> = BTreeMap::new();
+    for (id, change) in changes.iter().filter(|(_, c)| c.presence == Presence::Added) {
+        let weight = change.weight.map_or(Weight::ONE, Weight);
+        found.insert(*id, (Endpoint { id: *id, weight, name: change.name.clone() }, Origin::Cli));
+    }
+    for endpoint in file.into_iter().flat_map(EndpointSet::iter) {
+        found.insert(endpoint.id, (endpoint.clone(), Origin::File));
+    }
+    for endpoint in &service.backends {
+        found.insert(endpoint.id, (endpoint.clone(), origin));
+    }
+    found.retain(|id, _| changes.get(id).is_none_or(|c| c.presence != Presence::Removed));
+    let intents = changes.iter().filter(|(id, _)| found.contains_key(id)).map(|(id, change)| (*id, intent(change)));
+    Merged {
+        spec: plan::ServiceSpec {
+            name: service.name.clone(),
+            vip: service.vip,
+            mode: service.mode,
+            announce: service.announce.clone(),
+            checked: service.check.is_some(),
+            log2_slots: None,
+        },
+        intents: intents.collect(),
+        origins: found.iter().map(|(id, (_, origin))| (*id, *origin)).collect(),
+        endpoints: found.into_values().map(|(endpoint, _)| endpoint).collect(),
+        service: service.clone(),
+        origin,
+    }
+}
+
+fn intent(change: &Change) -> plan::Intent {
+    let admin = match change.admin {
+        Admin::In => plan::Admin::In,
+        Admin::Drain => plan::Admin::Drain,
+    };
+    plan::Intent { admin, weight: change.weight.map(Weight) }
+}

@@ -1,0 +1,146 @@
+//! What the operator orders by CLI or API, done to the state. Pure; whoever calls saves the state and publishes.
+
+use super::{
+    core::{Core, listed, resolve_spec},
+    error::ControlError,
+    handle::{BackendSpec, ServiceSpec},
+    merge::Merged,
+    view::{Admin, Origin},
+};
+use crate::{
+    config::{Findings, placed::Placed, resolve_backend},
+    events::What,
+    model::{BackendId, Endpoint, ServiceName},
+    state::{Change, Presence},
+};
+
+impl Core {
+    /// Adds a service, or brings back one of the configuration that was removed.
+    pub fn add_service(&mut self, spec: ServiceSpec) -> Result<ServiceName, ControlError> {
+        let service = resolve_spec(&spec).map_err(ControlError::Invalid)?;
+        let name = service.name.clone();
+        if self.merged.contains_key(&name) {
+            return Err(ControlError::Conflict(format!("there is a service `{name}` already")));
+        }
+        if let Some(other) = self.merged.values().find(|m| m.spec.vip == service.vip) {
+            return Err(ControlError::Conflict(format!("the VIP {} is that of service `{}`", service.vip, other.spec.name)));
+        }
+        if self.merged.len() >= self.config.limits.services as usize {
+            return Err(ControlError::Unavailable(format!("there are {} services, and limits.services allows no more", self.merged.len())));
+        }
+        self.room_for_backends(service.backends.len())?;
+        match self.config.services.get(&name) {
+            Some(configured) if configured.vip != service.vip => {
+                return Err(ControlError::Conflict(format!(
+                    "the configuration has a service `{name}` with the VIP {}: give that VIP to bring it back, or take another name",
+                    configured.vip
+                )));
+            }
+            Some(_) => {
+                self.state.removed.remove(&name);
+            }
+            None => {
+                self.state.services.insert(name.clone(), spec);
+                self.added.insert(name.clone(), service);
+            }
+        }
+        self.merge();
+        Ok(name)
+    }
+
+    /// Removes a service and what was changed about its backends.
+    pub fn remove_service(&mut self, name: &ServiceName) -> Result<(), ControlError> {
+        let origin = self.find(name)?.origin;
+        if origin == Origin::Config {
+            self.state.removed.insert(name.clone());
+        }
+        self.state.services.remove(name);
+        self.added.remove(name);
+        self.state.backends.remove(name);
+        self.merge();
+        Ok(())
+    }
+
+    /// Adds a backend, or brings back one that was removed.
+    pub fn add_backend(&mut self, service: &ServiceName, spec: &BackendSpec) -> Result<BackendId, ControlError> {
+        let merged = self.find(service)?;
+        let mut findings = Findings::new("", None);
+        let endpoint = resolve_backend(spec, &Placed::from(()), merged.spec.vip, merged.spec.mode, &mut findings);
+        let Some(Endpoint { id, weight, name }) = endpoint else { return Err(ControlError::Invalid(listed(&findings))) };
+        if merged.has(&id) {
+            return Err(ControlError::Conflict(format!("service `{service}` has the backend {id} already")));
+        }
+        self.room_for_backends(1)?;
+        // If a file names it too, the weight that was given here still goes before.
+        let weight = spec.weight.as_ref().map(|_| weight.0);
+        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name };
+        self.state.backends.entry(service.clone()).or_default().insert(id, change);
+        self.merge();
+        Ok(id)
+    }
+
+    /// Removes a backend; one that a file names stays removed until it is added again.
+    pub fn remove_backend(&mut self, service: &ServiceName, id: BackendId) -> Result<(), ControlError> {
+        let merged = self.find_backend(service, id)?;
+        // Also one that only the CLI added may later be named by a file: the removal would then be forgotten, which is as it should be.
+        let by_source = merged.origins.get(&id) == Some(&Origin::File) || merged.service.backends.iter().any(|e| e.id == id);
+        let changes = self.state.backends.entry(service.clone()).or_default();
+        if by_source {
+            changes.insert(id, Change { presence: Presence::Removed, ..Change::default() });
+        } else {
+            changes.remove(&id);
+        }
+        self.forget_empty(service);
+        self.merge();
+        Ok(())
+    }
+
+    /// Drains a backend, or ends that.
+    pub fn set_admin(&mut self, service: &ServiceName, id: BackendId, admin: Admin) -> Result<Option<What>, ControlError> {
+        let before = self.find_backend(service, id)?.admin(&id);
+        self.change(service, id, |c| c.admin = admin);
+        Ok((before != admin).then(|| What::AdminChanged { service: service.clone(), backend: id, admin }))
+    }
+
+    /// Sets a weight that goes before that of any file.
+    pub fn set_weight(&mut self, service: &ServiceName, id: BackendId, weight: u16) -> Result<(), ControlError> {
+        self.find_backend(service, id)?;
+        self.change(service, id, |c| c.weight = Some(weight));
+        Ok(())
+    }
+
+    /// The service of that name.
+    pub fn find(&self, name: &ServiceName) -> Result<&Merged, ControlError> {
+        self.merged.get(name).ok_or_else(|| ControlError::NotFound(format!("there is no service `{name}`")))
+    }
+
+    /// The service, which has that backend.
+    pub fn find_backend(&self, service: &ServiceName, id: BackendId) -> Result<&Merged, ControlError> {
+        let merged = self.find(service)?;
+        if merged.has(&id) { Ok(merged) } else { Err(ControlError::NotFound(format!("service `{service}` has no backend {id}"))) }
+    }
+
+    fn change(&mut self, service: &ServiceName, id: BackendId, change: impl FnOnce(&mut Change)) {
+        change(self.state.backends.entry(service.clone()).or_default().entry(id).or_default());
+        self.forget_empty(service);
+        self.merge();
+    }
+
+    fn forget_empty(&mut self, service: &ServiceName) {
+        if let Some(changes) = self.state.backends.get_mut(service) {
+            changes.retain(|_, c| !c.is_empty());
+            if changes.is_empty() {
+                self.state.backends.remove(service);
+            }
+        }
+    }
+
+    fn room_for_backends(&self, more: usize) -> Result<(), ControlError> {
+        let there: usize = self.merged.values().map(|m| m.endpoints.len()).sum();
+        let limit = self.config.limits.backends as usize;
+        if there + more <= limit {
+            return Ok(());
+        }
+        Err(ControlError::Unavailable(format!("there are {there} backends, and limits.backends allows {limit}")))
+    }
+}
