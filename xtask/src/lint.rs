@@ -6,12 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     setup::{self, Need},
+    tidy,
     workspace::{cargo, run as execute},
 };
 
 pub fn run() -> Result<()> {
     setup::ensure(&[Need::Build])?;
     execute(&mut cargo(&["fmt", "--all", "--check"])).context("run `cargo fmt --all`")?;
+    tidy::run()?;
     execute(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     kernel_half()
 }

@@ -6,6 +6,7 @@ mod build;
 mod lint;
 mod setup;
 mod test;
+mod tidy;
 #[allow(dead_code, reason = "the build script of mesh-userspace uses the rest")]
 mod toolchain;
 mod vm;
@@ -32,6 +33,8 @@ enum Task {
     Build(build::Args),
     /// Check format, clippy's lints (warnings are errors), the kernel half's warnings and `tidy`.
     Lint,
+    /// Check the architecture's invariants.
+    Tidy,
     /// Run the tests, the fastest first; all of them if none is named. This is what CI runs.
     Test(test::Args),
     /// Measure tables, publication or the packet path.
@@ -53,6 +56,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build::run(args),
         Task::Lint => lint::run(),
+        Task::Tidy => tidy::run(),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
     }

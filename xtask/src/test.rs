@@ -29,7 +29,7 @@ pub struct Args {
 pub enum Suite {
     /// Format, lints, architecture.
     Lint,
-    /// Unit and property tests.
+    /// Unit and property tests, and fixtures through the engine.
     Host,
     /// Programs run by the kernel on given packets (needs root).
     Kernel,
@@ -81,7 +81,11 @@ impl Suite {
 
 fn host(words: &[String]) -> Result<()> {
     setup::ensure(&[Need::Build])?;
-    execute(cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--"]).args(words))
+    let mut command = cargo(&["test", "--locked", "--workspace", "--lib", "--bins"]);
+    for name in binaries::named("host_")? {
+        command.args(["--test", &name]);
+    }
+    execute(command.arg("--").args(words))
 }
 
 /// Runs the files `tests/tests/<prefix>*.rs`. They find the binaries that they start beside themselves.
