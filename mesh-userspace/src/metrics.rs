@@ -197,3 +197,90 @@ fn seconds(value: u64, per_second: f64) -> f64 {
 fn flag(yes: bool) -> f64 {
     if yes { 1.0 } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::api::tests::sample;
+
+    /// The text's samples by name and labels, with names checked against their HELP and TYPE lines.
+    fn samples(text: &str) -> BTreeMap<String, f64> {
+        let declared = |what: &str| -> BTreeSet<String> {
+            let words = text.lines().filter_map(|l| l.strip_prefix(what)?.split(' ').next());
+            words.map(str::to_owned).collect()
+        };
+        let (helps, types) = (declared("# HELP "), declared("# TYPE "));
+        let mut samples = BTreeMap::new();
+        for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            let name = series.split('{').next().unwrap_or_default().to_owned();
+            assert!(helps.contains(&name) && types.contains(&name), "{name} is not described");
+            assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{series} comes twice");
+        }
+        samples
+    }
+
+    #[test]
+    fn a_snapshot_in_numbers() {
+        let text = render(&sample::snapshot());
+        let samples = samples(&text);
+        #[rustfmt::skip]
+        let expected = [
+            (r#"mesh_build_info{version="0.1.0",abi="1",instance_name="default"}"#, 1.0),
+            ("mesh_ready", 0.0),
+            ("mesh_table_epoch", 7.0),
+            ("mesh_start_time_seconds", 1_767_225_599.001),
+            ("mesh_received_packets_total", 1000.0),
+            ("mesh_received_bytes_total", 100_000.0),
+            (r#"mesh_packets_total{reason="forwarded",action="forward"}"#, 900.0),
+            (r#"mesh_packets_total{reason="not_for_vip",action="pass"}"#, 100.0),
+            (r#"mesh_packets_total{reason="nat_full",action="drop"}"#, 0.0),
+            (r#"mesh_service_packets_total{service="shop/api",reason="replied"}"#, 800.0),
+            (r#"mesh_service_bytes_total{service="web",reason="no_flow"}"#, 300.0),
+            (r#"mesh_backend_state{service="web",backend="10.0.0.1:8080",state="active"}"#, 1.0),
+            (r#"mesh_backend_state{service="web",backend="10.0.0.2:8080",state="active"}"#, 0.0),
+            (r#"mesh_backend_state{service="web",backend="10.0.0.2:8080",state="down"}"#, 1.0),
+            (r#"mesh_backend_up{service="web",backend="10.0.0.2:8080"}"#, 0.0),
+            (r#"mesh_backend_probe_rtt_seconds{service="web",backend="10.0.0.1:8080"}"#, 0.0015),
+            (r#"mesh_backend_effective_weight{service="web",backend="10.0.0.1:8080"}"#, 2.5),
+            (r#"mesh_backend_packets_total{service="web",backend="10.0.0.1:8080",direction="replied"}"#, 400.0),
+            (r#"mesh_interface_attached{interface="eth1",hook=""}"#, 0.0),
+            ("mesh_plan_duration_seconds", 0.0015),
+            ("mesh_nat_flows_limit", 1024.0),
+        ];
+        for (series, value) in expected {
+            assert_eq!(samples.get(series), Some(&value), "{series} in\n{text}");
+        }
+        assert!(!samples.contains_key(r#"mesh_backend_probe_rtt_seconds{service="web",backend="10.0.0.2:8080"}"#));
+    }
+
+    #[test]
+    fn everything_described_is_told_and_named_by_the_rules() {
+        let text = render(&sample::snapshot());
+        for (names, kind) in [(GAUGES, "gauge"), (COUNTERS, "counter")] {
+            for (name, _) in names {
+                assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name} is not told as a {kind}");
+                assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_reason_and_state_has_its_series() {
+        let samples = samples(&render(&sample::snapshot()));
+        let count = |prefix: &str| samples.keys().filter(|k| k.starts_with(prefix)).count();
+        assert_eq!(count("mesh_packets_total{"), Reason::ALL.len());
+        assert_eq!(count("mesh_backend_state{"), 3 * StateWord::ALL.len());
+    }
+
+    #[test]
+    fn names_that_people_chose_cannot_break_the_format() {
+        let mut snapshot = sample::snapshot();
+        snapshot.backends[0].name = Some("a\"b\\c\nd".into());
+        let text = render(&snapshot);
+        assert!(text.contains(r#"name="a\"b\\c\nd""#), "{text}");
+        samples(&text);
+    }
+}

@@ -35,4 +35,4 @@ pub struct EventsQuery {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ mod tables;
 pub use args::{BackendCommand, CheckArgs, Cli, Command, DetachArgs, EventsArgs, Query, RunArgs, ServiceCommand, Target};
 pub use failure::Failure;
 pub use output::Format;
-pub use query::execute;
+pub use query::{answer, execute};
 
 #[cfg(test)]
 mod tests;

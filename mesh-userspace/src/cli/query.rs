@@ -1,4 +1,7 @@
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use super::{
     Failure,
@@ -10,6 +13,21 @@ use crate::{
     api::{Client, ClientError},
     control::{BackendSpec, view::BackendView},
 };
+
+/// Asks, prints to standard output, complains to standard error; the exit code says how it went.
+pub fn answer(query: &Query, target: &Target) -> ExitCode {
+    let asked = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(execute(query, target, &mut io::stdout().lock())),
+        Err(e) => Err(e.into()),
+    };
+    match asked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("mesh: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
 
 /// Asks the daemon that `target` names and prints its answer to `out`.
 pub async fn execute(query: &Query, target: &Target, out: &mut impl Write) -> Result<(), Failure> {

@@ -1,0 +1,120 @@
+//! One moment of a small node.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::words::{ModeWord, ProtoWord},
+    control::view::{
+        Admin, BackendView, ConfigView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications, Readiness, ServiceView,
+        Snapshot, StateWord, Status, Traffic, Usage,
+    },
+    model::{BackendId, Epoch},
+};
+
+fn traffic(packets: u64) -> Traffic {
+    Traffic { packets, bytes: packets * 100 }
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        instance: "default".into(),
+        pid: 4711,
+        started_ms: 1_767_225_599_001,
+        epoch: Epoch(7),
+        readiness: Readiness { ready: false, waiting: vec!["the first round of health checks".into()] },
+        config: ConfigView { file: "/etc/mesh.yaml".into(), loaded_ms: 1_767_225_599_002, error: None, warnings: Vec::new() },
+        pins: "/sys/fs/bpf/mesh/default/v1".into(),
+        interfaces: vec![
+            InterfaceView { name: "eth0".into(), ifindex: 2, hook: "xdp".into(), problem: None },
+            InterfaceView { name: "eth1".into(), ifindex: 3, hook: String::new(), problem: Some("no such interface".into()) },
+        ],
+        rx: traffic(1000),
+        reasons: BTreeMap::from([
+            ("forwarded".into(), traffic(900)),
+            ("not_for_vip".into(), traffic(100)),
+            ("fragment".into(), traffic(0)),
+        ]),
+        nat: NatView { flows: Usage { used: 5, limit: 1024 }, half_open: 1 },
+        services: 2,
+        backends: BTreeMap::from([(StateWord::Active, 2), (StateWord::Down, 1), (StateWord::Soft, 0)]),
+        slots: Usage { used: 2048, limit: 1 << 20 },
+    }
+}
+
+pub(crate) fn service(name: &str) -> ServiceView {
+    ServiceView {
+        name: name.parse().unwrap(),
+        address: [192, 0, 2, 10].into(),
+        port: 80,
+        protocol: ProtoWord::Tcp,
+        mode: ModeWord::Nat,
+        origin: Origin::Config,
+        announce: None,
+        check: "http /healthz every 1s".into(),
+        slots: 1024,
+        backends: 2,
+        taking: 1,
+        forwarded: traffic(900),
+        replied: traffic(800),
+        flows: 50,
+        live_flows: 5,
+        reasons: BTreeMap::from([("no_flow".into(), traffic(3))]),
+        problem: None,
+    }
+}
+
+pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendView {
+    BackendView {
+        service: service.parse().unwrap(),
+        id: id(last),
+        name: name.map(str::to_owned),
+        origin: Origin::Config,
+        state: StateWord::Active,
+        admin: Admin::In,
+        health: HealthView {
+            health: "up".into(),
+            since_ms: Some(1_767_225_599_001),
+            last_probe_ms: Some(1_767_225_600_001),
+            rtt_us: Some(1500),
+            error: None,
+            probes: 20,
+            failures: 2,
+        },
+        weight: 3,
+        effective_weight: 2.5,
+        slots: 512,
+        share: 0.5,
+        next_hop: NextHopView { ready: true, mac: Some("02:00:00:00:00:01".into()), interface: Some("eth0".into()), reason: None },
+        forwarded: traffic(450),
+        replied: traffic(400),
+        flows: 25,
+        live_flows: 2,
+    }
+}
+
+pub(crate) fn id(last: u8) -> BackendId {
+    BackendId(([10, 0, 0, last], 8080).into())
+}
+
+pub(crate) fn snapshot() -> Snapshot {
+    let down = BackendView {
+        state: StateWord::Down,
+        health: HealthView { health: "down".into(), rtt_us: None, error: Some("connecting failed".into()), ..Default::default() },
+        ..backend("web", 2, None)
+    };
+    Snapshot {
+        status: status(),
+        services: vec![service("web"), service("shop/api")],
+        backends: vec![backend("web", 1, Some("b1")), down, backend("shop/api", 1, Some("b1"))],
+        publications: Publications {
+            count: 7,
+            failures: 1,
+            last_plan_us: 1500,
+            last_apply_us: 40,
+            repairs: 0,
+            reloads: 2,
+            reload_failures: 1,
+        },
+    }
+}
