@@ -1,3 +1,198 @@
 //! The only room that knows aya and netlink: load, attach, pins, and the reconciliation of a plan with the maps.
 
+mod adopt;
+mod attach;
+mod counters;
+mod detach;
+mod entry;
+mod error;
+mod extents;
+pub mod image;
+mod kernel_log;
+mod layout;
+mod load;
+mod nat;
 pub mod net;
+pub mod op;
+mod options;
+mod owner;
+mod pins;
+mod reconcile;
+mod report;
+mod retire;
+mod settings;
+pub mod vip_index;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use mesh_common::abi::{BackendStats, NatConfig};
+
+pub use adopt::Contradiction;
+use counters::Sum;
+pub use detach::Detached;
+use entry::Hop;
+pub use error::DataplaneError;
+pub use kernel_log::{KernelLog, KernelLogError};
+use layout::Layout;
+pub use layout::LayoutError;
+use load::Loaded;
+use net::nexthop::Resolution;
+use op::{Op, grace_period};
+pub use options::{HookChoice, InterfaceOptions, Limits, NatOptions, NatTimeouts, Options};
+use pins::Pins;
+use reconcile::{Batch, Hops, Translation};
+pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, Published, ServiceCounters};
+
+use crate::{model::Epoch, plan::Plan};
+
+/// A batch that takes longer than this waits for packets under way before it counts as done: what it gave up is reused after a fixed time.
+const QUICK: Duration = Duration::from_millis(20);
+
+/// The loaded kernel half of one instance, and all that is published in it.
+///
+/// Dropping it leaves everything pinned: packets are forwarded by what was published last.
+pub struct Dataplane {
+    pins: Pins,
+    loaded: Loaded,
+    layout: Layout,
+    sources: Vec<IpAddr>,
+    nat: NatConfig,
+    sweeper: nat::Sweeper,
+    interfaces: Vec<AttachedIface>,
+    epoch: Epoch,
+    /// Counts of backends that are no more, by service id.
+    gone: HashMap<u32, BackendStats>,
+}
+
+impl Hops for BTreeMap<IpAddr, Resolution> {
+    fn hop(&self, addr: IpAddr) -> Option<Hop> {
+        match self.get(&addr)? {
+            Resolution::Ready(hop) => Some(Hop { ifindex: hop.ifindex, dst_mac: hop.dst_mac, src_mac: hop.src_mac, source: hop.source }),
+            Resolution::NotReady(_) => None,
+        }
+    }
+}
+
+impl Dataplane {
+    /// Loads the kernel half and attaches it, or takes over what an earlier life of the daemon has left: maps, links, and what is published.
+    ///
+    /// Programs and links are swapped without a gap. Where an interface fails, those before it stay attached.
+    pub fn open(options: &Options) -> Result<(Self, Adopted), DataplaneError> {
+        let pins = Pins::open(&options.bpffs, &options.instance)?;
+        let mut loaded = load::load(options, &pins)?;
+        let (layout, repairs) = adopt::adopt(&loaded.image, &options.limits, Instant::now())?;
+        execute(&loaded.image, &repairs);
+        if !repairs.is_empty() {
+            grace_period();
+        }
+        let ports = options.nat.ports.clone().or_else(nat::free_ports);
+        let nat = nat::config(&options.nat, &loaded.sizes, ports.as_ref());
+        settings::publish(&loaded.image, options.hash_key, &nat)?;
+        let adopted = Adopted { reused: loaded.reused, services: adopt::describe(&loaded.image, &layout) };
+        let interfaces = Self::attach(&mut loaded, &pins, options)?;
+        let plane = Self {
+            pins,
+            loaded,
+            layout,
+            sources: options.nat.sources.clone(),
+            nat,
+            sweeper: nat::Sweeper::default(),
+            interfaces,
+            epoch: Epoch::default(),
+            gone: HashMap::new(),
+        };
+        Ok((plane, adopted))
+    }
+
+    fn attach(loaded: &mut Loaded, pins: &Pins, options: &Options) -> Result<Vec<AttachedIface>, DataplaneError> {
+        let others: Vec<_> = pins::versions(&options.bpffs, &options.instance)?.into_iter().filter(|dir| dir != pins.dir()).collect();
+        attach::detach_others(pins, &options.interfaces)?;
+        options.interfaces.iter().map(|wanted| attach::attach(loaded, pins, &others, wanted)).collect()
+    }
+
+    /// Publishes `plan`: packets go by it when this returns. `hops`: where frames to each backend's address go.
+    ///
+    /// Services that there is no room for are refused, and stay as they were. Usually takes microseconds; up to a tenth of a second where a
+    /// service has outgrown its place, or other VIPs come so soon that packets may still be reading the table before the last.
+    pub fn apply(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
+        let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
+        let Batch { ops, refused } =
+            reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, Instant::now());
+        execute(&self.loaded.image, &ops);
+        if !ops.is_empty() {
+            self.epoch = Epoch(self.epoch.0 + 1);
+        }
+        Published { epoch: self.epoch, ops: ops.len(), slots_written: ops.iter().map(Op::slots_written).sum(), refused }
+    }
+
+    /// All counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        self.loaded.stats.read(&self.layout, &|id| self.gone.get(&id).copied().unwrap_or_default())
+    }
+
+    /// Removes translated flows that are over, and gives back the places of backends and services that nothing names any more. To be called
+    /// every second or so; reads the whole flow map.
+    pub fn sweep(&mut self, now: Instant) -> Result<NatReport, DataplaneError> {
+        let image = &self.loaded.image;
+        let swept = self.sweeper.sweep(image, &self.layout, &self.nat, nat::tick(), now);
+        let backends = swept.live.flows.iter().filter_map(|((service, local), count)| {
+            let service = self.layout.services.get(service)?;
+            let entry = service.entries.get(usize::from(*local))?.as_ref()?;
+            Some((service.vip, entry.id, *count))
+        });
+        let mut report = NatReport {
+            flows: swept.flows,
+            capacity: image.nat_flows.len() as u64,
+            half_open: swept.half_open,
+            expired: swept.expired,
+            backends: backends.collect(),
+            freed: 0,
+        };
+        let freed = retire::collect(image, &mut self.layout, &swept.live);
+        report.freed = freed.backends.len();
+        execute(image, &freed.ops);
+        for (service, entry) in &freed.backends {
+            let last = self.loaded.stats.backend(entry.stats)?;
+            self.gone.entry(*service).or_default().add(&last);
+            self.loaded.stats.clear_backend(entry.stats)?;
+        }
+        for id in freed.services {
+            self.gone.remove(&id);
+            self.loaded.stats.clear_service(id)?;
+        }
+        Ok(report)
+    }
+
+    /// Interfaces that packets are balanced on, in the order of the options.
+    pub fn interfaces(&self) -> &[AttachedIface] {
+        &self.interfaces
+    }
+
+    /// Where the maps, programs and links are pinned.
+    pub fn pin_dir(&self) -> &Path {
+        self.pins.dir()
+    }
+
+    /// Hands what the kernel half says to the daemon's log. Needs a tokio runtime with IO; works once.
+    pub fn kernel_log(&mut self) -> Result<KernelLog, KernelLogError> {
+        kernel_log::start(&mut self.loaded.ebpf)
+    }
+
+    /// Ends all forwarding of an instance whose daemon does not run, and forgets its maps. An instance that is not there is a success.
+    pub fn detach(bpffs: &Path, instance: &str) -> Result<Detached, DataplaneError> {
+        detach::detach(bpffs, instance)
+    }
+}
+
+fn execute(image: &image::Image, ops: &[Op]) {
+    let began = Instant::now();
+    ops.iter().for_each(|op| op.apply(image, &mut grace_period));
+    if !ops.is_empty() && began.elapsed() > QUICK {
+        grace_period();
+    }
+}

@@ -1,0 +1,197 @@
+//! Per-CPU counters, summed: a batch of elements by one system call.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+use aya::maps::{IterableMap, MapData, PerCpuArray, PerCpuValues};
+use bytemuck::{Pod, Zeroable};
+use mesh_common::abi::{BackendStats, REASONS, Reason, ReasonStats, RxStats, map};
+
+use super::{
+    error::DataplaneError,
+    layout::{Layout, Service},
+    report::{Counters, ServiceCounters},
+};
+
+/// Elements that are asked for at once.
+const CHUNK: u32 = 256;
+
+/// The maps of counters.
+pub struct Stats {
+    pub rx: PerCpuArray<MapData, RxStats>,
+    pub reasons: PerCpuArray<MapData, ReasonStats>,
+    pub backends: PerCpuArray<MapData, BackendStats>,
+}
+
+/// Counters that can be summed.
+pub trait Sum: Pod + aya::Pod {
+    fn add(&mut self, more: &Self);
+}
+
+impl Stats {
+    /// All counters. `gone` says what the backends of a service have counted that are no more.
+    pub fn read(&self, layout: &Layout, gone: &impl Fn(u32) -> BackendStats) -> Result<Counters, DataplaneError> {
+        let rx = totals(&self.rx, map::RX_STATS, 0, 1)?;
+        let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
+        let backends = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
+        let services = layout.services.values().map(|s| self.service(s, &backends, gone(s.id))).collect::<Result<_, _>>()?;
+        Ok(Counters { rx: rx.first().copied().unwrap_or_default(), no_service: self.reasons(0)?, services })
+    }
+
+    /// Counters of one backend.
+    pub fn backend(&self, index: u32) -> Result<BackendStats, DataplaneError> {
+        Ok(totals(&self.backends, map::BACKEND_STATS, index, 1)?.first().copied().unwrap_or_default())
+    }
+
+    /// Counts a backend from zero on.
+    pub fn clear_backend(&mut self, index: u32) -> Result<(), DataplaneError> {
+        clear(&mut self.backends, map::BACKEND_STATS, [index])
+    }
+
+    /// Counts a service from zero on.
+    pub fn clear_service(&mut self, id: u32) -> Result<(), DataplaneError> {
+        clear(&mut self.reasons, map::REASON_STATS, id * REASONS..(id + 1) * REASONS)
+    }
+
+    fn service(&self, service: &Service, backends: &[BackendStats], gone: BackendStats) -> Result<ServiceCounters, DataplaneError> {
+        let of = |stats: u32| backends.get(stats as usize).copied().unwrap_or_default();
+        let backends: Vec<_> = service.present().map(|(_, e)| (e.id, of(e.stats))).collect();
+        let mut total = gone;
+        backends.iter().for_each(|(_, b)| total.add(b));
+        let mut reasons = self.reasons(service.id)?;
+        reasons[Reason::Forwarded as usize].add(&ReasonStats { packets: total.tx + total.redirect, bytes: total.bytes });
+        reasons[Reason::Replied as usize].add(&ReasonStats { packets: total.reply_tx + total.reply_redirect, bytes: total.reply_bytes });
+        Ok(ServiceCounters { name: service.name.clone(), vip: service.vip, reasons, backends, gone })
+    }
+
+    fn reasons(&self, id: u32) -> Result<[ReasonStats; Reason::ALL.len()], DataplaneError> {
+        let read = totals(&self.reasons, map::REASON_STATS, id * REASONS, Reason::ALL.len() as u32)?;
+        let mut reasons = [ReasonStats::default(); Reason::ALL.len()];
+        reasons.iter_mut().zip(read).for_each(|(r, read)| *r = read);
+        Ok(reasons)
+    }
+}
+
+/// Sums over the CPUs of `count` elements from `first` on; fewer at the end of the map.
+fn totals<T: Sum>(map: &PerCpuArray<MapData, T>, name: &'static str, first: u32, count: u32) -> Result<Vec<T>, DataplaneError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| DataplaneError::System { what: "count the CPUs", source })?;
+    let mut totals = Vec::with_capacity(count as usize);
+    while (totals.len() as u32) < count {
+        let at = first + totals.len() as u32;
+        let wanted = (count - totals.len() as u32).min(CHUNK);
+        let values = batch::<T>(map.map().fd().as_fd(), at, wanted, cpus)
+            .map_err(|source| DataplaneError::System { what: reading(name), source })?;
+        if values.is_empty() {
+            break;
+        }
+        totals.extend(values.chunks_exact(cpus).map(|per_cpu| {
+            let mut total = T::zeroed();
+            per_cpu.iter().for_each(|v| total.add(v));
+            total
+        }));
+    }
+    Ok(totals)
+}
+
+fn reading(name: &'static str) -> &'static str {
+    match name {
+        map::RX_STATS => "read map RX_STATS",
+        map::REASON_STATS => "read map REASON_STATS",
+        _ => "read map BACKEND_STATS",
+    }
+}
+
+/// `union bpf_attr` of the batch commands (linux/bpf.h).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// The values of `count` elements from `first` on, those of all CPUs one after the other.
+fn batch<T: Pod>(fd: BorrowedFd<'_>, first: u32, count: u32, cpus: usize) -> io::Result<Vec<T>> {
+    const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+    const { assert!(size_of::<T>().is_multiple_of(8)) };
+    // A batch begins behind the key that it is given.
+    let before = first.wrapping_sub(1);
+    let mut last = 0u32;
+    let mut keys = vec![0u32; count as usize];
+    let mut values = vec![T::zeroed(); count as usize * cpus];
+    let mut attr = BatchAttr {
+        in_batch: if first == 0 { 0 } else { &raw const before as u64 },
+        out_batch: &raw mut last as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count,
+        map_fd: fd.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` is the batch form of bpf_attr and as large as it says. The kernel reads 4 bytes at `in_batch`, and writes 4 at
+    // `out_batch`, up to `count` keys of 4 bytes, and up to `count` values of `cpus` times the value's size rounded up to 8, which is
+    // `size_of::<T>()`: what the three buffers hold. They outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if done < 0 {
+        let e = io::Error::last_os_error();
+        // The end of the map; `count` says how many there were.
+        if e.raw_os_error() != Some(libc::ENOENT) {
+            return Err(e);
+        }
+    }
+    values.truncate(attr.count.min(count) as usize * cpus);
+    Ok(values)
+}
+
+fn clear<T: Sum>(
+    map: &mut PerCpuArray<MapData, T>,
+    name: &'static str,
+    indices: impl IntoIterator<Item = u32>,
+) -> Result<(), DataplaneError> {
+    let failed = |source| DataplaneError::Map { name, source };
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| DataplaneError::System { what: "count the CPUs", source })?;
+    indices.into_iter().try_for_each(|index| {
+        let zero =
+            PerCpuValues::try_from(vec![T::zeroed(); cpus]).map_err(|source| DataplaneError::System { what: "clear counters", source })?;
+        map.set(index, zero, 0).map_err(failed)
+    })
+}
+
+impl Sum for RxStats {
+    fn add(&mut self, more: &Self) {
+        self.packets = self.packets.wrapping_add(more.packets);
+        self.bytes = self.bytes.wrapping_add(more.bytes);
+    }
+}
+
+impl Sum for ReasonStats {
+    fn add(&mut self, more: &Self) {
+        self.packets = self.packets.wrapping_add(more.packets);
+        self.bytes = self.bytes.wrapping_add(more.bytes);
+    }
+}
+
+impl Sum for BackendStats {
+    fn add(&mut self, more: &Self) {
+        let Self { tx, redirect, bytes, reply_tx, reply_redirect, reply_bytes, flows, reserved } = more;
+        let pairs = [
+            (&mut self.tx, tx),
+            (&mut self.redirect, redirect),
+            (&mut self.bytes, bytes),
+            (&mut self.reply_tx, reply_tx),
+            (&mut self.reply_redirect, reply_redirect),
+            (&mut self.reply_bytes, reply_bytes),
+            (&mut self.flows, flows),
+            (&mut self.reserved, reserved),
+        ];
+        pairs.into_iter().for_each(|(total, more)| *total = total.wrapping_add(*more));
+    }
+}

@@ -1,0 +1,200 @@
+//! The kernel half's maps and programs: from the object that the build embedded, on top of what is pinned already.
+
+use std::{os::fd::AsFd, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, MapInfo, PerCpuArray},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use bytemuck::Pod;
+use mesh_common::abi::{
+    Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip, map, program,
+};
+
+use super::{
+    counters::Stats,
+    error::DataplaneError,
+    image::{Image, Row},
+    options::{Limits, Options},
+    pins::{self, Pins},
+    vip_index,
+};
+
+/// The kernel half, built from source by the build.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-datapath"));
+
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// Buckets of the index for each flow: two words for each.
+const FLOWS_PER_BUCKET: u32 = 4;
+
+/// What has been loaded.
+pub struct Loaded {
+    pub ebpf: Ebpf,
+    pub image: Image,
+    pub stats: Stats,
+    /// The maps were there before.
+    pub reused: bool,
+    pub sizes: Sizes,
+}
+
+/// A map as it has to be.
+struct Shape {
+    name: &'static str,
+    kind: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// Numbers of elements that follow from the limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    pub vips: u32,
+    pub services: u32,
+    pub slots: u32,
+    pub backends: u32,
+    pub nat_flows: u32,
+    pub nat_buckets: u32,
+}
+
+impl Sizes {
+    pub fn of(limits: &Limits) -> Self {
+        let nat_flows = limits.nat_flows.clamp(FLOWS_PER_BUCKET, 1 << 30).next_power_of_two();
+        Self {
+            vips: 2 * vip_index::half_size(limits.services.min(1 << 26)),
+            services: limits.services.min(1 << 26) + 1,
+            slots: limits.slots.max(1),
+            backends: limits.backends.max(1),
+            nat_flows,
+            nat_buckets: nat_flows / FLOWS_PER_BUCKET,
+        }
+    }
+
+    fn shapes(&self) -> [Shape; 11] {
+        fn array<T>(name: &'static str, entries: u32) -> Shape {
+            Shape { name, kind: BPF_MAP_TYPE_ARRAY, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
+        }
+        fn percpu<T>(name: &'static str, entries: u32) -> Shape {
+            Shape { name, kind: BPF_MAP_TYPE_PERCPU_ARRAY, value_size: size_of::<T>() as u32, entries, flags: 0 }
+        }
+        [
+            array::<Config>(map::CONFIG, 1),
+            array::<Vip>(map::VIPS, self.vips),
+            array::<ServiceInfo>(map::SERVICES, self.services),
+            array::<SlotWord>(map::SLOTS, self.slots),
+            array::<Backend>(map::BACKENDS, self.backends),
+            array::<NatBucket>(map::NAT_INDEX, self.nat_buckets),
+            array::<NatFlow>(map::NAT_FLOWS, self.nat_flows),
+            array::<NatGauges>(map::NAT_GAUGES, 1),
+            percpu::<RxStats>(map::RX_STATS, 1),
+            percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
+            percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
+        ]
+    }
+}
+
+/// Creates the maps, or takes over those that are pinned, and parses the programs. Loads no program yet.
+pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
+    let sizes = Sizes::of(&options.limits);
+    let shapes = sizes.shapes();
+    let mut reused = false;
+    for shape in &shapes {
+        reused |= check_pin(&pins.object(shape.name), shape)?;
+    }
+    let level = options.kernel_log as u8;
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for shape in &shapes {
+        loader.map_max_entries(shape.name, shape.entries);
+        loader.map_pin_path(shape.name, pins.object(shape.name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(DataplaneError::Load)?;
+    let image = Image {
+        config: row(&mut ebpf, map::CONFIG, 1)?,
+        vips: row(&mut ebpf, map::VIPS, sizes.vips)?,
+        services: row(&mut ebpf, map::SERVICES, sizes.services)?,
+        slots: row(&mut ebpf, map::SLOTS, sizes.slots)?,
+        backends: row(&mut ebpf, map::BACKENDS, sizes.backends)?,
+        nat_flows: row(&mut ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
+        nat_gauges: row(&mut ebpf, map::NAT_GAUGES, 1)?,
+    };
+    let stats = Stats {
+        rx: percpu(&mut ebpf, map::RX_STATS)?,
+        reasons: percpu(&mut ebpf, map::REASON_STATS)?,
+        backends: percpu(&mut ebpf, map::BACKEND_STATS)?,
+    };
+    Ok(Loaded { ebpf, image, stats, reused, sizes })
+}
+
+impl Loaded {
+    /// The XDP program, loaded and pinned at the first call.
+    pub fn xdp(&mut self, pins: &Pins) -> Result<&mut Xdp, DataplaneError> {
+        let refused = |source| DataplaneError::Program { name: program::XDP, source };
+        let xdp: &mut Xdp = self.program(program::XDP)?.try_into().map_err(refused)?;
+        if xdp.fd().is_err() {
+            xdp.load().map_err(refused)?;
+            let path = fresh(pins, program::XDP)?;
+            xdp.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
+        }
+        Ok(xdp)
+    }
+
+    /// The TC program, loaded and pinned at the first call.
+    pub fn tc(&mut self, pins: &Pins) -> Result<&mut SchedClassifier, DataplaneError> {
+        let refused = |source| DataplaneError::Program { name: program::TC, source };
+        let tc: &mut SchedClassifier = self.program(program::TC)?.try_into().map_err(refused)?;
+        if tc.fd().is_err() {
+            tc.load().map_err(refused)?;
+            let path = fresh(pins, program::TC)?;
+            tc.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
+        }
+        Ok(tc)
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, DataplaneError> {
+        self.ebpf.program_mut(name).ok_or(DataplaneError::Object { kind: "program", name })
+    }
+}
+
+/// The pin of a program, free of an earlier version of it.
+fn fresh(pins: &Pins, name: &str) -> Result<std::path::PathBuf, DataplaneError> {
+    let path = pins.object(name);
+    pins::remove(&path)?;
+    Ok(path)
+}
+
+/// Compares a pinned map with what it has to be; the loader would take whatever it finds. Tells whether there is one.
+fn check_pin(path: &Path, shape: &Shape) -> Result<bool, DataplaneError> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let info = MapInfo::from_pin(path).map_err(|source| DataplaneError::Map { name: shape.name, source })?;
+    let kind = info.map_type().map(|t| t as u32).map_err(|source| DataplaneError::Map { name: shape.name, source })?;
+    let fields = [
+        ("map type", kind, shape.kind),
+        ("key size", info.key_size(), 4),
+        ("value size", info.value_size(), shape.value_size),
+        ("number of elements", info.max_entries(), shape.entries),
+        ("flags", info.map_flags(), shape.flags),
+    ];
+    match fields.into_iter().find(|(_, pinned, wanted)| pinned != wanted) {
+        Some((field, pinned, wanted)) => {
+            Err(DataplaneError::PinDiffers { path: path.to_owned(), field, pinned: u64::from(pinned), wanted: u64::from(wanted) })
+        }
+        None => Ok(true),
+    }
+}
+
+fn row<T: Pod>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Row<T>, DataplaneError> {
+    let Some(Map::Array(map)) = ebpf.take_map(name) else { return Err(DataplaneError::Object { kind: "map", name }) };
+    Row::map(map.fd().as_fd(), len as usize).map_err(|source| DataplaneError::Mapping { name, source })
+}
+
+fn percpu<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, T>, DataplaneError> {
+    let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
+    map.try_into().map_err(|source| DataplaneError::Map { name, source })
+}

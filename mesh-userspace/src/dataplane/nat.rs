@@ -1,0 +1,266 @@
+//! Translation as the daemon takes part in it: its limits, and the sweep of flows that are over.
+
+use std::{
+    fs,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
+
+use mesh_common::{
+    abi::{Config, NatConfig, NatFlow, NatGauges, Proto},
+    nat::{Life, Phase},
+};
+
+use super::{
+    extents::GRACE,
+    image::{Image, words_of},
+    layout::Layout,
+    load::Sizes,
+    options::NatOptions,
+    retire::Live,
+};
+
+/// Words of [`NatFlow`] by their place.
+mod flow_word {
+    pub const CLAIM: usize = 0;
+    /// `seen`, `stage`, and what was seen of the flow's end.
+    pub const LIFE: usize = 7;
+}
+
+const _: () = assert!(std::mem::offset_of!(NatFlow, claim) == 0 && std::mem::offset_of!(NatFlow, seen) == 56);
+const _: () = assert!(std::mem::offset_of!(NatGauges, half_open) == 0);
+
+/// Sweeps after which the gauge has drifted, if it always had too much or too little.
+const DRIFT_SWEEPS: usize = 3;
+
+/// What the sweeps remember of each other.
+#[derive(Debug, Default)]
+pub struct Sweeper {
+    /// How much too high the gauge was, lately.
+    drift: Vec<i64>,
+    /// Entries that were being written.
+    busy: Vec<usize>,
+}
+
+/// What one sweep has found.
+#[derive(Clone, Debug, Default)]
+pub struct Swept {
+    pub live: Live,
+    pub flows: u64,
+    pub half_open: u64,
+    pub expired: u64,
+}
+
+impl Sweeper {
+    /// Removes flows that are over, by the rules that the kernel half goes by, and counts the others. `tick`: see [`tick`].
+    pub fn sweep(&mut self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, now: Instant) -> Swept {
+        let mut swept = Swept { live: Live { since: now, ..Live::default() }, ..Swept::default() };
+        let mut busy = Vec::new();
+        let gauge_before = gauge(image);
+        for place in 0..image.nat_flows.len() {
+            match image.nat_flows.word(place, flow_word::CLAIM) {
+                0 => {}
+                NatFlow::BUSY => busy.push(place),
+                claim => self.look_at(image, layout, config, tick, (place, claim), &mut swept),
+            }
+        }
+        // Whoever writes an entry is done in microseconds, unless it was a daemon that was killed.
+        for place in busy.iter().filter(|place| self.busy.contains(place)) {
+            image.nat_flows.exchange_word(*place, flow_word::CLAIM, NatFlow::BUSY, 0);
+        }
+        self.busy = busy;
+        self.correct(image, gauge_before.min(gauge(image)), gauge_before.max(gauge(image)), swept.half_open as i64);
+        swept
+    }
+
+    fn look_at(&self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, (place, claim): (usize, u64), swept: &mut Swept) {
+        let flow = image.nat_flows.get(place);
+        let service = layout.services.get(&flow.service);
+        let tcp = service.is_some_and(|s| s.vip.proto == Proto::Tcp);
+        let life = Life::read(&flow);
+        // A backend that is gone, or a service that no client reaches any more: nothing is left to wait for.
+        let orphan = service.is_none_or(|s| {
+            let gone = s.retired.is_some_and(|since| swept.live.since.saturating_duration_since(since) >= GRACE);
+            gone || s.entries.get(usize::from(flow.backend)).is_none_or(Option::is_none)
+        });
+        if orphan || life.expired(tcp, tick, config) {
+            swept.expired += u64::from(remove(image, place, claim));
+            return;
+        }
+        swept.flows += 1;
+        swept.half_open += u64::from(life.phase(tcp) == Phase::HalfOpen);
+        *swept.live.flows.entry((flow.service, flow.backend)).or_default() += 1;
+        if let Some(used) = swept.live.sources.get_mut(usize::from(flow.nat_source)) {
+            *used = true;
+        }
+    }
+
+    /// The gauge is changed by atomic additions and stays right, unless a daemon was killed between two stores.
+    fn correct(&mut self, image: &Image, lowest: i64, highest: i64, counted: i64) {
+        let drift = if counted < lowest { lowest - counted } else { (highest - counted).min(0) };
+        self.drift.push(drift);
+        if self.drift.len() < DRIFT_SWEEPS {
+            return;
+        }
+        let least = self.drift.iter().copied().min_by_key(|d| d.abs()).unwrap_or(0);
+        if least != 0 && self.drift.iter().all(|d| d.signum() == least.signum()) {
+            image.nat_gauges.add_word(0, 0, least.wrapping_neg() as u64);
+        }
+        self.drift.clear();
+    }
+}
+
+/// Ends the flow at `place` as the kernel half would: by the claim, so that only one of both does. Tells whether it was us.
+fn remove(image: &Image, place: usize, claim: u64) -> bool {
+    if !image.nat_flows.exchange_word(place, flow_word::CLAIM, claim, NatFlow::BUSY) {
+        return false;
+    }
+    loop {
+        let life = image.nat_flows.word(place, flow_word::LIFE);
+        if (life >> 32) as u8 == NatFlow::ESTABLISHED {
+            break;
+        }
+        let ended = life & !(0xff << 32) | u64::from(NatFlow::ESTABLISHED) << 32;
+        if image.nat_flows.exchange_word(place, flow_word::LIFE, life, ended) {
+            image.nat_gauges.add_word(0, 0, u64::MAX);
+            break;
+        }
+    }
+    image.nat_flows.exchange_word(place, flow_word::CLAIM, NatFlow::BUSY, 0)
+}
+
+fn gauge(image: &Image) -> i64 {
+    image.nat_gauges.word(0, 0) as i64
+}
+
+/// Limits and times as the kernel half takes them.
+pub fn config(options: &NatOptions, sizes: &Sizes, ports: Option<&RangeInclusive<u16>>) -> NatConfig {
+    let times = &options.timeouts;
+    NatConfig {
+        port_first: ports.map_or(0, |p| *p.start()),
+        port_count: ports.map_or(0, |p| p.end().saturating_sub(*p.start()).saturating_add(1)),
+        flows: sizes.nat_flows,
+        bucket_mask: sizes.nat_buckets - 1,
+        half_open_limit: options.half_open_limit.unwrap_or(sizes.nat_flows / 4),
+        half_open_ticks: ticks(times.half_open),
+        established_ticks: ticks(times.established),
+        closed_ticks: ticks(times.closed),
+        closing_ticks: ticks(times.closing),
+        udp_ticks: ticks(times.udp),
+        reserved: 0,
+    }
+}
+
+/// Makes the kernel half go by `config`.
+pub fn publish(image: &Image, config: &NatConfig) {
+    image.config.set_run(0, std::mem::offset_of!(Config, nat) / 8, words_of(config));
+}
+
+/// The largest region of at least [`MIN_PORTS`] ports from 1024 on that the kernel takes no ports of its own from.
+pub fn free_ports() -> Option<RangeInclusive<u16>> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+    let (Some(Ok(first)), Some(Ok(last))) = (numbers.next(), numbers.next()) else { return None };
+    largest_outside(first, last)
+}
+
+const FIRST_PORT: u16 = 1024;
+const MIN_PORTS: usize = 1024;
+
+fn largest_outside(first: u16, last: u16) -> Option<RangeInclusive<u16>> {
+    let below = first.checked_sub(1).map(|end| FIRST_PORT..=end);
+    let above = last.checked_add(1).map(|start| start.max(FIRST_PORT)..=u16::MAX);
+    [below, above].into_iter().flatten().filter(|r| r.len() >= MIN_PORTS).max_by_key(ExactSizeIterator::len)
+}
+
+/// Now, by the clock that the kernel half reads.
+pub fn tick() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    ((now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) >> NatConfig::TICK_SHIFT) as u32
+}
+
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos() >> NatConfig::TICK_SHIFT).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::abi::{BackendState, Mode};
+
+    use super::*;
+    use crate::{
+        dataplane::{layout::Entry, options::Limits},
+        model::{BackendId, VipAddr},
+    };
+
+    #[test]
+    fn ports_keep_clear_of_the_kernels() {
+        assert_eq!(largest_outside(32_768, 60_999), Some(1024..=32_767));
+        assert_eq!(largest_outside(1024, 40_000), Some(40_001..=65_535));
+        assert_eq!(largest_outside(1024, 65_535), None);
+        assert_eq!(largest_outside(0, 64_600), None);
+    }
+
+    fn flow(image: &Image, place: usize, service: u32, seen: u32, stage: u8) {
+        let flow = NatFlow { claim: 2 | 0xabc << 8, service, seen, stage, nat_source: 3, ..NatFlow::default() };
+        image.nat_flows.set(place, &flow);
+        if stage != NatFlow::ESTABLISHED {
+            image.nat_gauges.add_word(0, 0, 1);
+        }
+    }
+
+    fn layout() -> Layout {
+        let mut layout = Layout::new(&Limits::default());
+        let vip = VipAddr { addr: "192.0.2.1".parse().unwrap(), port: 80, proto: Proto::Tcp };
+        let id = layout.add(vip, Mode::Nat, 1, Instant::now()).unwrap();
+        let entry = Entry { id: BackendId("10.0.0.1:80".parse().unwrap()), stats: 0, retired: None };
+        layout.services.get_mut(&id).unwrap().put(0, entry);
+        layout
+    }
+
+    #[test]
+    fn what_is_over_goes_and_what_lives_is_counted() {
+        let image = Image::heap(32, 4, 64, 16, 64);
+        let layout = layout();
+        assert_eq!(BackendState::Absent as u8, 0);
+        let config = NatConfig {
+            half_open_ticks: 10,
+            established_ticks: 100,
+            closed_ticks: 1,
+            closing_ticks: 5,
+            udp_ticks: 20,
+            ..NatConfig::default()
+        };
+        flow(&image, 1, 1, 1000, NatFlow::OPENED);
+        flow(&image, 2, 1, 980, NatFlow::OPENED);
+        flow(&image, 3, 1, 901, NatFlow::ESTABLISHED);
+        flow(&image, 4, 1, 890, NatFlow::ESTABLISHED);
+        flow(&image, 5, 2, 1000, NatFlow::REPLIED);
+        image.nat_flows.set_word(6, 0, NatFlow::BUSY);
+        let mut sweeper = Sweeper::default();
+        let swept = sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
+        assert_eq!((swept.flows, swept.half_open, swept.expired), (2, 1, 3));
+        assert_eq!(swept.live.flows.get(&(1, 0)), Some(&2));
+        assert!(swept.live.sources[3] && !swept.live.sources[0]);
+        assert_eq!(gauge(&image), 1);
+        assert_eq!(image.nat_flows.get(2).claim, 0);
+        assert_eq!(image.nat_flows.get(6).claim, NatFlow::BUSY);
+        sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
+        assert_eq!(image.nat_flows.get(6).claim, 0, "left busy by somebody who is gone");
+    }
+
+    #[test]
+    fn a_gauge_that_drifted_is_put_right() {
+        let image = Image::heap(32, 4, 64, 16, 64);
+        let layout = layout();
+        let config = NatConfig { half_open_ticks: 10, ..NatConfig::default() };
+        flow(&image, 1, 1, 1000, NatFlow::OPENED);
+        image.nat_gauges.add_word(0, 0, 5);
+        let mut sweeper = Sweeper::default();
+        for _ in 0..DRIFT_SWEEPS {
+            assert_eq!(gauge(&image), 6);
+            sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
+        }
+        assert_eq!(gauge(&image), 1);
+    }
+}

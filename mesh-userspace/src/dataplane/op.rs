@@ -1,0 +1,116 @@
+//! One step of a publication, and its execution by plain stores.
+
+use mesh_common::abi::{Backend, NatSource, ServiceInfo, SlotWord};
+
+use super::{
+    image::{Image, words_of},
+    vip_index::VipTable,
+};
+
+/// A step. Every prefix of a batch of steps leaves tables that packets may be forwarded by.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A source address of translated flows.
+    Source { index: u16, value: NatSource },
+    /// Entries of the backend map that no slot names.
+    Backends { base: u32, entries: Vec<Backend> },
+    /// One word of a backend's entry that slots may name.
+    BackendWord { at: u32, word: u8, value: u64 },
+    /// What replies need of a service.
+    Service { id: u32, value: ServiceInfo },
+    /// One word of it.
+    ServiceWord { id: u32, word: u8, value: u64 },
+    /// A table in an extent that no VIP leads to.
+    Table { base: u32, slots: Vec<SlotWord> },
+    /// Slots of a table in use, each a store of its own: (place in the arena, word).
+    Slots { changes: Vec<(u32, SlotWord)> },
+    /// One word of a VIP in use: the flip of its table, or of its extent of backends.
+    VipWord { at: u32, word: u8, value: u64 },
+    /// The half of the VIP map that is not searched.
+    Index(Box<VipTable>),
+    /// The flip of the halves.
+    Active { half: u32 },
+    /// Wait until no packet is under way that can have read what stood before.
+    Grace,
+}
+
+/// Words of [`Backend`] by their place.
+pub mod backend_word {
+    /// `dst_mac`, `port`.
+    pub const DST: u8 = 2;
+    /// `src_mac`.
+    pub const SRC: u8 = 3;
+    /// `ifindex`, `state`, `flags`, `nat_source`.
+    pub const STATE: u8 = 4;
+}
+
+/// Words of [`mesh_common::abi::Vip`] by their place.
+pub mod vip_word {
+    /// `table`.
+    pub const TABLE: u8 = 3;
+    /// `backend_base`, `mode`, `kind`, `flags`.
+    pub const BASE: u8 = 4;
+}
+
+/// Words of [`ServiceInfo`] by their place.
+pub mod service_word {
+    /// `port`, `proto`, `family`, `backend_base`.
+    pub const BASE: u8 = 2;
+    /// `backend_capacity`, `flags`.
+    pub const CAPACITY: u8 = 3;
+}
+
+impl Op {
+    /// Slots that this step writes.
+    pub fn slots_written(&self) -> usize {
+        match self {
+            Self::Table { slots, .. } => slots.len(),
+            Self::Slots { changes } => changes.len(),
+            _ => 0,
+        }
+    }
+
+    /// Executes the step; `grace` is how to wait.
+    pub fn apply(&self, image: &Image, grace: &mut impl FnMut()) {
+        match self {
+            Self::Source { index, value } => {
+                let at = std::mem::offset_of!(mesh_common::abi::Config, sources) / 8 + usize::from(*index) * (size_of::<NatSource>() / 8);
+                image.config.set_run(0, at, words_of(value));
+            }
+            Self::Backends { base, entries } => {
+                for (at, entry) in (*base as usize..).zip(entries) {
+                    image.backends.set(at, entry);
+                }
+            }
+            Self::BackendWord { at, word, value } => image.backends.set_word(*at as usize, usize::from(*word), *value),
+            Self::Service { id, value } => image.services.set(*id as usize, value),
+            Self::ServiceWord { id, word, value } => image.services.set_word(*id as usize, usize::from(*word), *value),
+            Self::Table { base, slots } => image.slots.set_table(*base, slots),
+            Self::Slots { changes } => {
+                for (at, slot) in changes {
+                    image.slots.set_word(*at as usize, 0, slot.0);
+                }
+            }
+            Self::VipWord { at, word, value } => image.vips.set_word(*at as usize, usize::from(*word), *value),
+            Self::Index(table) => table.write(image),
+            Self::Active { half } => {
+                let flags = image.config.word(0, 0) & !u64::from(u32::MAX);
+                image.config.set_word(0, 0, flags | u64::from(*half));
+            }
+            Self::Grace => grace(),
+        }
+    }
+}
+
+/// Waits until every packet that was under way is done.
+///
+/// The kernel half runs under RCU; a global membarrier is an RCU grace period. Where it is not permitted, or the machine has CPUs without
+/// ticks, time has to do.
+pub fn grace_period() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: membarrier takes three integers and touches no memory of ours.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;
+    if !done {
+        std::thread::sleep(super::extents::GRACE);
+    }
+}

@@ -1,0 +1,447 @@
+//! From what the maps say to what the plan says: the ordered steps in between.
+//!
+//! *After every prefix of the steps no slot points at an absent backend, and a slot that did not change is never written.* So backends go
+//! first, then slots, then the VIPs that lead to them; and in reverse for what goes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Instant,
+};
+
+use mesh_common::abi::{Backend, BackendState, Mode, SlotWord, Vip, VipKey};
+
+use super::{
+    entry::{self, Hop},
+    extents::GRACE,
+    image::{Image, words_of},
+    layout::{Entry, Layout, LayoutError, Service, address_key, capacity_for, source_of, vip_key},
+    op::{Op, backend_word, service_word, vip_word},
+    vip_index::{self, VipTable},
+};
+use crate::{
+    model::{BackendId, ServiceName},
+    plan::ServicePlan,
+};
+
+/// Steps in their order, and the services that are left as they were.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub ops: Vec<Op>,
+    pub refused: Vec<(ServiceName, LayoutError)>,
+}
+
+/// Next hops by a backend's address.
+pub trait Hops {
+    fn hop(&self, addr: IpAddr) -> Option<Hop>;
+}
+
+/// What there is for `nat` to translate to.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation<'a> {
+    /// Source addresses; empty = the node's own towards each backend.
+    pub sources: &'a [IpAddr],
+    /// There are source ports.
+    pub ports: bool,
+}
+
+/// Steps of all services, by phase.
+#[derive(Default)]
+struct Phases {
+    sources: Vec<Op>,
+    /// States and next hops of backends that are there: the urgent ones.
+    states: Vec<Op>,
+    /// What no packet is led to yet.
+    prepare: Vec<Op>,
+    /// Packets may still know an extent that a service has outgrown.
+    outgrown: bool,
+    /// Slots, and flips of tables.
+    switch: Vec<Op>,
+    /// What no packet is led to any more.
+    retire: Vec<Op>,
+}
+
+/// The steps that make `image` say what `plan` says. `layout` is as if they were done. Services of `plan` that don't fit are refused one by
+/// one: those that were there stay as they were.
+pub fn reconcile(
+    image: &Image,
+    layout: &mut Layout,
+    plan: &[ServicePlan],
+    hops: &impl Hops,
+    translation: &Translation<'_>,
+    now: Instant,
+) -> Batch {
+    let mut phases = Phases::default();
+    let mut batch = Batch::default();
+    let mut reachable = BTreeSet::new();
+    for wanted in plan {
+        let mut step = Step { image, hops, translation, now, phases: &mut phases };
+        match step.service(layout, wanted) {
+            Ok(id) => {
+                reachable.insert(id);
+            }
+            Err(why) => {
+                reachable.extend(layout.find(&vip_key(&wanted.vip)).filter(|id| layout.services[id].position.is_some()));
+                batch.refused.push((wanted.name.clone(), why));
+            }
+        }
+    }
+    batch.ops.append(&mut phases.sources);
+    batch.ops.append(&mut phases.states);
+    batch.ops.append(&mut phases.prepare);
+    if phases.outgrown {
+        batch.ops.push(Op::Grace);
+    }
+    batch.ops.append(&mut phases.switch);
+    switch_vips(layout, &mut reachable, plan, &mut batch, now);
+    retire_services(image, layout, &reachable, &mut phases, now);
+    batch.ops.append(&mut phases.retire);
+    batch
+}
+
+/// One service's way through the phases.
+struct Step<'a, H> {
+    image: &'a Image,
+    hops: &'a H,
+    translation: &'a Translation<'a>,
+    now: Instant,
+    phases: &'a mut Phases,
+}
+
+impl<H: Hops> Step<'_, H> {
+    fn service(&mut self, layout: &mut Layout, wanted: &ServicePlan) -> Result<u32, LayoutError> {
+        if let Some(member) = wanted.members.iter().find(|m| m.id.0.is_ipv4() != wanted.vip.addr.is_ipv4()) {
+            return Err(LayoutError::Family { vip: wanted.vip, backend: member.id });
+        }
+        if wanted.mode == Mode::Nat && !self.translation.ports {
+            return Err(LayoutError::Ports);
+        }
+        let known = layout.find(&vip_key(&wanted.vip));
+        let id = match known {
+            Some(id) => id,
+            None => layout.add(wanted.vip, wanted.mode, wanted.members.len(), self.now)?,
+        };
+        let Some(mut service) = layout.services.remove(&id) else { return Err(LayoutError::Index) };
+        let done = self.nat_sources(layout, wanted).and_then(|sources| {
+            let places = self.places(layout, &mut service, wanted)?;
+            // Nothing fails from here on.
+            self.backends(&mut service, wanted, &sources, &places);
+            self.table(layout, &mut service, wanted, &places);
+            self.retire_backends(&mut service, wanted, places.grown);
+            service.name = Some(wanted.name.clone());
+            service.retired = None;
+            Ok(id)
+        });
+        layout.services.insert(id, service);
+        if done.is_err() && known.is_none() {
+            layout.undo(id);
+        }
+        done
+    }
+
+    /// Index of the source address of each member.
+    fn nat_sources(&mut self, layout: &mut Layout, wanted: &ServicePlan) -> Result<Vec<u16>, LayoutError> {
+        let mut index = |id: &BackendId| {
+            let Some(addr) = self.source_for(id.0.ip()).filter(|_| wanted.mode == Mode::Nat) else { return Ok(0) };
+            let (index, new) = layout.sources.index(addr).ok_or(LayoutError::Sources)?;
+            if new {
+                self.phases.sources.push(Op::Source { index, value: source_of(addr) });
+            }
+            Ok(index)
+        };
+        wanted.members.iter().map(|m| index(&m.id)).collect()
+    }
+
+    /// The address that flows to a backend come from. Of several configured ones each backend always has the same.
+    fn source_for(&self, backend: IpAddr) -> Option<IpAddr> {
+        let fitting: Vec<IpAddr> = self.translation.sources.iter().copied().filter(|s| s.is_ipv4() == backend.is_ipv4()).collect();
+        let last = match backend {
+            IpAddr::V4(a) => a.octets()[3],
+            IpAddr::V6(a) => a.octets()[15],
+        };
+        match fitting.len() {
+            0 => self.hops.hop(backend).map(|h| h.source),
+            n => fitting.get(usize::from(last) % n).copied(),
+        }
+    }
+
+    /// Makes room for the members, and tells each one's local index. Takes nothing if it fails.
+    fn places(&mut self, layout: &mut Layout, service: &mut Service, wanted: &ServicePlan) -> Result<Places, LayoutError> {
+        let new: Vec<usize> = (0..wanted.members.len()).filter(|i| service.local(&wanted.members[*i].id).is_none()).collect();
+        let log2_slots = wanted.table.log2_slots;
+        let new_table = match service.table {
+            Some(table) if table.log2_slots() == u32::from(log2_slots) && service.retired.is_none() => None,
+            _ => Some(layout.take_table(log2_slots, self.now)?),
+        };
+        let undo_table = |layout: &mut Layout| {
+            if let Some(table) = new_table {
+                layout.slots.give_back_unused(table.base(), super::layout::table_len(log2_slots));
+            }
+        };
+        let grown = match grow(layout, service, new.len(), self.now) {
+            Ok(grown) => grown,
+            Err(why) => {
+                undo_table(layout);
+                return Err(why);
+            }
+        };
+        for &i in &new {
+            // Both are as large as the limit of backends, so there is an index wherever there is a place.
+            let place = service.vacant().and_then(|local| Some((layout.stats.take(1, self.now)?, local)));
+            let Some((stats, local)) = place else {
+                for &i in &new {
+                    let entry = service.local(&wanted.members[i].id).and_then(|l| service.drop_entry(l));
+                    entry.into_iter().for_each(|e| layout.stats.give_back_unused(e.stats, 1));
+                }
+                if let Some(old) = grown {
+                    layout.backends.give_back_unused(service.base, service.capacity);
+                    (service.base, service.capacity) = old;
+                    service.entries.truncate(service.capacity as usize);
+                }
+                undo_table(layout);
+                return Err(LayoutError::Backends { wanted: new.len() as u32, limit: layout.stats.size() });
+            };
+            service.put(local, Entry { id: wanted.members[i].id, stats, retired: None });
+        }
+        if let Some((base, capacity)) = grown {
+            layout.backends.give_back(base, capacity, self.now);
+        }
+        let locals = wanted.members.iter().map(|m| service.local(&m.id).unwrap_or(SlotWord::NONE)).collect();
+        let new = new.into_iter().filter_map(|i| service.local(&wanted.members[i].id)).collect();
+        Ok(Places { locals, new, grown: grown.map(|(base, _)| base), new_table })
+    }
+
+    /// Entries of the members: whole ones where no slot names them, single words where slots may.
+    fn backends(&mut self, service: &mut Service, wanted: &ServicePlan, sources: &[u16], places: &Places) {
+        let mut entries = BTreeMap::new();
+        for ((member, local), source) in wanted.members.iter().zip(&places.locals).zip(sources) {
+            let Some(Some(place)) = service.entries.get_mut(usize::from(*local)) else { continue };
+            place.retired = None;
+            let hop = self.hops.hop(member.id.0.ip());
+            entries.insert(*local, entry::backend(&wanted.vip, member.id, member.state, hop.as_ref(), *source, place.stats));
+        }
+        let whole = service.table.is_none() && service.position.is_none() && service.name.is_none() && service.retired.is_none();
+        match places.grown {
+            Some(old) => {
+                let all = self.extent(service, &entries, Some(old));
+                self.phases.prepare.push(Op::Backends { base: service.base, entries: all });
+                self.phases.prepare.push(Op::ServiceWord {
+                    id: service.id,
+                    word: service_word::BASE,
+                    value: info_word(service, service_word::BASE),
+                });
+                self.phases.prepare.push(Op::ServiceWord {
+                    id: service.id,
+                    word: service_word::CAPACITY,
+                    value: info_word(service, service_word::CAPACITY),
+                });
+            }
+            None if whole => {
+                let all = self.extent(service, &entries, None);
+                self.phases.prepare.push(Op::Backends { base: service.base, entries: all });
+                self.phases.prepare.push(Op::Service { id: service.id, value: entry::service_info(service) });
+            }
+            None => {
+                for (local, entry) in entries {
+                    self.entry(service.base + u32::from(local), &entry, places.new.contains(&local));
+                }
+            }
+        }
+        service.mode = wanted.mode;
+        if let Some(at) = service.position {
+            let (value, now) = (vip_base_word(service), self.image.vips.word(at as usize, usize::from(vip_word::BASE)));
+            if value != now {
+                self.phases.prepare.push(Op::VipWord { at, word: vip_word::BASE, value });
+                self.phases.outgrown |= places.grown.is_some();
+            }
+        }
+    }
+
+    /// All entries of a new extent: the members', what else stood in the old one, and nothing.
+    fn extent(&self, service: &Service, entries: &BTreeMap<u16, Backend>, old: Option<u32>) -> Vec<Backend> {
+        let kept = |local: u16| {
+            old.filter(|_| service.entries[usize::from(local)].is_some())
+                .map(|old| self.image.backends.get((old + u32::from(local)) as usize))
+        };
+        (0..service.entries.len() as u16).map(|local| entries.get(&local).copied().or_else(|| kept(local)).unwrap_or_default()).collect()
+    }
+
+    /// Changes of one entry.
+    fn entry(&mut self, at: u32, entry: &Backend, new: bool) {
+        if new {
+            self.phases.prepare.push(Op::Backends { base: at, entries: vec![*entry] });
+            return;
+        }
+        let mut changed = |word: u8| {
+            let value = words_of(entry).nth(usize::from(word)).unwrap_or_default();
+            if self.image.backends.word(at as usize, usize::from(word)) != value {
+                self.phases.states.push(Op::BackendWord { at, word, value });
+            }
+        };
+        // Who loses its next hop is told so first; who has got one has its addresses first.
+        let ready = entry.flags & Backend::READY != 0;
+        let order = if ready {
+            [backend_word::DST, backend_word::SRC, backend_word::STATE]
+        } else {
+            [backend_word::STATE, backend_word::DST, backend_word::SRC]
+        };
+        order.into_iter().for_each(&mut changed);
+    }
+
+    /// The table: changed slots in place, or a whole table in an extent of its own and the flip to it.
+    fn table(&mut self, layout: &mut Layout, service: &mut Service, wanted: &ServicePlan, places: &Places) {
+        let len = 1usize << wanted.table.log2_slots;
+        if let Some(table) = places.new_table {
+            let slots = (0..len).map(|i| entry::slot(SlotWord::EMPTY, &wanted.table, i, &places.locals)).collect();
+            self.phases.prepare.push(Op::Table { base: table.base(), slots });
+            if let Some(at) = service.position {
+                self.phases.switch.push(Op::VipWord { at, word: vip_word::TABLE, value: table.0 });
+            }
+            if let Some(old) = service.table.replace(table) {
+                layout.give_back_table(old, self.now);
+            }
+        } else if let Some(table) = service.table.filter(|_| !is_applied(service, wanted, places)) {
+            let now = self.image.slots.table(table.base(), len);
+            let changes: Vec<_> = (table.base()..)
+                .zip(now)
+                .enumerate()
+                .filter_map(|(i, (at, now))| {
+                    let then = entry::slot(now, &wanted.table, i, &places.locals);
+                    (then != now).then_some((at, then))
+                })
+                .collect();
+            if !changes.is_empty() {
+                self.phases.switch.push(Op::Slots { changes });
+            }
+        }
+        service.applied = Some((Arc::clone(&wanted.table), places.locals.clone()));
+    }
+
+    /// Backends that no slot names any more keep the flows that they have.
+    fn retire_backends(&mut self, service: &mut Service, wanted: &ServicePlan, old: Option<u32>) {
+        let wanted: BTreeSet<_> = wanted.members.iter().map(|m| m.id).collect();
+        for (local, entry) in service.entries.iter_mut().enumerate() {
+            let Some(entry) = entry.as_mut().filter(|e| e.retired.is_none() && !wanted.contains(&e.id)) else { continue };
+            entry.retired = Some(self.now);
+            let now = self.image.backends.get((old.unwrap_or(service.base) + local as u32) as usize);
+            self.phases.retire.extend(drain(now, service.base + local as u32));
+        }
+    }
+}
+
+/// Where a service's members are to stand.
+struct Places {
+    /// Local index of each member.
+    locals: Vec<u16>,
+    /// Those that nothing stood at.
+    new: BTreeSet<u16>,
+    /// First entry of the extent that the service has outgrown.
+    grown: Option<u32>,
+    /// Extent of a table that is not the one in use.
+    new_table: Option<mesh_common::abi::TableRef>,
+}
+
+/// Moves a service to a larger extent if `new` backends more don't fit. Tells the old extent.
+fn grow(layout: &mut Layout, service: &mut Service, new: usize, now: Instant) -> Result<Option<(u32, u32)>, LayoutError> {
+    if new <= service.room() {
+        return Ok(None);
+    }
+    let capacity = capacity_for(service.entries.len() - service.room() + new)?;
+    let base = layout.backends.take(capacity, now).ok_or(LayoutError::Backends { wanted: capacity, limit: layout.backends.size() })?;
+    let old = (service.base, service.capacity);
+    (service.base, service.capacity) = (base, capacity);
+    service.entries.resize(capacity as usize, None);
+    Ok(Some(old))
+}
+
+/// The slots say this table already.
+fn is_applied(service: &Service, wanted: &ServicePlan, places: &Places) -> bool {
+    service.applied.as_ref().is_some_and(|(table, locals)| Arc::ptr_eq(table, &wanted.table) && *locals == places.locals)
+}
+
+/// Rebuilds the search table if other VIPs are to be found than now.
+fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[ServicePlan], batch: &mut Batch, now: Instant) {
+    let found: BTreeSet<u32> = layout.services.values().filter(|s| s.position.is_some()).map(|s| s.id).collect();
+    if found == *reachable {
+        return;
+    }
+    let ids: Vec<u32> = reachable.iter().copied().collect();
+    let mut keys: Vec<_> = ids.iter().map(|id| layout.services[id].key).collect();
+    let addresses: BTreeMap<IpAddr, VipKey> =
+        ids.iter().map(|id| (layout.services[id].vip.addr, address_key(&layout.services[id].key))).collect();
+    keys.extend(addresses.values());
+    let number = 1 - layout.active.min(1);
+    let size = layout.half_size;
+    let Some(index) = vip_index::build(&keys, number * size, size) else {
+        let new: Vec<u32> = reachable.difference(&found).copied().collect();
+        for id in new {
+            reachable.remove(&id);
+            let name = plan.iter().find(|w| layout.find(&vip_key(&w.vip)) == Some(id)).map(|w| w.name.clone());
+            batch.refused.extend(name.map(|n| (n, LayoutError::Index)));
+        }
+        reachable.extend(found);
+        return;
+    };
+    let mut entries = vec![Vip::default(); index.half.mask as usize + 1];
+    for service in layout.services.values_mut() {
+        service.position = None;
+    }
+    for (key, at) in keys.iter().zip(&index.positions).skip(ids.len()) {
+        if let Some(place) = entries.get_mut((*at - index.half.base) as usize) {
+            *place = entry::vip_address(key);
+        }
+    }
+    for (id, at) in ids.iter().zip(&index.positions) {
+        let Some(service) = layout.services.get_mut(id) else { continue };
+        service.position = Some(*at);
+        if let Some(place) = entries.get_mut((*at - index.half.base) as usize) {
+            *place = entry::vip(service);
+        }
+    }
+    if layout.flipped.is_some_and(|since| now.saturating_duration_since(since) < GRACE) {
+        batch.ops.push(Op::Grace);
+    }
+    batch.ops.push(Op::Index(Box::new(VipTable { number, half: index.half, displacements: index.displacements, entries })));
+    batch.ops.push(Op::Active { half: number });
+    layout.active = number;
+    layout.flipped = Some(now);
+}
+
+/// Services that no packet finds any more give their tables back; the rest goes when no flow needs it.
+fn retire_services(image: &Image, layout: &mut Layout, reachable: &BTreeSet<u32>, phases: &mut Phases, now: Instant) {
+    let gone: Vec<u32> = layout.services.values().filter(|s| !reachable.contains(&s.id)).map(|s| s.id).collect();
+    for id in gone {
+        let Some(service) = layout.services.get_mut(&id) else { continue };
+        service.retired.get_or_insert(now);
+        service.applied = None;
+        for (local, entry) in service.entries.iter_mut().enumerate() {
+            if let Some(entry) = entry.as_mut().filter(|e| e.retired.is_none()) {
+                entry.retired = Some(now);
+                let at = service.base + local as u32;
+                phases.retire.extend(drain(image.backends.get(at as usize), at));
+            }
+        }
+        if let Some(table) = service.table.take() {
+            layout.give_back_table(table, now);
+        }
+    }
+}
+
+/// A backend takes no new flows any more. One that is dead stays dead.
+fn drain(mut entry: Backend, at: u32) -> Option<Op> {
+    if !BackendState::from_u8(entry.state).keeps_old() || entry.state == BackendState::Draining as u8 {
+        return None;
+    }
+    entry.state = BackendState::Draining as u8;
+    let value = words_of(&entry).nth(usize::from(backend_word::STATE))?;
+    Some(Op::BackendWord { at, word: backend_word::STATE, value })
+}
+
+fn vip_base_word(service: &Service) -> u64 {
+    words_of(&entry::vip(service)).nth(usize::from(vip_word::BASE)).unwrap_or_default()
+}
+
+fn info_word(service: &Service, word: u8) -> u64 {
+    words_of(&entry::service_info(service)).nth(usize::from(word)).unwrap_or_default()
+}

@@ -1,0 +1,96 @@
+//! What may be forgotten: backends that no slot, secondary or flow names any more, and services that no packet finds.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+use mesh_common::abi::{Backend, NAT_SOURCES, ServiceInfo};
+
+use super::{
+    extents::GRACE,
+    image::Image,
+    layout::{Entry, Layout, Service},
+    op::Op,
+};
+
+/// Flows that live, as one sweep has counted them.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// By (service id, backend's local index).
+    pub flows: HashMap<(u32, u16), u64>,
+    /// Source addresses that a flow names.
+    pub sources: [bool; NAT_SOURCES],
+    /// When the counting began: what was retired later may have got a flow unseen.
+    pub since: Instant,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self { flows: HashMap::new(), sources: [false; NAT_SOURCES], since: Instant::now() }
+    }
+}
+
+/// What was given back.
+#[derive(Debug, Default)]
+pub struct Freed {
+    pub ops: Vec<Op>,
+    /// Backends, with the id of their service.
+    pub backends: Vec<(u32, Entry)>,
+    /// Services, by id.
+    pub services: Vec<u32>,
+}
+
+/// Gives back the places of what nothing names any more.
+pub fn collect(image: &Image, layout: &mut Layout, live: &Live) -> Freed {
+    let mut freed = Freed::default();
+    let mut gone = Vec::new();
+    for service in layout.services.values_mut() {
+        for local in forgettable(image, service, live) {
+            let Some(entry) = service.drop_entry(local) else { continue };
+            freed.ops.push(Op::Backends { base: service.base + u32::from(local), entries: vec![Backend::default()] });
+            layout.stats.give_back(entry.stats, 1, live.since);
+            freed.backends.push((service.id, entry));
+        }
+        if is_over(service.retired, live) && service.present().next().is_none() {
+            gone.push(service.id);
+        }
+    }
+    for id in gone {
+        freed.ops.push(Op::Service { id, value: ServiceInfo::default() });
+        layout.remove(id, live.since);
+        freed.services.push(id);
+    }
+    collect_sources(image, layout, live);
+    freed
+}
+
+/// Local indices of a service that nothing names.
+fn forgettable(image: &Image, service: &Service, live: &Live) -> Vec<u16> {
+    let idle = |local: &u16| !live.flows.contains_key(&(service.id, *local));
+    let mut locals: Vec<u16> = service.present().filter(|(_, e)| is_over(e.retired, live)).map(|(l, _)| l).filter(idle).collect();
+    if let Some(table) = service.table.filter(|_| !locals.is_empty()) {
+        let slots = image.slots.table(table.base(), 1 << table.log2_slots());
+        let named: BTreeSet<u16> = slots.flat_map(|s| [s.target(), s.default(), s.secondary()]).collect();
+        locals.retain(|local| !named.contains(local));
+    }
+    locals
+}
+
+/// Retired for so long that no packet under way can have made a flow since that the count has missed.
+fn is_over(retired: Option<Instant>, live: &Live) -> bool {
+    retired.is_some_and(|since| live.since.saturating_duration_since(since) >= GRACE)
+}
+
+fn collect_sources(image: &Image, layout: &mut Layout, live: &Live) {
+    let mut used = live.sources;
+    for service in layout.services.values() {
+        for (local, _) in service.present() {
+            let at = image.backends.get((service.base + u32::from(local)) as usize).nat_source;
+            if let Some(used) = used.get_mut(usize::from(at)) {
+                *used = true;
+            }
+        }
+    }
+    layout.sources.retain(&used, live.since, GRACE);
+}

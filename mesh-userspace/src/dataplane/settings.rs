@@ -1,0 +1,54 @@
+//! The part of `CONFIG` that is set at a start: the hash key, and how to translate.
+
+use std::{fs::File, io::Read};
+
+use mesh_common::abi::{Config, NatConfig};
+
+use super::{error::DataplaneError, image::Image, nat};
+
+const HASH_KEY: usize = std::mem::offset_of!(Config, hash_key) / 8;
+
+/// Sets the hash key and the translation. Without a `key` the one that is there stays, for every flow hangs on it; where there is none, one is
+/// drawn.
+pub fn publish(image: &Image, key: Option<[u64; 2]>, config: &NatConfig) -> Result<(), DataplaneError> {
+    let current: Vec<u64> = image.config.run(0, HASH_KEY, 2).collect();
+    let unset = current.iter().all(|word| *word == 0);
+    let key = match key {
+        Some(key) => key,
+        None if unset => draw()?,
+        None => [current[0], current[1]],
+    };
+    if !unset && key[..] != current[..] {
+        log::warn!("the hash key has changed: flows are spread anew, and translated ones break");
+    }
+    image.config.set_run(0, HASH_KEY, key);
+    nat::publish(image, config);
+    Ok(())
+}
+
+fn draw() -> Result<[u64; 2], DataplaneError> {
+    let mut bytes = [0; 16];
+    let drawn = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    drawn.map_err(|source| DataplaneError::System { what: "draw a hash key", source })?;
+    let (a, b) = bytes.split_at(8);
+    Ok([a, b].map(|half| u64::from_ne_bytes(half.try_into().unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_drawn_once_and_kept() {
+        let image = Image::heap(32, 4, 64, 16, 64);
+        let read = || image.config.run(0, HASH_KEY, 2).collect::<Vec<_>>();
+        publish(&image, None, &NatConfig::default()).unwrap();
+        let drawn = read();
+        assert!(drawn.iter().any(|word| *word != 0));
+        publish(&image, None, &NatConfig { flows: 7, ..NatConfig::default() }).unwrap();
+        assert_eq!(read(), drawn);
+        publish(&image, Some([1, 2]), &NatConfig::default()).unwrap();
+        assert_eq!(read(), [1, 2]);
+        assert_eq!(image.config.word(0, 0), 0);
+    }
+}
