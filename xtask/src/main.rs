@@ -3,6 +3,7 @@
 mod bench;
 mod binaries;
 mod build;
+mod demo;
 mod lint;
 mod setup;
 mod test;
@@ -29,6 +30,8 @@ struct Cli {
 enum Task {
     /// Install what building, the demo and the tests need; does nothing where all is there.
     Setup(setup::Args),
+    /// Show the main job on real packets in network namespaces of its own, and check it.
+    Demo(demo::Args),
     /// Build everything: the kernel half, the `mesh` binary and what tests it.
     Build(build::Args),
     /// Check format, clippy's lints (warnings are errors), the kernel half's warnings and `tidy`.
@@ -43,7 +46,7 @@ enum Task {
 
 fn main() -> ExitCode {
     match run(Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -51,13 +54,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<()> {
+fn run(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup(args) => setup::run(&args),
-        Task::Build(args) => build::run(args),
-        Task::Lint => lint::run(),
-        Task::Tidy => tidy::run(),
-        Task::Test(args) => test::run(&args),
-        Task::Bench(args) => bench::run(&args),
+        Task::Demo(args) => return demo::run(&args),
+        Task::Setup(args) => setup::run(&args)?,
+        Task::Build(args) => build::run(args)?,
+        Task::Lint => lint::run()?,
+        Task::Tidy => tidy::run()?,
+        Task::Test(args) => test::run(&args)?,
+        Task::Bench(args) => bench::run(&args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

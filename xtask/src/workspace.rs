@@ -26,9 +26,9 @@ pub fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// Shows the command, runs it to its end and fails if it does.
+/// Shows the command (on stderr: stdout is the task's own), runs it to its end and fails if it does.
 pub fn run(command: &mut Command) -> Result<()> {
-    println!("$ {}", line(command));
+    eprintln!("$ {}", line(command));
     let status = command.status().with_context(|| format!("failed to start `{}`", line(command)))?;
     ensure!(status.success(), "`{}`: {status}", line(command));
     Ok(())

@@ -23,7 +23,7 @@ const PATIENCE_SECONDS: &str = "180";
 /// Gets what is missing; fails with the remedy where it can't.
 pub fn ensure() -> Result<()> {
     let Err(missing) = toolchain::choose() else { return Ok(()) };
-    println!("setup: {missing}");
+    eprintln!("setup: {missing}");
     if missing == Missing::Source {
         source()?;
     }
@@ -43,7 +43,7 @@ fn source() -> Result<()> {
         if added.is_ok() && !matches!(toolchain::choose(), Err(Missing::Source)) {
             return Ok(());
         }
-        println!("setup: rustup has no rust-src that helps; trying Debian's packages");
+        eprintln!("setup: rustup has no rust-src that helps; trying Debian's packages");
     }
     apt::install(&DEBIAN_RUST)
 }
@@ -56,7 +56,7 @@ fn linker() -> Result<()> {
         if got.is_ok() && !needs_linker() {
             return Ok(());
         }
-        println!("setup: no ready-made bpf-linker fits; building one");
+        eprintln!("setup: no ready-made bpf-linker fits; building one");
     }
     let least = toolchain::toolchains().iter().map(|t| t.llvm).min().context("no toolchain has rust-src")?;
     let llvm = LLVMS.filter(|llvm| *llvm >= least).find(|llvm| apt::offers(&format!("llvm-{llvm}-dev")));

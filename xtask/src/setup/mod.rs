@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let missing = programs::missing(needs);
     if !missing.is_empty() {
-        println!("setup: missing: {}", programs::names(&missing));
+        eprintln!("setup: missing: {}", programs::names(&missing));
         apt::install(&programs::packages(&missing))?;
     }
     ebpf::ensure()?;
