@@ -18,7 +18,7 @@ use crate::{
 pub fn answer(query: &Query, target: &Target) -> ExitCode {
     let asked = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(execute(query, target, &mut io::stdout().lock())),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(Failure { code: Failure::ERROR, message: format!("can't start: {e}"), remedy: String::new() }),
     };
     match asked {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header::{ACCEPT, CONNECTION, HOST, HeaderValue, USER_AGENT},
+    header::{ACCEPT, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -17,6 +17,8 @@ use crate::health::HttpCheck;
 const BODY_LIMIT: usize = 64 * 1024;
 
 /// Sends the GET and reads the answer.
+///
+/// The server is not asked to close: whoever closes first keeps the socket in TIME_WAIT, and the reset that ends a check spares both.
 pub(super) async fn get(stream: TcpStream, address: SocketAddr, check: &HttpCheck) -> Result<(), ProbeError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = request(address, check)?;
@@ -42,7 +44,6 @@ fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Empty<Bytes
         .header(HOST, host)
         .header(USER_AGENT, concat!("mesh/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
-        .header(CONNECTION, "close")
         .body(Empty::new())
         .map_err(|e| ProbeError::Http(e.to_string()))
 }
