@@ -24,6 +24,8 @@ pub struct TargetStatus {
     pub health: Health,
     /// When the health last changed, or the target was first set.
     pub since: Instant,
+    /// When the last check ended.
+    pub last_check: Option<Instant>,
     /// Round trip of the last check that passed.
     pub last_rtt: Option<Duration>,
     /// Error of the last check; `None` if it passed.
@@ -122,6 +124,7 @@ struct Target {
     id: TargetId,
     check: Arc<Check>,
     machine: Machine,
+    last_check: Option<Instant>,
     last_rtt: Option<Duration>,
     last_error: Option<String>,
     done: u64,
@@ -236,13 +239,14 @@ impl Register {
 impl Target {
     fn new(id: TargetId, check: Arc<Check>, health: Health, now: Instant) -> Self {
         let machine = Machine::new(check.thresholds(), health, now);
-        let (last_rtt, last_error, unsent) = (None, None, None);
-        Self { id, check, machine, last_rtt, last_error, done: 0, failed: 0, excused: 0, excused_in_row: 0, unsent }
+        let (last_check, last_rtt, last_error, unsent) = (None, None, None, None);
+        Self { id, check, machine, last_check, last_rtt, last_error, done: 0, failed: 0, excused: 0, excused_in_row: 0, unsent }
     }
 
     fn record(&mut self, sample: Sample, now: Instant) -> Option<super::Transition> {
         let transition = self.machine.step(now, &sample);
         self.done += 1;
+        self.last_check = Some(now);
         self.excused_in_row = if matches!(sample, Sample::Excused { .. }) { self.excused_in_row + 1 } else { 0 };
         match sample {
             Sample::Passed { rtt } => (self.last_rtt, self.last_error) = (Some(rtt), None),
@@ -256,6 +260,7 @@ impl Target {
         TargetStatus {
             health: self.machine.health(),
             since: self.machine.since(),
+            last_check: self.last_check,
             last_rtt: self.last_rtt,
             last_error: self.last_error.clone(),
             consecutive: self.machine.consecutive(),

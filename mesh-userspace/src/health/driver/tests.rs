@@ -64,7 +64,7 @@ async fn follows_a_server_up_down_and_up_again() {
     assert_eq!((down.health, down.evidence.consecutive), (Health::Down, 2));
     assert!(down.evidence.error.unwrap().contains("refused"));
     let status = monitor.status(&key(address)).unwrap();
-    assert!(status.checks_done >= 4 && status.checks_failed >= 2, "{status:?}");
+    assert!(status.checks_done >= 4 && status.checks_failed >= 2 && status.last_check >= Some(status.since), "{status:?}");
 
     let (_, _server) = listen(address).await;
     assert_eq!(next(&mut events).await.health, Health::Up);
