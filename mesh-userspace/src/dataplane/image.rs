@@ -219,6 +219,6 @@ mod tests {
         row.set_table(3, &[SlotWord(1), SlotWord(2)]);
         row.set_table(9, &[SlotWord(1)]);
         assert_eq!(row.table(0, 99).collect::<Vec<_>>(), [0, 0, 0, 1].map(SlotWord));
-        assert_eq!(row.get(usize::MAX), <SlotWord as Default>::default());
+        assert_eq!(row.get(usize::MAX), SlotWord(0));
     }
 }
