@@ -1,1 +1,94 @@
-fn main() {}
+//! The daemon and the command line in one binary: their version is that of the loaded program.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use mesh::{
+    cli::{self, CheckArgs, Cli, Command, DetachArgs, Query, RunArgs, Target},
+    config::{self, Loaded},
+    control,
+};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    let Cli { target, command } = Cli::parse();
+    let result = match command {
+        Command::Run(args) => run(args),
+        Command::Check(args) => check(&args),
+        Command::Detach(args) => detach(&args, &target),
+        Command::Query(query) => return ask(&query, &target),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: RunArgs) -> Result<()> {
+    let loaded = config::load(&args.config)?;
+    let kernel = loaded.config.log.kernel;
+    env_logger::Builder::new().filter_level(loaded.config.log.level).filter_module("mesh_datapath", kernel).parse_default_env().init();
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    // Two threads: one plans and publishes, the other answers requests and reads netlink meanwhile. Health checks have a thread of their own.
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("failed to start the runtime")?;
+    let result = runtime.block_on(control::run(args.config, loaded));
+    runtime.shutdown_background();
+    result
+}
+
+fn check(args: &CheckArgs) -> Result<()> {
+    let Loaded { config, warnings } = config::load(&args.config)?;
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
+    let (interfaces, services) = (config.interfaces.len(), config.services.len());
+    let line = format!("{}: good: {interfaces} interfaces, {services} services, {backends} backends\n", args.config.display());
+    // Nobody has to be there to read it.
+    let _ = io::stdout().write_all(line.as_bytes());
+    Ok(())
+}
+
+fn detach(args: &DetachArgs, target: &Target) -> Result<()> {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Warn).parse_default_env().init();
+    let (instance, bpffs, state_dir) = match &args.config {
+        Some(path) => {
+            let config = config::load(path)?.config;
+            (config.instance, config.bpffs, config.state_dir)
+        }
+        None => (target.instance.clone(), args.bpffs.clone(), args.state_dir.clone()),
+    };
+    let done = small_runtime()?.block_on(control::detach(&instance, &bpffs, &state_dir))?;
+    let _ = writeln!(io::stdout(), "{done}");
+    Ok(())
+}
+
+fn ask(query: &Query, target: &Target) -> ExitCode {
+    let runtime = match small_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("mesh: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(cli::execute(query, target, &mut io::stdout().lock())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("mesh: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn small_runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("failed to start the runtime")
+}

@@ -72,6 +72,9 @@ pub struct DetachArgs {
     /// Where the bpf file system is mounted, if no configuration says it
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", conflicts_with = "config")]
     pub bpffs: PathBuf,
+    /// Where the daemon keeps its state, if no configuration says it
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/mesh", conflicts_with = "config")]
+    pub state_dir: PathBuf,
 }
 
 /// What is asked of a running daemon.

@@ -175,17 +175,23 @@ impl Core {
         true
     }
 
+    /// The checks of all backends.
+    pub fn checks(&self) -> BTreeMap<TargetKey, Check> {
+        let checked = self.merged.iter().filter_map(|(name, merged)| Some((name, merged, merged.service.check.as_ref()?)));
+        let targets = checked.flat_map(|(name, merged, check)| {
+            let key = |id| TargetKey { service: name.clone(), backend: id };
+            merged.endpoints.iter().map(move |e| (key(e.id), target(check, e.id)))
+        });
+        targets.collect()
+    }
+
     /// What the rest of the system is to do now. The seeds are told once.
     pub fn wanted(&mut self) -> Wanted {
-        let mut wanted = Wanted { seeds: std::mem::take(&mut self.seeds), ..Wanted::default() };
+        let mut wanted = Wanted { checks: self.checks(), seeds: std::mem::take(&mut self.seeds), ..Wanted::default() };
         for (name, merged) in &self.merged {
             wanted.next_hops.extend(merged.endpoints.iter().map(|e| e.id.0.ip()));
             wanted.announce.extend(merged.spec.announce.iter().map(|interface| (merged.spec.vip.addr, interface.clone())));
             wanted.files.extend(merged.service.backends_file.iter().map(|file| (name.clone(), file.clone())));
-            let Some(check) = &merged.service.check else { continue };
-            for endpoint in &merged.endpoints {
-                wanted.checks.insert(TargetKey { service: name.clone(), backend: endpoint.id }, target(check, endpoint.id));
-            }
         }
         wanted
     }

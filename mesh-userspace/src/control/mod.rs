@@ -5,17 +5,28 @@
 //!                                                  core -> wanted -> monitor, next hops, announcements, watch of files
 //! ```
 
+mod announcing;
+mod answers;
 mod changes;
 mod core;
+mod daemon;
+mod detach;
 mod error;
 mod handle;
 mod merge;
 mod orders;
+mod report;
+mod saver;
+mod shutdown;
+mod startup;
 #[cfg(test)]
 mod tests;
 pub mod view;
 
 pub use error::ControlError;
 pub use handle::{BackendSpec, Command, Handle, ServiceSpec};
+
+pub use detach::detach;
+pub use startup::run;
 
 pub use self::core::{Adopted, Core, Wanted};

@@ -173,6 +173,16 @@ impl Dataplane {
         &self.interfaces
     }
 
+    /// Secret of the flow hash: the configured one, or the one that was drawn when the maps were made.
+    pub fn hash_key(&self) -> [u64; 2] {
+        settings::hash_key(&self.loaded.image)
+    }
+
+    /// Version of what is published.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Where the maps, programs and links are pinned.
     pub fn pin_dir(&self) -> &Path {
         self.pins.dir()

@@ -26,6 +26,11 @@ pub fn publish(image: &Image, key: Option<[u64; 2]>, config: &NatConfig) -> Resu
     Ok(())
 }
 
+/// The hash key that packets go by.
+pub fn hash_key(image: &Image) -> [u64; 2] {
+    [image.config.word(0, HASH_KEY), image.config.word(0, HASH_KEY + 1)]
+}
+
 fn draw() -> Result<[u64; 2], DataplaneError> {
     let mut bytes = [0; 16];
     let drawn = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));

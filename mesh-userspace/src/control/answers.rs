@@ -1,0 +1,157 @@
+//! Answers to questions and orders.
+
+use std::{
+    collections::BTreeMap,
+    time::{Instant, SystemTime},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    daemon::Daemon,
+    error::ControlError,
+    handle::Command,
+    report::Facts,
+    view::{BackendView, InterfaceView, ServiceView, Snapshot, Status, Traffic},
+};
+use crate::{
+    dataplane::{AttachedIface, Counters},
+    events::unix_ms,
+    health::{TargetKey, TargetStatus},
+    model::{BackendId, ServiceName},
+};
+
+type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
+
+impl Daemon {
+    /// Answers one command. Whoever asked may have gone: an answer that nobody takes is dropped.
+    pub(super) fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Status(answer) => drop(answer.send(self.ask(now, |d, f| d.status(f)))),
+            Command::Ready(answer) => drop(answer.send(Ok(self.readiness()))),
+            Command::Snapshot(answer) => drop(answer.send(self.ask(now, |d, f| d.snapshot(f)))),
+            Command::Services(answer) => drop(answer.send(self.ask(now, |_, f| f.services()))),
+            Command::Service(name, answer) => drop(answer.send(self.service_view(&name, now))),
+            Command::Backends(service, answer) => drop(answer.send(self.backend_views(service.as_ref(), now))),
+            Command::Events(seq, answer) => drop(answer.send(Ok(self.ring.since(seq)))),
+            Command::Reload(answer) => drop(answer.send(self.reload(now).map_err(ControlError::Invalid))),
+            Command::AddService(spec, answer) => {
+                let done = self.core.add_service(*spec);
+                self.finish(done, now, answer, |d, name| d.service_view(&name, now));
+            }
+            Command::RemoveService(name, answer) => {
+                let done = self.core.remove_service(&name);
+                self.finish(done, now, answer, |_, ()| Ok(()));
+            }
+            Command::AddBackend(service, spec, answer) => {
+                let done = self.core.add_backend(&service, &spec);
+                self.finish(done, now, answer, |d, id| d.backend_view(&service, id, now));
+            }
+            Command::RemoveBackend(service, id, answer) => {
+                let done = self.core.remove_backend(&service, id);
+                self.finish(done, now, answer, |_, ()| Ok(()));
+            }
+            Command::SetAdmin(service, id, admin, answer) => {
+                let done = self.core.set_admin(&service, id, admin);
+                let done = done.map(|event| event.into_iter().for_each(|e| self.tell(e)));
+                self.finish(done, now, answer, |d, ()| d.backend_view(&service, id, now));
+            }
+            Command::SetWeight(service, id, weight, answer) => {
+                let done = self.core.set_weight(&service, id, weight);
+                self.finish(done, now, answer, |d, ()| d.backend_view(&service, id, now));
+            }
+        }
+    }
+
+    /// Publishes what an order has changed, and answers once the state is saved.
+    fn finish<O, T: Send + 'static>(
+        &mut self,
+        done: Result<O, ControlError>,
+        now: Instant,
+        answer: Answer<T>,
+        view: impl FnOnce(&Self, O) -> Result<T, ControlError>,
+    ) {
+        let outcome = match done {
+            Ok(outcome) => outcome,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        self.read_new_files();
+        self.act();
+        self.publish(now);
+        let view = view(self, outcome);
+        self.save(Box::new(move |saved| {
+            let unsaved = |error| ControlError::Internal(format!("it is done, but will be forgotten at the next start: {error}"));
+            drop(answer.send(saved.map_err(unsaved).and(view)));
+        }));
+    }
+
+    fn service_view(&self, name: &ServiceName, now: Instant) -> Result<ServiceView, ControlError> {
+        self.core.find(name)?;
+        let all = self.ask(now, |_, facts| facts.services())?;
+        all.into_iter().find(|s| s.name == *name).ok_or_else(|| ControlError::Unavailable(format!("service `{name}` is not published yet")))
+    }
+
+    fn backend_view(&self, service: &ServiceName, id: BackendId, now: Instant) -> Result<BackendView, ControlError> {
+        self.core.find_backend(service, id)?;
+        let all = self.ask(now, |_, facts| facts.backends(Some(service)))?;
+        all.into_iter().find(|b| b.id == id).ok_or_else(|| ControlError::Unavailable(format!("backend {id} is not published yet")))
+    }
+
+    fn backend_views(&self, service: Option<&ServiceName>, now: Instant) -> Result<Vec<BackendView>, ControlError> {
+        if let Some(name) = service {
+            self.core.find(name)?;
+        }
+        self.ask(now, |_, facts| facts.backends(service))
+    }
+
+    /// Gathers what is known, and answers from it.
+    fn ask<T>(&self, now: Instant, answer: impl FnOnce(&Self, &Facts<'_>) -> T) -> Result<T, ControlError> {
+        let counters: Counters = self.plane.counters().map_err(|e| ControlError::Internal(e.to_string()))?;
+        let targets: BTreeMap<TargetKey, TargetStatus> = self.monitor.snapshot();
+        let facts = Facts {
+            core: &self.core,
+            counters: &counters,
+            nat: &self.nat,
+            targets: &targets,
+            next_hops: &self.resolutions,
+            refused: &self.refused,
+            now,
+            clock: SystemTime::now(),
+        };
+        Ok(answer(self, &facts))
+    }
+
+    fn status(&self, facts: &Facts<'_>) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.core.config().instance.to_string(),
+            pid: std::process::id(),
+            started_ms: unix_ms(self.started),
+            epoch: self.plane.epoch(),
+            readiness: self.readiness(),
+            config: self.config.clone(),
+            pins: self.plane.pin_dir().to_owned(),
+            interfaces: self.interface_views(),
+            rx: Traffic { packets: facts.counters.rx.packets, bytes: facts.counters.rx.bytes },
+            reasons: facts.reasons(),
+            nat: facts.nat(),
+            services: self.core.plan().services.len() as u32,
+            backends: facts.backend_states(),
+            slots: facts.slots(),
+        }
+    }
+
+    fn interface_views(&self) -> Vec<InterfaceView> {
+        let one = |i: &AttachedIface| InterfaceView {
+            name: i.name.clone(),
+            ifindex: i.ifindex,
+            hook: i.hook.name().to_owned(),
+            problem: i.note.clone(),
+        };
+        self.plane.interfaces().iter().map(one).collect()
+    }
+
+    fn snapshot(&self, facts: &Facts<'_>) -> Snapshot {
+        Snapshot { status: self.status(facts), services: facts.services(), backends: facts.backends(None), publications: self.publications }
+    }
+}

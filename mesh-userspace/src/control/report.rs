@@ -1,0 +1,226 @@
+//! Plan, counters, health and next hops -> what the daemon tells about itself. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Instant, SystemTime},
+};
+
+use mesh_common::abi::{BackendStats, Reason, ReasonStats};
+
+use super::{
+    changes::word,
+    core::Core,
+    merge::Merged,
+    view::{BackendView, HealthView, NatView, NextHopView, Origin, ServiceView, StateWord, Traffic, Usage},
+};
+use crate::{
+    config::{Check, words::Span},
+    dataplane::{
+        Counters, LayoutError, NatReport, ServiceCounters,
+        net::{Resolution, nexthop::Resolutions},
+    },
+    events::unix_ms,
+    health::{CheckKind, TargetKey, TargetStatus},
+    model::{BackendId, ServiceName, VipAddr},
+    plan::{PlannedBackend, ServicePlan},
+};
+
+/// All that is known at one moment.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    pub core: &'a Core,
+    pub counters: &'a Counters,
+    pub nat: &'a NatReport,
+    pub targets: &'a BTreeMap<TargetKey, TargetStatus>,
+    pub next_hops: &'a Resolutions,
+    /// Services that could not be published as wanted.
+    pub refused: &'a BTreeMap<ServiceName, LayoutError>,
+    pub now: Instant,
+    pub clock: SystemTime,
+}
+
+impl Facts<'_> {
+    pub fn services(&self) -> Vec<ServiceView> {
+        let live = self.live_flows();
+        self.core.plan().services.iter().filter_map(|plan| self.service(plan, &live)).collect()
+    }
+
+    /// Backends of one service, or of all.
+    pub fn backends(&self, only: Option<&ServiceName>) -> Vec<BackendView> {
+        let live = self.live_flows();
+        let plans = self.core.plan().services.iter().filter(|p| only.is_none_or(|name| *name == p.name));
+        plans.flat_map(|plan| self.backends_of(plan, &live)).collect()
+    }
+
+    /// Packets by reason, over all services and those that are for none.
+    pub fn reasons(&self) -> BTreeMap<String, Traffic> {
+        let rows = self.counters.services.iter().map(|s| &s.reasons).chain([&self.counters.no_service]);
+        let mut sums = [ReasonStats::default(); Reason::ALL.len()];
+        for row in rows {
+            for (sum, stats) in sums.iter_mut().zip(row) {
+                sum.packets += stats.packets;
+                sum.bytes += stats.bytes;
+            }
+        }
+        by_name(&sums, |_| true)
+    }
+
+    pub fn backend_states(&self) -> BTreeMap<StateWord, u32> {
+        let mut states = BTreeMap::new();
+        for member in self.core.plan().services.iter().flat_map(|s| &s.members) {
+            *states.entry(word(member.standing)).or_insert(0) += 1;
+        }
+        states
+    }
+
+    pub fn nat(&self) -> NatView {
+        NatView {
+            flows: Usage { used: self.nat.flows, limit: self.nat.capacity },
+            half_open: i64::try_from(self.nat.half_open).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Slots of all tables.
+    pub fn slots(&self) -> Usage {
+        let used = self.core.plan().services.iter().map(|s| s.table.owner.len() as u64).sum();
+        Usage { used, limit: u64::from(self.core.config().limits.slots) }
+    }
+
+    fn live_flows(&self) -> HashMap<(VipAddr, BackendId), u64> {
+        self.nat.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect()
+    }
+
+    fn counters_of(&self, vip: VipAddr) -> Option<&ServiceCounters> {
+        self.counters.services.iter().find(|s| s.vip == vip)
+    }
+
+    fn service(&self, plan: &ServicePlan, live: &HashMap<(VipAddr, BackendId), u64>) -> Option<ServiceView> {
+        let merged = self.core.services().get(&plan.name)?;
+        let counters = self.counters_of(plan.vip);
+        let stats = counters.map_or_else(BackendStats::default, |c| c.backends.iter().fold(c.gone, |sum, (_, s)| added(sum, s)));
+        Some(ServiceView {
+            name: plan.name.clone(),
+            address: plan.vip.addr,
+            port: plan.vip.port,
+            protocol: plan.vip.proto.into(),
+            mode: plan.mode.into(),
+            origin: merged.origin,
+            announce: plan.announce.clone(),
+            check: merged.service.check.as_ref().map_or_else(|| "none".to_owned(), check_in_words),
+            slots: plan.table.owner.len() as u32,
+            backends: plan.members.len() as u32,
+            taking: plan.members.iter().filter(|m| m.effective > 0).count() as u32,
+            forwarded: forwarded(&stats),
+            replied: replied(&stats),
+            flows: stats.flows,
+            live_flows: live.iter().filter(|((vip, _), _)| *vip == plan.vip).map(|(_, flows)| flows).sum(),
+            reasons: counters.map_or_else(BTreeMap::new, |c| by_name(&c.reasons, |r| !matches!(r, Reason::Forwarded | Reason::Replied))),
+            problem: self.refused.get(&plan.name).map(ToString::to_string).or_else(|| problem(plan)),
+        })
+    }
+
+    fn backends_of(&self, plan: &ServicePlan, live: &HashMap<(VipAddr, BackendId), u64>) -> Vec<BackendView> {
+        let Some(merged) = self.core.services().get(&plan.name) else { return Vec::new() };
+        let counters = self.counters_of(plan.vip);
+        let stats: HashMap<BackendId, &BackendStats> =
+            counters.map(|c| c.backends.iter().map(|(id, s)| (*id, s)).collect()).unwrap_or_default();
+        let total = plan.table.owner.len().max(1) as f64;
+        let rows = plan.members.iter().zip(plan.table.counts(plan.members.len()));
+        rows.map(|(member, slots)| {
+            let stats = stats.get(&member.id).map_or_else(BackendStats::default, |s| **s);
+            BackendView {
+                service: plan.name.clone(),
+                id: member.id,
+                name: member.name.clone(),
+                origin: merged.origins.get(&member.id).copied().unwrap_or(Origin::Cli),
+                state: word(member.standing),
+                admin: merged.admin(&member.id),
+                health: self.health(merged, member),
+                weight: member.configured.0,
+                effective_weight: f64::from(member.configured.0) * member.factor.as_f64(),
+                slots,
+                share: f64::from(slots) / total,
+                next_hop: self.next_hop(member.id),
+                forwarded: forwarded(&stats),
+                replied: replied(&stats),
+                flows: stats.flows,
+                live_flows: live.get(&(plan.vip, member.id)).copied().unwrap_or(0),
+            }
+        })
+        .collect()
+    }
+
+    fn health(&self, merged: &Merged, member: &PlannedBackend) -> HealthView {
+        if !merged.spec.checked {
+            return HealthView { health: "unchecked".to_owned(), ..HealthView::default() };
+        }
+        let key = TargetKey { service: merged.spec.name.clone(), backend: member.id };
+        let Some(status) = self.targets.get(&key) else {
+            return HealthView { health: "unknown".to_owned(), ..HealthView::default() };
+        };
+        HealthView {
+            health: status.health.to_string(),
+            since_ms: self.clock.checked_sub(self.now.saturating_duration_since(status.since)).map(unix_ms),
+            last_probe_ms: None,
+            rtt_us: status.last_rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            error: status.last_error.clone(),
+            probes: status.checks_done,
+            failures: status.checks_failed,
+        }
+    }
+
+    fn next_hop(&self, id: BackendId) -> NextHopView {
+        match self.next_hops.get(&id.0.ip()) {
+            Some(Resolution::Ready(hop)) => {
+                NextHopView { ready: true, mac: Some(mac(hop.dst_mac)), interface: Some(hop.ifname.clone()), reason: None }
+            }
+            Some(Resolution::NotReady(reason)) => NextHopView { reason: Some(reason.to_string()), ..NextHopView::default() },
+            None => NextHopView { reason: Some("its next hop is being looked up".to_owned()), ..NextHopView::default() },
+        }
+    }
+}
+
+/// Six octets as people write them.
+pub fn mac(octets: [u8; 6]) -> String {
+    octets.map(|b| format!("{b:02x}")).join(":")
+}
+
+fn problem(plan: &ServicePlan) -> Option<String> {
+    let why = plan.problem.map(|p| p.to_string());
+    why.or_else(|| plan.no_backends.then(|| "no backend takes new flows".to_owned()))
+}
+
+fn check_in_words(check: &Check) -> String {
+    let port = check.port.map(|p| format!(" port {p}")).unwrap_or_default();
+    let what = match &check.kind {
+        CheckKind::Tcp => "tcp".to_owned(),
+        CheckKind::Http(http) => format!("http {}", http.path()),
+    };
+    format!("{what}{port} every {}", Span(check.interval))
+}
+
+fn added(sum: BackendStats, s: &BackendStats) -> BackendStats {
+    BackendStats {
+        tx: sum.tx + s.tx,
+        redirect: sum.redirect + s.redirect,
+        bytes: sum.bytes + s.bytes,
+        reply_tx: sum.reply_tx + s.reply_tx,
+        reply_redirect: sum.reply_redirect + s.reply_redirect,
+        reply_bytes: sum.reply_bytes + s.reply_bytes,
+        flows: sum.flows + s.flows,
+        reserved: 0,
+    }
+}
+
+fn forwarded(s: &BackendStats) -> Traffic {
+    Traffic { packets: s.tx + s.redirect, bytes: s.bytes }
+}
+
+fn replied(s: &BackendStats) -> Traffic {
+    Traffic { packets: s.reply_tx + s.reply_redirect, bytes: s.reply_bytes }
+}
+
+fn by_name(row: &[ReasonStats; Reason::ALL.len()], wanted: impl Fn(Reason) -> bool) -> BTreeMap<String, Traffic> {
+    let rows = Reason::ALL.into_iter().zip(row).filter(|(reason, _)| wanted(*reason));
+    rows.map(|(reason, s)| (reason.name().to_owned(), Traffic { packets: s.packets, bytes: s.bytes })).collect()
+}

@@ -1,0 +1,147 @@
+//! From a configuration to a running daemon: everything is opened before anything is changed.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    announcing,
+    core::{Adopted, Core},
+    daemon::{Daemon, Inputs},
+    handle::Handle,
+    saver::Saver,
+    shutdown::Signals,
+    view::ConfigView,
+};
+use crate::{
+    api::{Endpoints, Server},
+    config::{self, Config, Hook, Loaded},
+    dataplane::{
+        self, Dataplane, HookChoice, InterfaceOptions, NatOptions, Options,
+        net::{Announcer, NextHops},
+    },
+    discovery::Files,
+    events::{What, unix_ms},
+    health::Monitor,
+    state::Store,
+};
+
+/// Announcements are reported one at a time; the task may wait for the loop.
+const REPORTS: usize = 1;
+
+/// Runs the daemon of this configuration until a signal ends it. `loaded` is what `path` says.
+pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
+    let Loaded { config, warnings } = loaded;
+    let signals = Signals::listen().context("failed to listen for signals")?;
+    let store = Store::open(&config.state_dir, &config.instance)?;
+    let found = store.load()?;
+    let endpoints = Endpoints { socket: config.api.socket.clone(), group: config.api.group.clone(), metrics: config.metrics };
+    let server = Server::bind(&endpoints).await?;
+    let (monitor, health) = Monitor::spawn().context("failed to start the health checks")?;
+    let next_hops = NextHops::start()?;
+    let announcer = Announcer::open()?;
+    let (files, unwatched) = match Files::new() {
+        Ok(files) => (Some(files), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let (plane, adopted) = Dataplane::open(&options(&config))?;
+
+    let announced = found.state.announced.clone();
+    let (mut core, events) = Core::new(config, found.state);
+    let adopted: Vec<Adopted> = adopted.services.into_iter().map(|s| (s.vip, s.backends.into_iter().flatten().collect())).collect();
+    core.adopt(&adopted);
+
+    let (handle, commands, followers) = Handle::channel();
+    let (announce, wanted) = watch::channel(announced.clone());
+    let (report, reports) = mpsc::channel(REPORTS);
+    tokio::spawn(announcing::run(announcer, announced, wanted, report));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(server.run(handle, async {
+        // An error means that the daemon is gone, and that is the end as well.
+        let _ = stopped.await;
+    }));
+    let inputs = Inputs { health, resolutions: next_hops.watch(), commands, reports, signals, server };
+    let view = ConfigView { loaded_ms: unix_ms(SystemTime::now()), file: path, error: None, warnings: texts(&warnings) };
+    let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
+    daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
+    let problems = found.problem.into_iter().chain(unwatched).map(|error| What::StateFailed { error });
+    problems.chain(events).for_each(|event| daemon.tell(event));
+    daemon.begin(Instant::now());
+    daemon.run(inputs, stop).await;
+    Ok(())
+}
+
+/// What the data plane is told of a configuration.
+pub fn options(config: &Config) -> Options {
+    let timeouts = config.nat.timeouts;
+    Options {
+        instance: config.instance.to_string(),
+        bpffs: config.bpffs.clone(),
+        interfaces: interfaces(config),
+        limits: dataplane::Limits {
+            services: config.limits.services,
+            slots: config.limits.slots,
+            backends: config.limits.backends,
+            nat_flows: config.limits.nat_flows,
+        },
+        nat: NatOptions {
+            sources: config.nat.sources.clone(),
+            ports: config.nat.ports.clone(),
+            timeouts: dataplane::NatTimeouts {
+                half_open: timeouts.half_open,
+                established: timeouts.established,
+                closing: timeouts.closing,
+                closed: timeouts.closed,
+                udp: timeouts.udp,
+            },
+            half_open_limit: None,
+        },
+        hash_key: config.hash_key,
+        kernel_log: config.log.kernel,
+    }
+}
+
+/// Interfaces and their hooks.
+pub fn interfaces(config: &Config) -> Vec<InterfaceOptions> {
+    let one = |i: &config::Interface| InterfaceOptions {
+        name: i.name.clone(),
+        hook: match i.hook {
+            Hook::Auto => HookChoice::Auto,
+            Hook::Xdp => HookChoice::Native,
+            Hook::XdpGeneric => HookChoice::Generic,
+            Hook::Tc => HookChoice::Tc,
+        },
+    };
+    config.interfaces.iter().map(one).collect()
+}
+
+/// Findings as text.
+pub fn texts(findings: &[config::Diagnostic]) -> Vec<String> {
+    findings.iter().map(ToString::to_string).collect()
+}
+
+/// What differs between configurations that takes effect only at the next start.
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let rows = [
+        ("instance", old.instance != new.instance),
+        ("bpffs", old.bpffs != new.bpffs),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("api", old.api != new.api),
+        ("metrics", old.metrics != new.metrics),
+        ("limits", old.limits != new.limits),
+        ("hash_key", old.hash_key != new.hash_key),
+        ("nat", old.nat != new.nat),
+        ("interfaces", old.interfaces != new.interfaces),
+        ("log", old.log != new.log),
+    ];
+    rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// Reads the configuration again.
+pub fn reread(path: &Path) -> Result<Loaded, String> {
+    config::load(path).map_err(|e| e.to_string())
+}
