@@ -68,13 +68,16 @@ const UNSAFE: &[&str] = &[
     "mesh-userspace/src/api/peer.rs",
     "mesh-userspace/src/api/tests/access.rs",
     "mesh-userspace/src/dataplane/counters.rs",
+    "mesh-userspace/src/dataplane/kernel_log.rs",
     "mesh-userspace/src/dataplane/net/gratuitous.rs",
     "mesh-userspace/src/dataplane/op.rs",
+    "mesh-userspace/src/dataplane/owner.rs",
     "mesh-userspace/src/dataplane/pins.rs",
     "tests/src/bin/demo.rs",
     "tests/src/netns/link.rs",
     "tests/src/netns/namespace.rs",
     "tests/src/netns/xdp_pass.rs",
+    "tests/tests/image_pod/engine.rs",
     "tests/tests/netns_nexthop/pair.rs",
 ];
 
