@@ -71,7 +71,7 @@ fn sorted(members: &[Member]) -> Box<[Member]> {
 fn matched(members: &[Member], orders: &[Permutation], log2_slots: u8) -> Box<[u16]> {
     let weights: Vec<u32> = members.iter().map(|m| m.weight.0.into()).collect();
     let quotas = quotas(&weights, 1 << log2_slots);
-    let seekers = (0..).zip(quotas).zip(orders.iter().zip(&weights)).filter(|((_, quota), _)| *quota > 0);
+    let seekers = (0..NONE).zip(quotas).zip(orders.iter().zip(&weights)).filter(|((_, quota), _)| *quota > 0);
     let seekers: Vec<_> = seekers.map(|((i, quota), (order, weight))| matching::Seeker::new(i, quota, *order, *weight)).collect();
     let mut owner = vec![NONE; 1 << log2_slots];
     matching::settle(&mut owner, log2_slots, seekers);

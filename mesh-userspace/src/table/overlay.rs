@@ -33,7 +33,7 @@ pub fn owners(base: &BaseTable, effective: &[u32], slack: u32) -> Vec<u16> {
         }
     }
     evict(base, &caps, &mut count, &mut owner);
-    let seekers = (0..).zip(caps.iter().zip(&count)).filter(|(_, (cap, count))| cap > count);
+    let seekers = (0..NONE).zip(caps.iter().zip(&count)).filter(|(_, (cap, count))| cap > count);
     let seekers = seekers.map(|(i, (cap, count))| matching::Seeker::new(i, cap - count, base.order(i.into()), effective[usize::from(i)]));
     matching::settle(&mut owner, base.log2_slots(), seekers.collect());
     owner

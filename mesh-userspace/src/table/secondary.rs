@@ -1,5 +1,5 @@
 use super::{
-    BaseTable, Permutation,
+    BaseTable, NONE, Permutation,
     overlay::normal,
     rank_time::{Claim, arrival},
 };
@@ -70,7 +70,7 @@ struct Runner {
 }
 
 fn runners(base: &BaseTable, effective: &[u32]) -> Vec<Runner> {
-    let live = (0..).zip(effective).filter(|(_, w)| **w > 0);
+    let live = (0..NONE).zip(effective).filter(|(_, w)| **w > 0);
     live.map(|(member, &w)| Runner { member, order: base.order(member.into()), pace: 1.0 / w as f32 }).collect()
 }
 

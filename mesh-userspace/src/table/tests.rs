@@ -128,6 +128,21 @@ impl Noise {
 }
 
 #[test]
+fn at_full_scale_one_failure_costs_exactly_its_slots_and_its_restore_too() {
+    for n in [100, 1000] {
+        let base = table_of(&vec![1; n], 16, 5);
+        let healthy = overlay(&base, &base.weights());
+        for gone in [0, n / 3, n - 1] {
+            let mut effective = base.weights();
+            effective[gone] = 0;
+            let failed = owners(&base, &effective, SLACK_PERMILLE);
+            assert_eq!(moved(&healthy.owner, &failed) as u32, healthy.counts(n)[gone]);
+        }
+        assert_eq!(owners(&base, &base.weights(), SLACK_PERMILLE), healthy.owner);
+    }
+}
+
+#[test]
 fn many_failures_one_after_the_other_leave_the_same_table_as_all_at_once() {
     let base = table_of(&[3; 100], 13, 1);
     let mut effective = base.weights();
@@ -178,6 +193,11 @@ fn more_than_a_table_can_hold_is_refused() {
     let members: Vec<_> = (0..=MAX_MEMBERS).map(|i| Member { id: id(i), weight: Weight::ONE }).collect();
     assert_eq!(BaseTable::build(&members, 8, 0).unwrap_err(), TableError::TooManyMembers(MAX_MEMBERS + 1));
     assert_eq!(BaseTable::build(&members[..1], MAX_LOG2_SLOTS + 1, 0).unwrap_err(), TableError::TooManySlots(MAX_LOG2_SLOTS + 1));
+    // The fullest table has an overlay like any other.
+    let full = BaseTable::build(&members[1..], 17, 0).unwrap();
+    let mut effective = full.weights();
+    effective[MAX_MEMBERS - 1] = 0;
+    assert_eq!(overlay(&full, &effective).counts(MAX_MEMBERS).iter().filter(|&&c| c == 0).count(), 1);
     // More members than slots: the first ones by id get one each.
     let crowd = BaseTable::build(&members[..300], 8, 0).unwrap();
     assert!(counts(crowd.owner(), 300).iter().enumerate().all(|(i, &c)| c == u32::from(i < 256)));

@@ -1,0 +1,180 @@
+//! From what the maps say to what the plan says: the ordered steps in between.
+//!
+//! *After every prefix of the steps no slot points at an absent backend, and a slot that did not change is never written.* So backends go
+//! first, then slots, then the VIPs that lead to them; and in reverse for what goes.
+
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Instant,
+};
+
+use mesh_common::abi::{Backend, BackendState, Vip, VipKey};
+
+use super::{
+    entry::{self, Hop},
+    extents::GRACE,
+    image::{Image, words_of},
+    layout::{Layout, LayoutError, address_key, vip_key},
+    op::{Op, backend_word},
+    vip_index::{self, VipTable},
+};
+use crate::{model::ServiceName, plan::ServicePlan};
+use step::Step;
+
+/// Steps in their order, and the services that are left as they were.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub ops: Vec<Op>,
+    pub refused: Vec<(ServiceName, LayoutError)>,
+}
+
+/// Next hops by a backend's address.
+pub trait Hops {
+    fn hop(&self, addr: IpAddr) -> Option<Hop>;
+}
+
+/// What there is for `nat` to translate to.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation<'a> {
+    /// Source addresses; empty = the node's own towards each backend.
+    pub sources: &'a [IpAddr],
+    /// There are source ports.
+    pub ports: bool,
+}
+
+/// Steps of all services, by phase.
+#[derive(Default)]
+struct Phases {
+    sources: Vec<Op>,
+    /// States and next hops of backends that are there: the urgent ones.
+    states: Vec<Op>,
+    /// What no packet is led to yet.
+    prepare: Vec<Op>,
+    /// Packets may still know an extent that a service has outgrown.
+    outgrown: bool,
+    /// Slots, and flips of tables.
+    switch: Vec<Op>,
+    /// What no packet is led to any more.
+    retire: Vec<Op>,
+}
+
+/// The steps that make `image` say what `plan` says. `layout` is as if they were done. Services of `plan` that don't fit are refused one by
+/// one: those that were there stay as they were.
+pub fn reconcile(
+    image: &Image,
+    layout: &mut Layout,
+    plan: &[ServicePlan],
+    hops: &impl Hops,
+    translation: &Translation<'_>,
+    now: Instant,
+) -> Batch {
+    let mut phases = Phases::default();
+    let mut batch = Batch::default();
+    let mut reachable = BTreeSet::new();
+    for wanted in plan {
+        let mut step = Step { image, hops, translation, now, phases: &mut phases };
+        match step.service(layout, wanted) {
+            Ok(id) => {
+                reachable.insert(id);
+            }
+            Err(why) => {
+                reachable.extend(layout.find(&vip_key(&wanted.vip)).filter(|id| layout.services[id].position.is_some()));
+                batch.refused.push((wanted.name.clone(), why));
+            }
+        }
+    }
+    batch.ops.append(&mut phases.sources);
+    batch.ops.append(&mut phases.states);
+    batch.ops.append(&mut phases.prepare);
+    if phases.outgrown {
+        batch.ops.push(Op::Grace);
+    }
+    batch.ops.append(&mut phases.switch);
+    switch_vips(layout, &mut reachable, plan, &mut batch, now);
+    retire_services(image, layout, &reachable, &mut phases, now);
+    batch.ops.append(&mut phases.retire);
+    batch
+}
+
+/// Rebuilds the search table if other VIPs are to be found than now.
+fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[ServicePlan], batch: &mut Batch, now: Instant) {
+    let found: BTreeSet<u32> = layout.services.values().filter(|s| s.position.is_some()).map(|s| s.id).collect();
+    if found == *reachable {
+        return;
+    }
+    let ids: Vec<u32> = reachable.iter().copied().collect();
+    let mut keys: Vec<_> = ids.iter().map(|id| layout.services[id].key).collect();
+    let addresses: BTreeMap<IpAddr, VipKey> =
+        ids.iter().map(|id| (layout.services[id].vip.addr, address_key(&layout.services[id].key))).collect();
+    keys.extend(addresses.values());
+    let number = 1 - layout.active.min(1);
+    let size = layout.half_size;
+    let Some(index) = vip_index::build(&keys, number * size, size) else {
+        let new: Vec<u32> = reachable.difference(&found).copied().collect();
+        for id in new {
+            reachable.remove(&id);
+            let name = plan.iter().find(|w| layout.find(&vip_key(&w.vip)) == Some(id)).map(|w| w.name.clone());
+            batch.refused.extend(name.map(|n| (n, LayoutError::Index)));
+        }
+        reachable.extend(found);
+        return;
+    };
+    let mut entries = vec![Vip::default(); index.half.mask as usize + 1];
+    for service in layout.services.values_mut() {
+        service.position = None;
+    }
+    for (key, at) in keys.iter().zip(&index.positions).skip(ids.len()) {
+        if let Some(place) = entries.get_mut((*at - index.half.base) as usize) {
+            *place = entry::vip_address(key);
+        }
+    }
+    for (id, at) in ids.iter().zip(&index.positions) {
+        let Some(service) = layout.services.get_mut(id) else { continue };
+        service.position = Some(*at);
+        if let Some(place) = entries.get_mut((*at - index.half.base) as usize) {
+            *place = entry::vip(service);
+        }
+    }
+    if layout.flipped.is_some_and(|since| now.saturating_duration_since(since) < GRACE) {
+        batch.ops.push(Op::Grace);
+    }
+    batch.ops.push(Op::Index(Box::new(VipTable { number, half: index.half, displacements: index.displacements, entries })));
+    batch.ops.push(Op::Active { half: number });
+    layout.active = number;
+    layout.flipped = Some(now);
+}
+
+/// Services that no packet finds any more give their tables back; the rest goes when no flow needs it.
+fn retire_services(image: &Image, layout: &mut Layout, reachable: &BTreeSet<u32>, phases: &mut Phases, now: Instant) {
+    let gone: Vec<u32> = layout.services.values().filter(|s| !reachable.contains(&s.id)).map(|s| s.id).collect();
+    for id in gone {
+        let Some(service) = layout.services.get_mut(&id) else { continue };
+        service.retired.get_or_insert(now);
+        service.applied = None;
+        for (local, entry) in service.entries.iter_mut().enumerate() {
+            if let Some(entry) = entry.as_mut().filter(|e| e.retired.is_none()) {
+                entry.retired = Some(now);
+                let at = service.base + local as u32;
+                phases.retire.extend(drain(image.backends.get(at as usize), at));
+            }
+        }
+        if let Some(table) = service.table.take() {
+            layout.give_back_table(table, now);
+        }
+    }
+}
+
+/// A backend takes no new flows any more. One that is dead stays dead.
+fn drain(mut entry: Backend, at: u32) -> Option<Op> {
+    if !BackendState::from_u8(entry.state).keeps_old() || entry.state == BackendState::Draining as u8 {
+        return None;
+    }
+    entry.state = BackendState::Draining as u8;
+    let value = words_of(&entry).nth(usize::from(backend_word::STATE))?;
+    Some(Op::BackendWord { at, word: backend_word::STATE, value })
+}

@@ -1,0 +1,478 @@
+//! A model of the kernel half reads the maps after every single store, with what it has read before still in mind.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+use mesh_common::{
+    abi::{NAT_SOURCES, Proto, ServiceInfo, SlotWord, VipKind},
+    hash,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    dataplane::{
+        adopt::adopt,
+        layout::{Service, addr_of, socket_of},
+        options::Limits,
+        retire::{self, Live},
+        vip_index::half_of,
+    },
+    model::{BackendId, BackendState, Mode, VipAddr, Weight},
+    plan::{Plan, PlannedBackend, Standing},
+    table::Table,
+    weights::Factor,
+};
+
+const LIMITS: Limits = Limits { services: 4, slots: 192, backends: 40, nat_flows: 16 };
+const TRANSLATION: Translation<'static> = Translation { sources: &[], ports: true };
+
+/// What a packet under way has read, and when.
+struct Read {
+    at: Instant,
+    base: u32,
+    local: u16,
+    addr: [u8; 16],
+}
+
+struct Flow {
+    service: u32,
+    local: u16,
+    addr: [u8; 16],
+}
+
+struct World {
+    image: Image,
+    layout: Layout,
+    now: Instant,
+    reads: Vec<Read>,
+    vips: Vec<(Instant, Vip)>,
+    flows: Vec<Flow>,
+    flipped: Option<Instant>,
+    hops: HopTable,
+    published: HashMap<VipKey, ServicePlan>,
+}
+
+#[derive(Clone, Default)]
+struct HopTable(BTreeMap<IpAddr, Hop>);
+
+impl Hops for HopTable {
+    fn hop(&self, addr: IpAddr) -> Option<Hop> {
+        self.0.get(&addr).copied()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct WantedService {
+    vip: usize,
+    nat: bool,
+    members: BTreeMap<usize, BackendState>,
+    log2_slots: u8,
+    owners: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Publish {
+        services: Vec<WantedService>,
+        ready: u16,
+        source: u8,
+    },
+    /// The daemon dies after so many stores of the publication, and another one adopts.
+    Crash {
+        services: Vec<WantedService>,
+        after: usize,
+    },
+    Sweep,
+    OpenFlow {
+        service: usize,
+        slot: usize,
+    },
+    CloseFlow {
+        flow: usize,
+    },
+}
+
+impl World {
+    fn new() -> Self {
+        let layout = Layout::new(&LIMITS);
+        let vips = 2 * layout.half_size as usize;
+        let image = Image::heap(vips, LIMITS.services as usize + 1, LIMITS.slots as usize, LIMITS.backends as usize, 16);
+        Self {
+            image,
+            layout,
+            now: Instant::now(),
+            reads: Vec::new(),
+            vips: Vec::new(),
+            flows: Vec::new(),
+            flipped: None,
+            hops: HopTable::default(),
+            published: HashMap::new(),
+        }
+    }
+
+    fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
+        match act {
+            Act::Publish { services, ready, source } => {
+                self.set_hops(*ready, *source);
+                self.publish(&plan_of(services), usize::MAX).map(drop)
+            }
+            Act::Crash { services, after } => {
+                self.publish(&plan_of(services), *after)?;
+                let (layout, repairs) = adopt(&self.image, &LIMITS, self.now).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                self.layout = layout;
+                self.execute(&repairs, usize::MAX)?;
+                self.grace();
+                Ok(())
+            }
+            Act::Sweep => self.sweep(),
+            Act::OpenFlow { service, slot } => {
+                let services: Vec<_> = self.layout.services.values().filter(|s| s.position.is_some() && s.mode == Mode::Nat).collect();
+                let Some(service) = services.get(service % services.len().max(1)) else { return Ok(()) };
+                let Some(table) = service.table else { return Ok(()) };
+                let word =
+                    self.image.slots.table(table.base(), 1 << table.log2_slots()).nth(slot % (1 << table.log2_slots())).unwrap_or_default();
+                let entry = self.image.backends.get(service.base as usize + usize::from(word.target()));
+                if word.target() != SlotWord::NONE && BackendState::from_u8(entry.state).takes_new() {
+                    self.flows.push(Flow { service: service.id, local: word.target(), addr: entry.addr.0 });
+                }
+                Ok(())
+            }
+            Act::CloseFlow { flow } => {
+                if !self.flows.is_empty() {
+                    self.flows.swap_remove(flow % self.flows.len());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn set_hops(&mut self, ready: u16, source: u8) {
+        let hop = |i: usize| Hop {
+            ifindex: 2 + i as u32 % 2,
+            dst_mac: [2, 0, 0, 0, source, i as u8],
+            src_mac: [2, 1, 0, 0, 0, 1],
+            source: if backend_id(i).0.is_ipv4() {
+                IpAddr::from([10, 9, source, 1])
+            } else {
+                IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(source)])
+            },
+        };
+        self.hops.0 = (0..16).filter(|i| ready >> i & 1 == 1).map(|i| (backend_id(i).0.ip(), hop(i))).collect();
+    }
+
+    fn publish(&mut self, plan: &Plan, stores: usize) -> Result<(), TestCaseError> {
+        let batch = reconcile(&self.image, &mut self.layout, &plan.services, &self.hops, &TRANSLATION, self.now);
+        if !self.execute(&batch.ops, stores)? {
+            return Ok(());
+        }
+        let refused: Vec<_> = batch.refused.iter().map(|(name, _)| name).collect();
+        for service in &plan.services {
+            if refused.contains(&&service.name) {
+                continue;
+            }
+            self.published.insert(vip_key(&service.vip), service.clone());
+            self.check_published(service)?;
+        }
+        for vip in 0..6 {
+            let vip = vip_addr(vip);
+            let planned = plan.services.iter().any(|s| s.vip == vip && !refused.contains(&&s.name));
+            let kept = plan.services.iter().any(|s| s.vip == vip);
+            let found = self.find(&vip_key(&vip)).is_some();
+            prop_assert!(found || !planned, "{vip} is not found");
+            prop_assert!(!found || kept, "{vip} is found still");
+            prop_assert_eq!(
+                self.find(&address_key(&vip_key(&vip))).is_some(),
+                plan.services.iter().any(|s| s.vip.addr == vip.addr && self.find(&vip_key(&s.vip)).is_some())
+            );
+        }
+        // The same once more changes nothing.
+        if refused.is_empty() {
+            let again = reconcile(&self.image, &mut self.layout, &plan.services, &self.hops, &TRANSLATION, self.now);
+            prop_assert!(again.ops.is_empty(), "published twice: {:?}", again.ops);
+        }
+        Ok(())
+    }
+
+    /// Executes step by step. Tells whether all was done.
+    fn execute(&mut self, ops: &[Op], mut stores: usize) -> Result<bool, TestCaseError> {
+        self.look();
+        for op in ops.iter().flat_map(single_stores) {
+            if stores == 0 {
+                return Ok(false);
+            }
+            stores -= 1;
+            self.check_op(&op)?;
+            let mut waited = false;
+            op.apply(&self.image, &mut || waited = true);
+            if waited {
+                self.grace();
+            }
+            if let Op::Active { .. } = op {
+                self.flipped = Some(self.now);
+            }
+            self.look();
+            self.check_reads()?;
+        }
+        Ok(true)
+    }
+
+    fn check_op(&self, op: &Op) -> Result<(), TestCaseError> {
+        match op {
+            Op::Slots { changes } => {
+                let (at, word) = changes[0];
+                prop_assert_ne!(self.image.slots.get(at as usize), word, "slot {} is written without a change", at);
+            }
+            Op::Table { base, slots } => {
+                let end = base + slots.len() as u32;
+                for (_, vip) in &self.vips {
+                    let (at, len) = (vip.table.base(), 1 << vip.table.log2_slots());
+                    prop_assert!(end <= at || at + len <= *base, "a table that packets may read is overwritten");
+                }
+            }
+            Op::Index(table) => {
+                prop_assert_ne!(u64::from(table.number), self.image.config.word(0, 0) & 1);
+                prop_assert!(self.flipped.is_none_or(|at| self.now - at >= GRACE), "the other half may still be read");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Packets come: they read VIPs, slots and backends.
+    fn look(&mut self) {
+        for vip in self.reachable() {
+            for word in self.image.slots.table(vip.table.base(), 1 << vip.table.log2_slots()) {
+                for local in [word.target(), word.default(), word.secondary()].into_iter().filter(|l| *l != SlotWord::NONE) {
+                    let addr = self.image.backends.get((vip.backend_base + u32::from(local)) as usize).addr.0;
+                    let known = |r: &Read| (r.base, r.local, r.addr) == (vip.backend_base, local, addr);
+                    match self.reads.iter_mut().find(|r| known(r)) {
+                        Some(read) => read.at = self.now,
+                        None => self.reads.push(Read { at: self.now, base: vip.backend_base, local, addr }),
+                    }
+                }
+            }
+            match self.vips.iter_mut().find(|(_, v)| *v == vip) {
+                Some(seen) => seen.0 = self.now,
+                None => self.vips.push((self.now, vip)),
+            }
+        }
+    }
+
+    fn check_reads(&self) -> Result<(), TestCaseError> {
+        // Every backend that a packet may be on its way to is there, and the same.
+        for read in &self.reads {
+            let entry = self.image.backends.get((read.base + u32::from(read.local)) as usize);
+            prop_assert_ne!(entry.state, BackendState::Absent as u8, "a slot points at an absent backend");
+            prop_assert_eq!(entry.addr.0, read.addr, "a slot points at another backend than before");
+        }
+        // Who has read a VIP and reads its slots now comes to the same backends as who reads both now.
+        for (_, old) in &self.vips {
+            let Some(new) = self.find(&VipKey { addr: old.addr, port: old.port, proto: old.proto, family: old.family }) else { continue };
+            for word in self.image.slots.table(old.table.base(), 1 << old.table.log2_slots()).filter(|w| w.target() != SlotWord::NONE) {
+                let at = |vip: &Vip| self.image.backends.get((vip.backend_base + u32::from(word.target())) as usize);
+                prop_assert_eq!(at(old).addr, at(&new).addr, "an extent that was outgrown leads astray");
+                prop_assert_ne!(at(old).state, BackendState::Absent as u8);
+            }
+        }
+        for flow in &self.flows {
+            let info: ServiceInfo = self.image.services.get(flow.service as usize);
+            let entry = self.image.backends.get((info.backend_base + u32::from(flow.local)) as usize);
+            prop_assert_eq!((entry.addr.0, entry.state != 0), (flow.addr, true), "a flow has lost its backend");
+        }
+        Ok(())
+    }
+
+    fn check_published(&self, plan: &ServicePlan) -> Result<(), TestCaseError> {
+        let vip = self.find(&vip_key(&plan.vip)).ok_or_else(|| TestCaseError::fail(format!("{} is not found", plan.vip)))?;
+        prop_assert_eq!((vip.mode, vip.table.log2_slots()), (plan.mode as u8, u32::from(plan.table.log2_slots)));
+        let info = self.image.services.get(vip.service as usize);
+        prop_assert_eq!((info.addr, info.port, info.backend_base), (vip.addr, vip.port, vip.backend_base));
+        let at = |local: u16| self.image.backends.get((vip.backend_base + u32::from(local)) as usize);
+        for (i, word) in self.image.slots.table(vip.table.base(), 1 << vip.table.log2_slots()).enumerate() {
+            prop_assert_eq!(word.target(), word.default());
+            for (local, member) in [(word.target(), plan.table.owner[i]), (word.secondary(), plan.table.secondary[i])] {
+                let planned = plan.members.get(usize::from(member)).map(|m| m.id.0);
+                let found = Some(local).filter(|l| *l != SlotWord::NONE).and_then(|l| socket_of(at(l).addr, vip.family, at(l).port));
+                prop_assert_eq!(found, planned);
+            }
+        }
+        let service = &self.layout.services[&vip.service];
+        for member in &plan.members {
+            let entry = at(service.local(&member.id).unwrap());
+            prop_assert_eq!((entry.addr, entry.state), (addr_of(member.id.0.ip()).0, member.state as u8));
+            prop_assert!(service.present().filter(|(_, e)| e.stats == entry.stats).count() == 1);
+            match self.hops.hop(member.id.0.ip()) {
+                None => prop_assert_eq!(entry.flags & Backend::READY, 0),
+                Some(hop) => {
+                    prop_assert_eq!(
+                        (entry.flags, entry.ifindex, entry.dst_mac, entry.src_mac),
+                        (Backend::READY, hop.ifindex, hop.dst_mac, hop.src_mac)
+                    );
+                    if plan.mode == Mode::Nat {
+                        let at = std::mem::offset_of!(mesh_common::abi::Config, sources) / 8 + 3 * usize::from(entry.nat_source);
+                        let source: Vec<u64> = self.image.config.run(0, at, 2).collect();
+                        prop_assert_eq!(source, words_of(&addr_of(hop.source).0).collect::<Vec<_>>());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), TestCaseError> {
+        let over = |s: &Service, now: Instant| s.retired.is_some_and(|since| now - since >= GRACE);
+        let (layout, now) = (&self.layout, self.now);
+        self.flows.retain(|f| layout.services.get(&f.service).is_some_and(|s| !over(s, now)));
+        let mut live = Live { since: now, sources: [true; NAT_SOURCES], ..Live::default() };
+        for flow in &self.flows {
+            *live.flows.entry((flow.service, flow.local)).or_default() += 1;
+        }
+        let freed = retire::collect(&self.image, &mut self.layout, &live);
+        self.execute(&freed.ops, usize::MAX).map(drop)
+    }
+
+    /// Every packet that was under way is done.
+    fn grace(&mut self) {
+        self.reads.clear();
+        self.vips.clear();
+        self.flipped = None;
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        let now = self.now;
+        self.reads.retain(|r| now - r.at < GRACE);
+        self.vips.retain(|(at, _)| now - *at < GRACE);
+    }
+
+    /// The search as the kernel half does it.
+    fn find(&self, key: &VipKey) -> Option<Vip> {
+        let active = self.image.config.word(0, 0) as u32 & 1;
+        let half = half_of(&self.image, active);
+        let hash = hash::vip_hash(key, half.seed);
+        let index = hash::displacement_index(hash, half.displacement_mask) as usize;
+        let at =
+            std::mem::offset_of!(mesh_common::abi::Config, displacements) + 2 * (active as usize * mesh_common::abi::DISPLACEMENTS + index);
+        let displacement = (self.image.config.word(0, at / 8) >> (8 * (at % 8))) as u16;
+        let vip = self.image.vips.get(hash::position(hash, &half, displacement) as usize);
+        ((vip.addr, vip.port, vip.proto, vip.family) == (key.addr, key.port, key.proto, key.family) && vip.kind != VipKind::Empty as u8)
+            .then_some(vip)
+    }
+
+    fn reachable(&self) -> Vec<Vip> {
+        (0..6).filter_map(|vip| self.find(&vip_key(&vip_addr(vip)))).collect()
+    }
+}
+
+/// An op as the single stores that others may see one by one.
+fn single_stores(op: &Op) -> Vec<Op> {
+    match op {
+        Op::Slots { changes } => changes.iter().map(|c| Op::Slots { changes: vec![*c] }).collect(),
+        Op::Backends { base, entries } => {
+            (*base..).zip(entries).map(|(base, entry)| Op::Backends { base, entries: vec![*entry] }).collect()
+        }
+        other => vec![other.clone()],
+    }
+}
+
+fn vip_addr(i: usize) -> VipAddr {
+    let addr = match i % 3 {
+        0 => IpAddr::from([192, 0, 2, 1]),
+        1 => IpAddr::from([192, 0, 2, 2]),
+        _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    };
+    VipAddr { addr, port: 80 + i as u16 / 3, proto: if i < 3 { Proto::Tcp } else { Proto::Udp } }
+}
+
+/// The first eight are IPv4, the others IPv6.
+fn backend_id(i: usize) -> BackendId {
+    let addr = if i < 8 { IpAddr::from([10, 0, 0, i as u8]) } else { IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 0, i as u16]) };
+    BackendId((addr, 8080).into())
+}
+
+fn plan_of(services: &[WantedService]) -> Plan {
+    let mut plan = Plan::default();
+    for wanted in services {
+        let vip = vip_addr(wanted.vip);
+        if plan.services.iter().any(|s| s.vip == vip) {
+            continue;
+        }
+        let offset = if vip.addr.is_ipv4() { 0 } else { 8 };
+        let members: Vec<PlannedBackend> = wanted.members.iter().map(|(i, state)| planned(backend_id(i + offset), *state)).collect();
+        let owner = |i: usize| match usize::from(wanted.owners[i % wanted.owners.len()]) {
+            o if members.is_empty() || o == 0 => SlotWord::NONE,
+            o => (o % members.len()) as u16,
+        };
+        let slots = 1usize << wanted.log2_slots;
+        let table = Table {
+            log2_slots: wanted.log2_slots,
+            owner: (0..slots).map(owner).collect(),
+            secondary: (0..slots).map(|i| owner(i + 1)).collect(),
+        };
+        plan.services.push(ServicePlan {
+            name: format!("s{}", wanted.vip).parse().unwrap(),
+            vip,
+            mode: if wanted.nat { Mode::Nat } else { Mode::Dsr },
+            announce: None,
+            no_backends: members.is_empty(),
+            members,
+            table: Arc::new(table),
+            problem: None,
+        });
+    }
+    plan
+}
+
+fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
+    PlannedBackend { id, name: None, state, standing: Standing::Serving, configured: Weight::ONE, factor: Factor::ONE, effective: 0 }
+}
+
+fn states() -> impl Strategy<Value = BackendState> {
+    use BackendState::{Active, Down, Draining, Maintenance, Recovering, Soft};
+    prop_oneof![4 => Just(Active), 1 => Just(Draining), 1 => Just(Soft), 1 => Just(Down), 1 => Just(Recovering), 1 => Just(Maintenance)]
+}
+
+fn services() -> impl Strategy<Value = Vec<WantedService>> {
+    let members = prop::collection::btree_map(0usize..8, states(), 0..8);
+    let service = (0usize..6, any::<bool>(), members, 0u8..7, prop::collection::vec(0u8..9, 1..9))
+        .prop_map(|(vip, nat, members, log2_slots, owners)| WantedService { vip, nat, members, log2_slots, owners });
+    prop::collection::vec(service, 0..6)
+}
+
+fn acts() -> impl Strategy<Value = Vec<(Act, u64)>> {
+    let act = prop_oneof![
+        5 => (services(), any::<u16>(), 0u8..3).prop_map(|(services, ready, source)| Act::Publish { services, ready, source }),
+        2 => (services(), 0usize..200).prop_map(|(services, after)| Act::Crash { services, after }),
+        3 => Just(Act::Sweep),
+        3 => (any::<usize>(), any::<usize>()).prop_map(|(service, slot)| Act::OpenFlow { service, slot }),
+        1 => any::<usize>().prop_map(|flow| Act::CloseFlow { flow }),
+    ];
+    prop::collection::vec((act, prop_oneof![Just(0u64), Just(30), Just(150)]), 1..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// After every store all tables are such that packets may go by them, whoever published what, and died when.
+    #[test]
+    fn every_prefix_is_safe(acts in acts()) {
+        let mut world = World::new();
+        for (act, pause) in &acts {
+            world.act(act)?;
+            world.pass(Duration::from_millis(*pause));
+        }
+        // When all is removed, all comes back.
+        world.flows.clear();
+        world.publish(&Plan::default(), usize::MAX)?;
+        for _ in 0..2 {
+            world.pass(2 * GRACE);
+            world.sweep()?;
+        }
+        world.pass(2 * GRACE);
+        let (layout, now) = (&mut world.layout, world.now);
+        prop_assert!(layout.services.is_empty());
+        prop_assert_eq!(layout.slots.take(LIMITS.slots, now), Some(0));
+        prop_assert_eq!(layout.backends.take(LIMITS.backends, now), Some(0));
+        prop_assert_eq!(layout.stats.take(LIMITS.backends, now), Some(0));
+    }
+}
