@@ -1,5 +1,6 @@
 //! What mesh's proofs are made of: fixtures, namespaces, servers and clients.
 
+pub mod bench;
 pub mod daemon;
 pub mod demo;
 pub mod deploy;

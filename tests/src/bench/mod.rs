@@ -1,0 +1,83 @@
+//! What a packet costs in the kernel: `cargo xtask bench packet`.
+//!
+//! A driver program restores and stamps the packet and tail-calls the program under test; rounds of it interleave with the same driver over
+//! programs that do next to nothing (the floors), so that what is told is the difference.
+
+mod cases;
+mod driver;
+mod rig;
+#[path = "../../../mesh-ebpf/src/bench/run.rs"]
+mod run;
+
+pub use cases::{Case, Flows, Kind, cases};
+pub use driver::{DRIVER_OBJECT, Driver, Floor, pin_to_last_cpu};
+pub use rig::Rig;
+pub use run::{Run, TEMPLATE};
+
+use anyhow::Result;
+use serde::Serialize;
+
+// SAFETY: `Run` is bytes and integers, without padding; its size is asserted beside it.
+unsafe impl bytemuck::Zeroable for Run {}
+// SAFETY: as above.
+unsafe impl bytemuck::AnyBitPattern for Run {}
+
+/// One line of the result. Times are nanoseconds a packet.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    pub case: String,
+    /// Median, less the median of a program that only returns `XDP_TX`.
+    pub net_ns: f64,
+    /// The same for the least program of this kind of work: nothing, or swap MACs.
+    pub floor_net_ns: f64,
+    /// Upper quartile, less the same median.
+    pub p75_ns: f64,
+    /// Packets that came out with a wrong size or were not counted as they have to be. Not 0 = the figure means nothing.
+    pub bad: u64,
+    pub rounds: usize,
+}
+
+/// Measures one case in `rounds` rounds.
+pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -> Result<Figure> {
+    rig.establish(driver, case)?;
+    let packets = case.packets();
+    let run = case.run(packets);
+    let (mut tx, mut floor, mut net) = (Vec::new(), Vec::new(), Vec::new());
+    let before = rig.counted(case)?;
+    let mut bad = 0;
+    // The first round warms up.
+    for round in 0..=rounds {
+        let base = driver.slice_floor(Floor::Tx, &run)?;
+        let least = driver.slice_floor(case.floor(), &run)?;
+        if case.fills() {
+            rig.forget();
+        }
+        let under_test = driver.slice(rig.program(), &run)?;
+        bad += under_test.bad;
+        if round > 0 {
+            tx.push(base.ns_per_packet);
+            floor.push(least.ns_per_packet);
+            net.push(under_test.ns_per_packet);
+        }
+    }
+    bad += (packets * (rounds as u64 + 1)).abs_diff(rig.counted(case)? - before);
+    let base = quantile(&mut tx, 0.5);
+    Ok(Figure {
+        case: case.name(),
+        net_ns: tenth(quantile(&mut net, 0.5) - base),
+        floor_net_ns: tenth(quantile(&mut floor, 0.5) - base),
+        p75_ns: tenth(quantile(&mut net, 0.75) - base),
+        bad,
+        rounds,
+    })
+}
+
+fn quantile(values: &mut [f64], q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = (values.len().saturating_sub(1) as f64 * q).round() as usize;
+    values.get(at).copied().unwrap_or(f64::NAN)
+}
+
+fn tenth(ns: f64) -> f64 {
+    (ns * 10.0).round() / 10.0
+}

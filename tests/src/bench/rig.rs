@@ -1,0 +1,144 @@
+//! The program under test with its maps as the daemon would have filled them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::ProgramFd;
+use mesh::{
+    model::{BackendId, Weight},
+    table::{self, BaseTable},
+};
+use mesh_common::abi::{Mode, NatFlow, Reason, SlotWord, TableRef};
+
+use super::{Case, Driver, Kind, cases::PORT};
+use crate::fixture::{Engine, Hook, INGRESS, Kernel, Maps, Member, Nat, Service, Sizes, place, rows};
+
+/// Backends of each service.
+const BACKENDS: u32 = 100;
+/// Counters of backends, shared beyond that number.
+const STATS: u32 = 16_384;
+
+/// A loaded program, and what its maps hold.
+pub struct Rig {
+    kernel: Kernel,
+    program: ProgramFd,
+    services: u32,
+}
+
+impl Rig {
+    /// Loads the program with maps for `services` services and `flows` translated flows.
+    pub fn load(services: u32, flows: u32) -> Result<Self> {
+        let nat_flows = (2 * flows).next_power_of_two().max(1 << 18);
+        let sizes = Sizes {
+            vips: 2 * (4 * services).next_power_of_two().max(64),
+            services: services + 1,
+            slots: 1 << table::log2_slots(&members()),
+            backends: services * BACKENDS,
+            backend_stats: (services * BACKENDS).min(STATS),
+            nat_index: nat_flows / 4,
+            nat_flows,
+        };
+        let mut kernel = Kernel::load(Hook::Xdp, sizes)?;
+        let program = kernel.program()?.fd()?.try_clone()?;
+        Ok(Self { kernel, program, services })
+    }
+
+    /// Whether the maps are large enough for a case.
+    pub fn fits(&self, case: &Case) -> bool {
+        self.services == case.services
+    }
+
+    pub fn program(&self) -> &ProgramFd {
+        &self.program
+    }
+
+    /// Fills the maps for a case and, where flows are remembered, opens them all.
+    pub fn establish(&mut self, driver: &mut Driver, case: &Case) -> Result<()> {
+        let slots = shared_table()?;
+        self.kernel.reset(&mut |maps| publish(case, &slots, maps));
+        let Some(flows) = case.flow_count().filter(|_| case.remembers()) else { return Ok(()) };
+        driver.restart_flows();
+        driver.slice(&self.program, &case.opening_run(flows))?;
+        let mut maps = self.kernel.maps();
+        let opened = maps.flows().count() as u64;
+        // A bucket of the index that is full costs its flow; few may be lost so.
+        ensure!(opened <= flows && opened + flows / 1000 >= flows, "{}: only {opened} of {flows} flows were opened", case.name());
+        establish_all(&mut maps);
+        driver.restart_flows();
+        Ok(())
+    }
+
+    /// Forgets all flows, so that new ones find room.
+    pub fn forget(&mut self) {
+        let maps = self.kernel.maps();
+        maps.nat_flows.fill(NatFlow::default());
+        maps.nat_gauges.half_open = 0;
+    }
+
+    /// Packets that went as they should so far.
+    pub fn counted(&self, case: &Case) -> Result<u64> {
+        let counters = self.kernel.counters();
+        counters.balance().map_err(anyhow::Error::msg)?;
+        Ok(match case.kind {
+            Kind::Service(_) => counters.backends.iter().map(|b| b.tx).sum(),
+            Kind::NonVip => counters.reasons.get(Reason::NotForVip as usize).context("there are reason counters")?.packets,
+        })
+    }
+}
+
+fn establish_all(maps: &mut Maps<'_>) {
+    maps.nat_flows.iter_mut().filter(|f| f.claim != 0).for_each(|f| f.stage = NatFlow::ESTABLISHED);
+    maps.nat_gauges.half_open = 0;
+}
+
+/// The table of each service: they all have the same number of backends with the same weights, and share one table.
+fn shared_table() -> Result<Vec<SlotWord>> {
+    let members = members();
+    let base = BaseTable::build(&members, table::log2_slots(&members), 1)?;
+    let table = table::overlay(&base, &base.weights());
+    Ok(table.owner.iter().zip(&table.secondary).map(|(o, s)| SlotWord::steady(*o, *s)).collect())
+}
+
+fn members() -> Vec<table::Member> {
+    let id = |i| BackendId(SocketAddr::new(backend(false, i), 8080));
+    (0..BACKENDS).map(|i| table::Member { id: id(i), weight: Weight::ONE }).collect()
+}
+
+fn backend(v6: bool, n: u32) -> IpAddr {
+    if v6 { Ipv6Addr::from((0xfd00_0080_u128 << 96) + 1 + u128::from(n)).into() } else { Ipv4Addr::from(0x0a80_0000 + n).into() }
+}
+
+fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
+    let port = if case.mode() == Mode::Nat { 8080 } else { PORT };
+    let services = (0..case.services).map(|service| {
+        let member = |i: u32| {
+            let n = service * BACKENDS + i;
+            Member::new(i as u8, (backend(case.v6, n), port)).with(|m| m.ifindex = INGRESS)
+        };
+        Service::new((case.vip(service), PORT), case.proto(), case.mode(), (0..BACKENDS).map(member).collect())
+    });
+    let nat = Nat {
+        port_first: 32_768,
+        port_count: 32_767,
+        half_open_limit: u32::MAX >> 1,
+        half_open_ticks: u32::MAX >> 1,
+        established_ticks: u32::MAX >> 1,
+        closing_ticks: u32::MAX >> 1,
+        udp_ticks: u32::MAX >> 1,
+        ..Nat::default()
+    };
+    nat.publish(maps);
+    maps.config.hash_key = [0x0123_4567_89ab_cdef, 0x0f1e_2d3c_4b5a_6978];
+    maps.slots[..slots.len()].copy_from_slice(slots);
+    let table = TableRef::new(0, slots.len().trailing_zeros());
+    let mut vips = Vec::new();
+    for (i, service) in (0..).zip(services) {
+        let base = i * BACKENDS;
+        for (n, member) in (base..).zip(&service.members) {
+            maps.backends[n as usize] = rows::backend(&service, member, n % STATS);
+        }
+        maps.services[i as usize + 1] = rows::service_info(&service, base);
+        vips.extend([rows::vip(i + 1, &service, table, base), rows::address(service.vip)]);
+    }
+    place(&vips, 0, maps);
+}

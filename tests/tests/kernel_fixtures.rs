@@ -1,0 +1,53 @@
+//! The fixtures, run by the kernel: the object that the product embeds, under `BPF_PROG_TEST_RUN`.
+//!
+//! What differs by program: a test run does not tell which interface a packet is redirected to, and TC can only redirect, also out of the
+//! interface that a packet came in by. The socket buffer of a test run has its VLAN tags in the bytes and no checksum offload, so that TC has to leave
+//! the same bytes as XDP; tags in metadata and partial checksums are met by the namespace tests.
+
+use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, truncated};
+
+#[test]
+fn every_fixture_by_xdp() {
+    every_fixture(Hook::Xdp);
+}
+
+#[test]
+fn every_fixture_by_tc() {
+    every_fixture(Hook::Tc);
+}
+
+/// All lengths up to the end of the headers, and some beyond: the host's engine takes every length of everything.
+#[test]
+fn every_length_of_every_packet_by_xdp() {
+    every_length(Hook::Xdp);
+}
+
+#[test]
+fn every_length_of_every_packet_by_tc() {
+    every_length(Hook::Tc);
+}
+
+/// How much work the verifier had; `cargo xtask test vm` collects these lines for every kernel.
+#[test]
+fn verifier_statistics() {
+    for (hook, name) in [(Hook::Xdp, "xdp"), (Hook::Tc, "tc")] {
+        let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+        let info = kernel.info().unwrap_or_else(|e| panic!("{e:#}"));
+        let insns = info.verified_instruction_count().unwrap_or_default();
+        println!("verifier {name} insns {insns}");
+        assert!((1..1_000_000).contains(&insns), "{name}: the kernel's limit is a million");
+    }
+}
+
+fn every_fixture(hook: Hook) {
+    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+    let failed: Vec<String> = cases::all().iter().filter_map(|f| run(&mut kernel, f).err()).map(|e| format!("{e:#}")).collect();
+    assert!(failed.is_empty(), "{} fixtures failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+fn every_length(hook: Hook) {
+    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+    for fixture in cases::all() {
+        truncated(&mut kernel, &fixture, 97).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+}
