@@ -1,0 +1,48 @@
+//! Random bytes, random packets and random maps through the host's copy of the engine: nothing panics, and the books balance.
+
+use mesh_tests::fixture::{Engine, Host, Sizes, random};
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_packet_over_sound_maps(world in random::world(), script in random::script()) {
+        let mut host = Host::new(Sizes::SMALL);
+        host.reset(&mut |maps| world.publish(maps));
+        for event in script {
+            host.edit(&mut |maps| event.apply(maps));
+            let random::Event::Packet(packet) = event else { continue };
+            let out = host.send(&packet);
+            prop_assert_eq!(out.bytes.len(), packet.len());
+            if !out.verdict.is_forward() {
+                prop_assert_eq!(out.bytes, packet, "only what is sent on is changed");
+            }
+        }
+        prop_assert_eq!(host.counters().balance(), Ok(()));
+    }
+
+    #[test]
+    fn any_packet_over_corrupted_maps(world in random::world(), script in random::hostile_script(), tick in any::<u32>()) {
+        let mut host = Host::new(Sizes::SMALL);
+        host.tick = tick;
+        host.reset(&mut |maps| world.publish(maps));
+        for event in script {
+            host.edit(&mut |maps| event.apply(maps));
+            if let random::Event::Packet(packet) = event {
+                let out = host.send(&packet);
+                prop_assert_eq!(out.bytes.len(), packet.len());
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes(world in random::world(), frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..160), 1..8)) {
+        let mut host = Host::new(Sizes::SMALL);
+        host.reset(&mut |maps| world.publish(maps));
+        for frame in frames {
+            let out = host.send(&frame);
+            prop_assert_eq!(out.bytes, frame);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Random packets over random maps: the host's copy of the engine and the kernel give the same verdict, the same bytes and the same counts.
+
+use mesh_common::abi::NatConfig;
+use mesh_tests::fixture::{Engine, Hook, Host, Kernel, Outcome, Sizes, Verdict, World, random};
+use proptest::{prelude::*, test_runner::TestRunner};
+
+#[test]
+fn sound_maps_by_xdp() {
+    agree(Hook::Xdp, 150, random::script());
+}
+
+#[test]
+fn sound_maps_by_tc() {
+    agree(Hook::Tc, 150, random::script());
+}
+
+/// Garbage in the maps is nobody's intention, but the same for both, and no way out of the packet, of the maps or of the program.
+#[test]
+fn corrupted_maps_by_xdp() {
+    agree(Hook::Xdp, 100, random::hostile_script());
+}
+
+#[test]
+fn corrupted_maps_by_tc() {
+    agree(Hook::Tc, 100, random::hostile_script());
+}
+
+fn agree(hook: Hook, cases: u32, script: impl Strategy<Value = Vec<random::Event>>) {
+    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+    let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() };
+    let kernel = std::cell::RefCell::new(&mut kernel);
+    let result = TestRunner::new(config).run(&(random::world(), script), |(world, script)| {
+        compare(&mut kernel.borrow_mut(), &world, &script).map_err(TestCaseError::fail)
+    });
+    result.unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn compare(kernel: &mut Kernel, world: &World, script: &[random::Event]) -> Result<(), String> {
+    let mut host = Host::new(Sizes::SMALL);
+    host.reset(&mut |maps| world.publish(maps));
+    kernel.reset(&mut |maps| world.publish(maps));
+    for (i, event) in script.iter().enumerate() {
+        host.edit(&mut |maps| event.apply(maps));
+        kernel.edit(&mut |maps| event.apply(maps));
+        let random::Event::Packet(packet) = event else { continue };
+        let (host_before, kernel_before) = (host.counters(), kernel.counters());
+        host.tick = kernel_tick();
+        let (wanted, is) = (host.send(packet), kernel.send(packet));
+        if !same(&wanted, &is) {
+            return Err(format!("step {i}: the host says {wanted:02x?}, {} {is:02x?}", kernel.name()));
+        }
+        let (wanted, is) = (host.counters().since(&host_before), kernel.counters().since(&kernel_before));
+        if wanted != is {
+            let backends = |c: &[_]| format!("{c:?}").len();
+            return Err(format!(
+                "step {i}: the host counts {:?} {:?}, {} {:?} {:?} (backends differ: {})",
+                wanted.rx,
+                wanted.counted(),
+                kernel.name(),
+                is.rx,
+                is.counted(),
+                wanted.backends != is.backends && backends(&wanted.backends) > 0
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What is dropped is nobody's business any more; where a redirection goes is not told by a test run.
+fn same(host: &Outcome, kernel: &Outcome) -> bool {
+    let verdict = match (host.verdict, kernel.verdict) {
+        (Verdict::Redirect(_) | Verdict::Tx, Verdict::Redirect(None)) => true,
+        (a, b) => a == b,
+    };
+    verdict && (host.verdict == Verdict::Drop || host.bytes == kernel.bytes)
+}
+
+/// The clock of translated flows.
+fn kernel_tick() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap_or_else(|e| panic!("no clock: {e}"));
+    ((now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) >> NatConfig::TICK_SHIFT) as u32
+}
