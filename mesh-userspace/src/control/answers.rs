@@ -77,7 +77,7 @@ impl Daemon {
         };
         self.read_new_files();
         self.act();
-        self.publish(now);
+        self.publish_order(now);
         let view = view(self, outcome);
         self.save(Box::new(move |saved| {
             let unsaved = |error| ControlError::Internal(format!("it is done, but will be forgotten at the next start: {error}"));

@@ -157,6 +157,12 @@ impl Core {
         changed
     }
 
+    /// Files of backends that nothing has come from yet.
+    pub fn unread_files(&self) -> BTreeSet<PathBuf> {
+        let unread = self.merged.iter().filter(|(name, _)| !self.files.contains_key(*name));
+        unread.filter_map(|(_, m)| m.service.backends_file.clone()).collect()
+    }
+
     /// Takes in a change of health. True if somebody wants to know.
     pub fn health(&mut self, event: HealthEvent, now: Instant) -> bool {
         let HealthEvent { key, health, evidence } = event;

@@ -12,9 +12,11 @@ mod core;
 mod daemon;
 mod detach;
 mod error;
+mod following;
 mod handle;
 mod merge;
 mod orders;
+mod publishing;
 mod report;
 mod saver;
 mod shutdown;
@@ -23,10 +25,8 @@ mod startup;
 mod tests;
 pub mod view;
 
+pub use self::core::{Adopted, Core, Wanted};
+pub use detach::detach;
 pub use error::ControlError;
 pub use handle::{BackendSpec, Command, Handle, ServiceSpec};
-
-pub use detach::detach;
 pub use startup::run;
-
-pub use self::core::{Adopted, Core, Wanted};

@@ -21,7 +21,7 @@ use crate::{
     api::{Endpoints, Server},
     config::{self, Config, Hook, Loaded},
     dataplane::{
-        self, Dataplane, HookChoice, InterfaceOptions, NatOptions, Options,
+        self, Dataplane, HookChoice, InterfaceOptions, KernelLog, KernelLogError, NatOptions, Options,
         net::{Announcer, NextHops},
     },
     discovery::Files,
@@ -36,6 +36,7 @@ const REPORTS: usize = 1;
 /// Runs the daemon of this configuration until a signal ends it. `loaded` is what `path` says.
 pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
     let Loaded { config, warnings } = loaded;
+    let path = std::path::absolute(&path).with_context(|| format!("failed to find {}", path.display()))?;
     let signals = Signals::listen().context("failed to listen for signals")?;
     let store = Store::open(&config.state_dir, &config.instance)?;
     let found = store.load()?;
@@ -48,8 +49,9 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
         Ok(files) => (Some(files), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let (plane, adopted) = Dataplane::open(&options(&config))?;
+    let (mut plane, adopted) = Dataplane::open(&options(&config))?;
 
+    let _kernel_log = kernel_log(&mut plane);
     let announced = found.state.announced.clone();
     let (mut core, events) = Core::new(config, found.state);
     let adopted: Vec<Adopted> = adopted.services.into_iter().map(|s| (s.vip, s.backends.into_iter().flatten().collect())).collect();
@@ -64,7 +66,7 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
         // An error means that the daemon is gone, and that is the end as well.
         let _ = stopped.await;
     }));
-    let inputs = Inputs { health, resolutions: next_hops.watch(), commands, reports, signals, server };
+    let inputs = Inputs { health, resolutions: next_hops.watch(), commands, reports, signals, server: Some(server) };
     let view = ConfigView { loaded_ms: unix_ms(SystemTime::now()), file: path, error: None, warnings: texts(&warnings) };
     let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
@@ -73,6 +75,17 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
     daemon.begin(Instant::now());
     daemon.run(inputs, stop).await;
     Ok(())
+}
+
+fn kernel_log(plane: &mut Dataplane) -> Option<KernelLog> {
+    match plane.kernel_log() {
+        Ok(log) => Some(log),
+        Err(KernelLogError::Silent) => None,
+        Err(error) => {
+            log::warn!("{error}");
+            None
+        }
+    }
 }
 
 /// What the data plane is told of a configuration.
@@ -139,6 +152,11 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("log", old.log != new.log),
     ];
     rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// The new configuration, with what takes effect only at the next start as it was.
+pub fn as_far_as_possible(new: Config, running: &Config) -> Config {
+    Config { services: new.services, ..running.clone() }
 }
 
 /// Reads the configuration again.

@@ -1,0 +1,152 @@
+//! When and how the tables are published, compared and called ready.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    daemon::Daemon,
+    view::{Publications, Readiness},
+};
+use crate::{
+    dataplane::{
+        LayoutError,
+        net::{Reason, Resolution},
+    },
+    events::What,
+    health::Health,
+    model::ServiceName,
+};
+
+/// Inputs that come in a burst are published together; far below what anyone notices of a failover.
+const BURST: Duration = Duration::from_millis(2);
+/// Translated flows are swept, and ...
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
+/// ... the maps are compared with the plan this often.
+pub(super) const REPAIR: Duration = Duration::from_secs(30);
+
+impl Daemon {
+    /// When to publish. The first time waits for next hops, because a table without them forwards nothing.
+    pub(super) fn publish_due(&self) -> Option<Instant> {
+        let at = self.publish_at?;
+        match self.first_lookup {
+            Some(limit) if !self.all_looked_up() => Some(limit.max(at)),
+            _ => Some(at),
+        }
+    }
+
+    fn all_looked_up(&self) -> bool {
+        let mut addrs = self.core.services().values().flat_map(|m| m.endpoints.iter().map(|e| e.id.0.ip()));
+        addrs.all(|addr| {
+            !matches!(self.resolutions.get(&addr), None | Some(Resolution::NotReady(Reason::Pending | Reason::NeighbourIncomplete { .. })))
+        })
+    }
+
+    /// Has the tables published a moment later.
+    pub(super) fn dirty(&mut self, now: Instant) {
+        self.publish_at = Some(self.publish_at.map_or(now + BURST, |at| at.min(now + BURST)));
+    }
+
+    /// Plans anew, and tells what that changes.
+    pub(super) fn replan(&mut self, now: Instant) {
+        let events = self.core.replan(table_seed(self.plane.hash_key()), now);
+        self.publications.last_plan_us = micros(now.elapsed());
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    /// Publishes an order at once, so that its answer says what is so; while the first publication is held back, only plans it.
+    pub(super) fn publish_order(&mut self, now: Instant) {
+        if self.first_lookup.is_some() {
+            self.replan(now);
+        } else {
+            self.publish(now);
+        }
+    }
+
+    /// Plans and writes the tables.
+    pub(super) fn publish(&mut self, now: Instant) {
+        (self.publish_at, self.first_lookup) = (None, None);
+        self.replan(now);
+        let planned = Instant::now();
+        let published = self.plane.apply(self.core.plan(), &self.resolutions);
+        self.publications.count += 1;
+        self.publications.last_apply_us = micros(planned.elapsed());
+        self.publish_at = self.core.plan().replan_at;
+        let Publications { last_plan_us: plan_us, last_apply_us: apply_us, .. } = self.publications;
+        if published.ops > 0 {
+            self.tell(What::Published { epoch: published.epoch, stores: published.ops, plan_us, apply_us });
+        }
+        self.refused(published.refused);
+        self.check_ready();
+    }
+
+    /// Tells of services that could not be published, once each.
+    fn refused(&mut self, refused: Vec<(ServiceName, LayoutError)>) {
+        let before = std::mem::replace(&mut self.refused, refused.into_iter().collect());
+        let news: Vec<_> = self.refused.iter().filter(|(name, error)| before.get(*name) != Some(error)).collect();
+        let news: Vec<_> = news.into_iter().map(|(name, error)| format!("service {name} is left as it was: {error}")).collect();
+        for error in news {
+            self.publications.failures += 1;
+            self.tell(What::PublishFailed { error });
+        }
+    }
+
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.sweep_at = now + SWEEP;
+        match self.plane.sweep(now) {
+            Ok(report) => self.nat = report,
+            Err(error) => log::error!("{error}"),
+        }
+        self.check_ready();
+    }
+
+    pub(super) fn repair(&mut self, now: Instant) {
+        self.repair_at = now + REPAIR;
+        if self.publications.count == 0 {
+            return;
+        }
+        // Every publication begins with what the maps say, so one more of the same plan is the comparison.
+        let published = self.plane.apply(self.core.plan(), &self.resolutions);
+        if published.ops > 0 {
+            self.publications.repairs += published.ops as u64;
+            self.tell(What::Repaired { differences: published.ops });
+        }
+        self.refused(published.refused);
+    }
+
+    /// Readiness is a latch: once reached it stays.
+    fn check_ready(&mut self) {
+        if !self.ready && self.readiness().ready {
+            self.ready = true;
+            self.tell(What::Ready);
+        }
+    }
+
+    pub(super) fn readiness(&self) -> Readiness {
+        if self.ready {
+            return Readiness { ready: true, waiting: Vec::new() };
+        }
+        let mut waiting = Vec::new();
+        if self.publications.count == 0 {
+            waiting.push("the first publication of the tables".to_owned());
+        }
+        // A target that has been asked as often as it takes to judge it either way, and still is not judged, is not waited for.
+        let checks = self.core.checks();
+        let undecided = self.monitor.snapshot().into_iter().filter(|(key, status)| {
+            let enough = checks.get(key).map_or(1, |check| u64::from(check.rise) + u64::from(check.fall));
+            status.checks_done == 0 || status.health == Health::Unknown && status.checks_done < enough
+        });
+        let undecided = undecided.count();
+        if undecided > 0 {
+            waiting.push(format!("the first health checks of {undecided} backends"));
+        }
+        Readiness { ready: waiting.is_empty(), waiting }
+    }
+}
+
+/// Seed of the tables: as secret as the hash key, and the same wherever that is.
+fn table_seed(key: [u64; 2]) -> u64 {
+    key[0] ^ key[1].rotate_left(32)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
