@@ -29,9 +29,8 @@ fn agree(hook: Hook, cases: u32, script: impl Strategy<Value = Vec<random::Event
     let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
     let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() };
     let kernel = std::cell::RefCell::new(&mut kernel);
-    let result = TestRunner::new(config).run(&(random::world(), script), |(world, script)| {
-        compare(&mut kernel.borrow_mut(), &world, &script).map_err(TestCaseError::fail)
-    });
+    let result = TestRunner::new(config)
+        .run(&(random::world(), script), |(world, script)| compare(&mut kernel.borrow_mut(), &world, &script).map_err(TestCaseError::fail));
     result.unwrap_or_else(|e| panic!("{e}"));
 }
 

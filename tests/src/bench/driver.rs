@@ -57,9 +57,14 @@ impl Driver {
 
     /// One slice over a floor. The flows go on where the last slice left off.
     pub fn slice_floor(&mut self, floor: Floor, run: &Run) -> Result<Slice> {
-        let fd = self.floors[floor as usize].try_clone()?;
         let run = Run { len_out: run.len + if floor == Floor::Encap { 20 } else { 0 }, ..*run };
-        self.slice(&fd, &run)
+        self.slice_as(floor, &run)
+    }
+
+    /// One slice over a floor, with `run` as it is.
+    pub fn slice_as(&mut self, floor: Floor, run: &Run) -> Result<Slice> {
+        let fd = self.floors[floor as usize].try_clone()?;
+        self.slice(&fd, run)
     }
 
     /// One slice: `run.count` packets through the program `target`.
