@@ -33,8 +33,11 @@ fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> Result<()> {
     let loaded = config::load(&args.config)?;
-    let kernel = loaded.config.log.kernel;
-    env_logger::Builder::new().filter_level(loaded.config.log.level).filter_module("mesh_datapath", kernel).parse_default_env().init();
+    let config::Log { level, kernel } = loaded.config.log;
+    let mut logger = env_logger::Builder::new();
+    // The libraries below tell every step at the lower levels; RUST_LOG can ask for that.
+    logger.filter_level(level.min(log::LevelFilter::Warn)).filter_module("mesh", level).filter_module("mesh_datapath", kernel);
+    logger.parse_default_env().init();
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }

@@ -114,13 +114,13 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
     }
     let mut ebpf = loader.load(OBJECT).map_err(DataplaneError::Load)?;
     let image = Image {
-        config: row(&mut ebpf, map::CONFIG, 1)?,
-        vips: row(&mut ebpf, map::VIPS, sizes.vips)?,
-        services: row(&mut ebpf, map::SERVICES, sizes.services)?,
-        slots: row(&mut ebpf, map::SLOTS, sizes.slots)?,
-        backends: row(&mut ebpf, map::BACKENDS, sizes.backends)?,
-        nat_flows: row(&mut ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
-        nat_gauges: row(&mut ebpf, map::NAT_GAUGES, 1)?,
+        config: row(&ebpf, map::CONFIG, 1)?,
+        vips: row(&ebpf, map::VIPS, sizes.vips)?,
+        services: row(&ebpf, map::SERVICES, sizes.services)?,
+        slots: row(&ebpf, map::SLOTS, sizes.slots)?,
+        backends: row(&ebpf, map::BACKENDS, sizes.backends)?,
+        nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
+        nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
     };
     let stats = Stats {
         rx: percpu(&mut ebpf, map::RX_STATS)?,
@@ -189,8 +189,9 @@ fn check_pin(path: &Path, shape: &Shape) -> Result<bool, DataplaneError> {
     }
 }
 
-fn row<T: Pod>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Row<T>, DataplaneError> {
-    let Some(Map::Array(map)) = ebpf.take_map(name) else { return Err(DataplaneError::Object { kind: "map", name }) };
+fn row<T: Pod>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Row<T>, DataplaneError> {
+    // The map stays in there: programs that are loaded later name it by its descriptor.
+    let Some(Map::Array(map)) = ebpf.map(name) else { return Err(DataplaneError::Object { kind: "map", name }) };
     Row::map(map.fd().as_fd(), len as usize).map_err(|source| DataplaneError::Mapping { name, source })
 }
 
