@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use http_body_util::{BodyExt, Full};
@@ -30,6 +31,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 /// Why a question has no answer.
@@ -37,6 +39,8 @@ pub struct Client {
 pub enum ClientError {
     #[error("no daemon answers at {}: {source}", socket.display())]
     Unreachable { socket: PathBuf, source: io::Error },
+    #[error("the daemon at {} does not answer within {after:?}", socket.display())]
+    Silent { socket: PathBuf, after: Duration },
     #[error("not allowed to use {}: {reason}", socket.display())]
     Forbidden { socket: PathBuf, reason: String },
     #[error(transparent)]
@@ -45,11 +49,19 @@ pub enum ClientError {
     Garbled { socket: PathBuf, what: String },
 }
 
+/// A daemon that loads its program answers when that is done, and that takes seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 type Result<T> = std::result::Result<T, ClientError>;
 
 impl Client {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), patience: PATIENCE }
+    }
+
+    /// Waits this long for the beginning of each answer.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     pub fn socket(&self) -> &Path {
@@ -132,8 +144,13 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|e| self.garbled(format!("{e}; is it of another version?")))
     }
 
-    /// Sends a request; an answer is one of success.
+    /// Sends a request; an answer is one of success, and comes in time.
     async fn send<B: Serialize>(&self, method: Method, path: &str, body: Option<&B>) -> Result<Response<Incoming>> {
+        let silent = |_| ClientError::Silent { socket: self.socket.clone(), after: self.patience };
+        tokio::time::timeout(self.patience, self.exchange(method, path, body)).await.map_err(silent)?
+    }
+
+    async fn exchange<B: Serialize>(&self, method: Method, path: &str, body: Option<&B>) -> Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.garbled(e))?;
         // Ends with the response, for then nothing holds the sender any more.

@@ -27,6 +27,7 @@ impl Failure {
     pub(super) fn of(error: ClientError, target: &Target) -> Self {
         let (code, remedy) = match &error {
             ClientError::Unreachable { socket, source } => (Self::UNREACHABLE, unreachable(socket, source, target)),
+            ClientError::Silent { .. } => (Self::UNREACHABLE, "it may still be starting, or hang: look at its log".to_owned()),
             ClientError::Forbidden { .. } => (
                 Self::FORBIDDEN,
                 "run this as root, or set `api.group` in the daemon's configuration and become a member of that group".to_owned(),

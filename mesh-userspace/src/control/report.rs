@@ -158,10 +158,11 @@ impl Facts<'_> {
         let Some(status) = self.targets.get(&key) else {
             return HealthView { health: "unknown".to_owned(), ..HealthView::default() };
         };
+        let moment = |at| self.clock.checked_sub(self.now.saturating_duration_since(at)).map(unix_ms);
         HealthView {
             health: status.health.to_string(),
-            since_ms: self.clock.checked_sub(self.now.saturating_duration_since(status.since)).map(unix_ms),
-            last_probe_ms: None,
+            since_ms: moment(status.since),
+            last_probe_ms: status.last_check.and_then(moment),
             rtt_us: status.last_rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             error: status.last_error.clone(),
             probes: status.checks_done,

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
 };
 
 use super::seam::Seam;
+use crate::api::{Client, ClientError};
 
 async fn get(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), path: &str) -> String {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -27,4 +30,14 @@ async fn anyone_may_ask_how_the_node_does_but_nothing_else() {
     }
     let local = get(&mut UnixStream::connect(seam.socket()).await.unwrap(), "/metrics").await;
     assert!(local.contains("\nmesh_table_epoch 7\n"));
+}
+
+#[tokio::test]
+async fn a_client_does_not_wait_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("mesh.sock");
+    let _mute = tokio::net::UnixListener::bind(&socket).unwrap();
+    let after = Duration::from_millis(50);
+    let refused = Client::new(socket).with_patience(after).status().await.unwrap_err();
+    assert!(matches!(refused, ClientError::Silent { after: a, .. } if a == after), "{refused:?}");
 }
