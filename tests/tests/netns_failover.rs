@@ -121,7 +121,7 @@ fn all_dead_is_said_and_survived() -> Result<()> {
         world.stage.kill(name)?;
     }
     let end = Instant::now() + LIMIT;
-    while world.daemon.json(&["service", "show", "web"])?["no_backends"] != true {
+    while world.daemon.json(&["service", "show", "web"])?["taking"] != 0 {
         ensure!(Instant::now() < end, "the service does not say that it has no backend: {}", world.daemon.ok(&["service", "show", "web"])?);
         std::thread::sleep(Duration::from_millis(20));
     }
