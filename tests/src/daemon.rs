@@ -96,7 +96,7 @@ impl Daemon {
                 self.child = None;
                 bail!("mesh ended with {status}; its log:\n{}", self.log());
             }
-            if self.json(&["status"]).is_ok_and(|status| status["readiness"]["ready"] == true) {
+            if self.json(&["status"]).is_ok_and(|status| status["ready"] == true) {
                 return Ok(());
             }
             if Instant::now() > end {
