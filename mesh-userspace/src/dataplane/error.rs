@@ -21,8 +21,8 @@ pub enum DataplaneError {
     Object { kind: &'static str, name: &'static str },
     #[error("failed to load the kernel half: {0}; it needs Linux 6.1 or later, and the capabilities BPF, NET_ADMIN and PERFMON")]
     Load(#[source] EbpfError),
-    #[error("the kernel refused program `{name}`: {source}")]
-    Program { name: &'static str, source: ProgramError },
+    #[error("the kernel refused program `{name}`: {reason}")]
+    Program { name: &'static str, reason: String },
     #[error("failed to read map `{name}`: {source}")]
     Map { name: &'static str, source: MapError },
     #[error("failed to map `{name}` into memory: {source}")]
@@ -42,6 +42,21 @@ pub enum DataplaneError {
 }
 
 impl DataplaneError {
+    /// The verifier's last words are those that matter; all of them go to the debug log.
+    pub(super) fn program(name: &'static str) -> impl Fn(ProgramError) -> Self {
+        const LAST: usize = 8;
+        move |error| {
+            let ProgramError::LoadError { io_error, verifier_log } = &error else {
+                return Self::Program { name, reason: error.to_string() };
+            };
+            log::debug!("{name}: {verifier_log}");
+            let words = verifier_log.to_string();
+            let lines: Vec<_> = words.lines().collect();
+            let reason = format!("{io_error}\n{}", lines[lines.len().saturating_sub(LAST)..].join("\n"));
+            Self::Program { name, reason }
+        }
+    }
+
     pub(super) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { what, path, source }

@@ -133,10 +133,10 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
 impl Loaded {
     /// The XDP program, loaded and pinned at the first call.
     pub fn xdp(&mut self, pins: &Pins) -> Result<&mut Xdp, DataplaneError> {
-        let refused = |source| DataplaneError::Program { name: program::XDP, source };
-        let xdp: &mut Xdp = self.program(program::XDP)?.try_into().map_err(refused)?;
+        let refused = DataplaneError::program(program::XDP);
+        let xdp: &mut Xdp = self.program(program::XDP)?.try_into().map_err(&refused)?;
         if xdp.fd().is_err() {
-            xdp.load().map_err(refused)?;
+            xdp.load().map_err(&refused)?;
             let path = fresh(pins, program::XDP)?;
             xdp.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
         }
@@ -145,10 +145,10 @@ impl Loaded {
 
     /// The TC program, loaded and pinned at the first call.
     pub fn tc(&mut self, pins: &Pins) -> Result<&mut SchedClassifier, DataplaneError> {
-        let refused = |source| DataplaneError::Program { name: program::TC, source };
-        let tc: &mut SchedClassifier = self.program(program::TC)?.try_into().map_err(refused)?;
+        let refused = DataplaneError::program(program::TC);
+        let tc: &mut SchedClassifier = self.program(program::TC)?.try_into().map_err(&refused)?;
         if tc.fd().is_err() {
-            tc.load().map_err(refused)?;
+            tc.load().map_err(&refused)?;
             let path = fresh(pins, program::TC)?;
             tc.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
         }

@@ -50,6 +50,8 @@ struct World {
     flipped: Option<Instant>,
     hops: HopTable,
     published: HashMap<VipKey, ServicePlan>,
+    /// The last publication was cut off.
+    cut_off: bool,
 }
 
 #[derive(Clone, Default)]
@@ -107,6 +109,7 @@ impl World {
             flipped: None,
             hops: HopTable::default(),
             published: HashMap::new(),
+            cut_off: false,
         }
     }
 
@@ -198,6 +201,7 @@ impl World {
         self.look();
         for op in ops.iter().flat_map(single_stores) {
             if stores == 0 {
+                self.cut_off = true;
                 return Ok(false);
             }
             stores -= 1;
@@ -474,5 +478,36 @@ proptest! {
         prop_assert_eq!(layout.slots.take(LIMITS.slots, now), Some(0));
         prop_assert_eq!(layout.backends.take(LIMITS.backends, now), Some(0));
         prop_assert_eq!(layout.stats.take(LIMITS.backends, now), Some(0));
+    }
+}
+
+/// A service outgrows its extent, gets another table and another VIP beside it; the daemon dies at each single store of that.
+#[test]
+fn dying_at_any_store_loses_nothing() {
+    let service = |vip, members: usize, log2_slots| WantedService {
+        vip,
+        nat: true,
+        members: (0..members).map(|i| (i, BackendState::Active)).collect(),
+        log2_slots,
+        owners: (1..9).collect(),
+    };
+    let small = vec![service(0, 3, 4), service(2, 2, 3)];
+    let grown = vec![service(0, 7, 4), service(1, 3, 4), service(2, 6, 5)];
+    for after in 0.. {
+        let mut world = World::new();
+        let acts = [
+            Act::Publish { services: small.clone(), ready: u16::MAX, source: 0 },
+            Act::Crash { services: grown.clone(), after },
+            Act::Sweep,
+            Act::Publish { services: if after % 2 == 0 { grown.clone() } else { small.clone() }, ready: u16::MAX, source: 1 },
+        ];
+        for act in &acts {
+            world.act(act).unwrap_or_else(|e| panic!("dead after {after} stores, at {act:?}: {e}"));
+            world.pass(2 * GRACE);
+        }
+        if !world.cut_off {
+            assert!(after > 50, "the publication takes {after} stores only");
+            return;
+        }
     }
 }
