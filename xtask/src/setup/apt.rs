@@ -52,5 +52,7 @@ fn apt_get(args: &[&str]) -> Command {
     let mut command = if nix::unistd::geteuid().is_root() { Command::new("env") } else { Command::new("sudo") };
     // Through `env` or `sudo`, so that no package asks a question.
     command.arg("DEBIAN_FRONTEND=noninteractive").arg("apt-get").args(args);
+    // Standard output belongs to the task that needs the packages.
+    command.stdout(std::io::stderr());
     command
 }
