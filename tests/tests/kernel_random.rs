@@ -43,6 +43,9 @@ fn compare(kernel: &mut Kernel, world: &World, script: &[random::Event]) -> Resu
         host.edit(&mut |maps| event.apply(maps));
         kernel.edit(&mut |maps| event.apply(maps));
         let random::Event::Packet(packet) = event else { continue };
+        if !kernel.takes(packet) {
+            continue;
+        }
         host.tick = kernel_tick();
         let (wanted, is) = (host.send(packet), kernel.send(packet));
         if !same(&wanted, &is) {
