@@ -115,7 +115,7 @@ impl Facts<'_> {
             flows: stats.flows,
             live_flows: live.iter().filter(|((vip, _), _)| *vip == plan.vip).map(|(_, flows)| flows).sum(),
             reasons: counters.map_or_else(BTreeMap::new, |c| by_name(&c.reasons, |r| !matches!(r, Reason::Forwarded | Reason::Replied))),
-            problem: self.refused.get(&plan.name).map(ToString::to_string).or_else(|| problem(plan)),
+            problem: self.problem(plan),
         })
     }
 
@@ -170,6 +170,22 @@ impl Facts<'_> {
         }
     }
 
+    /// What keeps the service as a whole from forwarding as it should.
+    fn problem(&self, plan: &ServicePlan) -> Option<String> {
+        if let Some(refused) = self.refused.get(&plan.name) {
+            return Some(refused.to_string());
+        }
+        if let Some(error) = plan.problem {
+            return Some(error.to_string());
+        }
+        if plan.no_backends {
+            return Some("no backend takes new flows".to_owned());
+        }
+        let mut taking = plan.members.iter().filter(|m| m.effective > 0);
+        let unreachable = taking.all(|m| !matches!(self.next_hops.get(&m.id.0.ip()), Some(Resolution::Ready(_))));
+        unreachable.then(|| "no backend that takes new flows has a next hop".to_owned())
+    }
+
     fn next_hop(&self, id: BackendId) -> NextHopView {
         match self.next_hops.get(&id.0.ip()) {
             Some(Resolution::Ready(hop)) => {
@@ -184,11 +200,6 @@ impl Facts<'_> {
 /// Six octets as people write them.
 pub fn mac(octets: [u8; 6]) -> String {
     octets.map(|b| format!("{b:02x}")).join(":")
-}
-
-fn problem(plan: &ServicePlan) -> Option<String> {
-    let why = plan.problem.map(|p| p.to_string());
-    why.or_else(|| plan.no_backends.then(|| "no backend takes new flows".to_owned()))
 }
 
 fn check_in_words(check: &Check) -> String {

@@ -1,6 +1,7 @@
 //! From a configuration to a running daemon: everything is opened before anything is changed.
 
 use std::{
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::{Instant, SystemTime},
 };
@@ -52,6 +53,7 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
     let (mut plane, adopted) = Dataplane::open(&options(&config))?;
 
     let _kernel_log = kernel_log(&mut plane);
+    let own_ports = config.nat.ports.as_ref().and_then(taken_ports);
     let announced = found.state.announced.clone();
     let (mut core, events) = Core::new(config, found.state);
     let adopted: Vec<Adopted> = adopted.services.into_iter().map(|s| (s.vip, s.backends.into_iter().flatten().collect())).collect();
@@ -71,10 +73,25 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
     let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
     let problems = found.problem.into_iter().chain(unwatched).map(|error| What::StateFailed { error });
+    if let Some(warning) = own_ports {
+        log::warn!("{warning}");
+    }
     problems.chain(events).for_each(|event| daemon.tell(event));
     daemon.begin(Instant::now());
     daemon.run(inputs, stop).await;
     Ok(())
+}
+
+/// Warns of source ports that the kernel takes for the node's own connections: to the same backend, both could be the same flow.
+fn taken_ports(ports: &RangeInclusive<u16>) -> Option<String> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let (first, last) = range.trim().split_once(char::is_whitespace)?;
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.trim().parse().ok()?);
+    let overlap = *ports.start() <= last && first <= *ports.end();
+    overlap.then(|| {
+        let (start, end) = (ports.start(), ports.end());
+        format!("nat.ports {start}-{end} overlap the kernel's own ({first}-{last}): choose others, or change net.ipv4.ip_local_port_range")
+    })
 }
 
 fn kernel_log(plane: &mut Dataplane) -> Option<KernelLog> {
