@@ -4,7 +4,7 @@ use core::mem::offset_of;
 
 use crate::{
     abi::{Action, BackendStats, REASONS, Reason, ReasonStats, RxStats},
-    forward::{Sending, Verdict},
+    forward::{Run, Sending, Sink, Verdict},
     packet::Packet,
     rewrite::Rewrite,
     tables::Tables,
@@ -23,30 +23,47 @@ pub enum Exit {
     Redirect(u32),
 }
 
-/// Counts a packet in, before anything of it is looked at.
+/// Takes a packet all the way: counts it in, decides, tells `watch` the verdict, changes the packet and counts it out.
 #[inline(always)]
-pub fn received<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    if let Some(rx) = tables.rx_stats() {
-        rx.count::<{ offset_of!(RxStats, packets) }>(1);
-        rx.count::<{ offset_of!(RxStats, bytes) }>(packet.linear() as u64);
-    }
+pub fn process<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Fn(&Verdict)) -> Exit {
+    received(packet, tables);
+    Run { packet, tables, sink: Settle { watch } }.start()
 }
 
 /// Carries a verdict out, and counts it.
+struct Settle<W> {
+    watch: W,
+}
+
+impl<P: Packet + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
+    type Done = Exit;
+
+    #[inline(always)]
+    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Exit {
+        (self.watch)(&Verdict::End { service, reason });
+        ended(tables, service, reason, packet.size());
+        if reason.action() == Action::Pass { Exit::Pass } else { Exit::Drop }
+    }
+
+    #[inline(always)]
+    fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Exit {
+        (self.watch)(&Verdict::Send(sending));
+        send(packet, tables, &sending)
+    }
+}
+
+/// Counts a packet in, before anything of it is looked at.
 #[inline(always)]
-pub fn settle<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, verdict: &Verdict) -> Exit {
-    match verdict {
-        Verdict::End { service, reason } => {
-            ended(tables, *service, *reason, packet.linear());
-            if reason.action() == Action::Pass { Exit::Pass } else { Exit::Drop }
-        }
-        Verdict::Send(sending) => send(packet, tables, sending),
+fn received<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    if let Some(rx) = tables.rx_stats() {
+        rx.count::<{ offset_of!(RxStats, packets) }>(1);
+        rx.count::<{ offset_of!(RxStats, bytes) }>(packet.size() as u64);
     }
 }
 
 #[inline(always)]
 fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> Exit {
-    let linear = packet.linear();
+    let linear = packet.size();
     let exit = match sending.ifindex {
         0 => Exit::Transmit,
         ifindex if ifindex == packet.ifindex() => Exit::Transmit,

@@ -6,7 +6,7 @@ use crate::{
     abi::{Config, Mode, Reason, TableRef, Vip, VipHalf},
     flow::{Address, load_address},
     hash,
-    header::{self, Headers, Parsed, tcp},
+    header::{self, Headers, tcp},
     nat::{self, Translated},
     packet::Packet,
     read,
@@ -46,6 +46,8 @@ pub struct Sending {
 pub(crate) struct Arrival<'a, A> {
     pub config: Shared<'a, Config>,
     pub vip: Shared<'a, Vip>,
+    /// Id of the service.
+    pub service: u32,
     pub headers: Headers<A>,
     /// TCP flags; 0 for UDP.
     pub flags: u8,
@@ -56,31 +58,88 @@ pub(crate) struct Arrival<'a, A> {
 /// Decides what becomes of a packet.
 #[inline(always)]
 pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T) -> Verdict {
-    const IPV4: u16 = EtherType::Ipv4 as u16;
-    const IPV6: u16 = EtherType::Ipv6 as u16;
-    match header::link(packet) {
-        Some((IPV4, l3)) => network(packet, tables, header::ipv4(packet, l3)),
-        Some((IPV6, l3)) => network(packet, tables, header::ipv6(packet, l3)),
-        _ => FOREIGN,
+    Run { packet: &mut { packet }, tables, sink: Tell }.start()
+}
+
+/// Where decisions end. What is done with one is compiled into each of the places that decisions are made at, so that nothing of a verdict has to
+/// be kept in memory, where a verifier loses track of what it means.
+pub(crate) trait Sink<P, T> {
+    type Done;
+
+    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
+    fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Self::Done;
+}
+
+/// The verdict itself is all that is wanted.
+struct Tell;
+
+impl<P, T> Sink<P, T> for Tell {
+    type Done = Verdict;
+
+    #[inline(always)]
+    fn end(self, _: &mut P, _: &T, service: u32, reason: Reason) -> Verdict {
+        Verdict::End { service, reason }
+    }
+
+    #[inline(always)]
+    fn send(self, _: &mut P, _: &T, sending: Sending) -> Verdict {
+        Verdict::Send(sending)
     }
 }
 
-const FOREIGN: Verdict = Verdict::End { service: 0, reason: Reason::NotForVip };
+/// One packet on its way through the engine.
+pub(crate) struct Run<'a, P, T, S> {
+    pub packet: &'a mut P,
+    pub tables: &'a T,
+    pub sink: S,
+}
 
-#[inline(always)]
-fn network<A: Translated, P: Packet, T: Tables>(packet: &P, tables: &T, parsed: Parsed<A>) -> Verdict {
-    let Some(config) = tables.config() else { return FOREIGN };
-    match parsed {
-        Parsed::Flow(headers) => {
-            let key = (headers.tuple.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
-            match find(tables, config, headers.tuple.dst, key) {
-                Some(vip) => service(packet, tables, config, vip, headers),
-                None => nat::reply(packet, tables, config, &headers).unwrap_or(FOREIGN),
-            }
+impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
+    #[inline(always)]
+    pub(crate) fn start(self) -> S::Done {
+        const IPV4: u16 = EtherType::Ipv4 as u16;
+        const IPV6: u16 = EtherType::Ipv6 as u16;
+        match header::ethernet(self.packet) {
+            (IPV4, l3) => header::ipv4(self, l3),
+            (IPV6, l3) => header::ipv6(self, l3),
+            _ => self.foreign(),
         }
-        Parsed::Odd(dst, reason) => odd(tables, config, dst, reason),
-        Parsed::Foreign => FOREIGN,
     }
+
+    #[inline(always)]
+    pub(crate) fn end(self, service: u32, reason: Reason) -> S::Done {
+        self.sink.end(self.packet, self.tables, service, reason)
+    }
+
+    #[inline(always)]
+    pub(crate) fn send(self, sending: Sending) -> S::Done {
+        self.sink.send(self.packet, self.tables, sending)
+    }
+
+    /// No VIP is concerned.
+    #[inline(always)]
+    pub(crate) fn foreign(self) -> S::Done {
+        self.end(0, Reason::NotForVip)
+    }
+}
+
+/// Goes on with a packet that has ports.
+#[inline(always)]
+pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, headers: Headers<A>) -> S::Done {
+    let Some(config) = run.tables.config() else { return run.foreign() };
+    let key = (headers.tuple.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
+    match find(run.tables, config, headers.tuple.dst, key) {
+        Some(vip) => service(run, config, vip, headers),
+        None => nat::reply(run, config, &headers),
+    }
+}
+
+/// Goes on with a packet without ports: for a VIP's address it ends for `reason`, else it is none of our business.
+#[inline(always)]
+pub(crate) fn portless<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, dst: A, reason: Reason) -> S::Done {
+    let Some(config) = run.tables.config() else { return run.foreign() };
+    let ours = find(run.tables, config, dst, (A::FAMILY as u32) << 24).is_some();
+    run.end(0, if ours { reason } else { Reason::NotForVip })
 }
 
 /// The entry of the VIP table for an address and `port | proto | family`, as they lie in memory.
@@ -96,67 +155,44 @@ fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, Config>, ad
     (read!(vip, Vip.port as u32) == key && load_address!(A, vip, Vip.addr) == addr).then_some(vip)
 }
 
-/// A packet without ports: for a VIP's address it ends for `reason`, else it is none of our business.
 #[inline(always)]
-fn odd<A: Address, T: Tables>(tables: &T, config: Shared<'_, Config>, dst: A, reason: Reason) -> Verdict {
-    match find(tables, config, dst, (A::FAMILY as u32) << 24) {
-        Some(_) => Verdict::End { service: 0, reason },
-        None => FOREIGN,
-    }
-}
-
-#[inline(always)]
-fn service<'a, A: Translated, P: Packet, T: Tables>(
-    packet: &P,
-    tables: &'a T,
+fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
+    run: Run<'a, P, T, S>,
     config: Shared<'a, Config>,
     vip: Shared<'a, Vip>,
     headers: Headers<A>,
-) -> Verdict {
+) -> S::Done {
     const DSR: u8 = Mode::Dsr as u8;
     const NAT: u8 = Mode::Nat as u8;
-    let flags = match headers.check(packet) {
+    let service = read!(vip, Vip.service as u32);
+    let flags = match headers.check(run.packet) {
         Ok(flags) => flags,
-        Err(reason) => return Verdict::End { service: read!(vip, Vip.service as u32), reason },
+        Err(reason) => return run.end(service, reason),
     };
     let hash = hash::flow(&headers.tuple, hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, headers, flags, hash };
+    let arrival = Arrival { config, vip, service, headers, flags, hash };
     match read!(vip, Vip.mode as u8) {
-        DSR => dsr(tables, &arrival),
-        NAT => nat::forward(packet, tables, &arrival),
-        _ => arrival.end(Reason::BadTable),
+        DSR => dsr(run, &arrival),
+        NAT => nat::forward(run, &arrival),
+        _ => run.end(service, Reason::BadTable),
     }
 }
 
 /// Sends the frame on to the backend that its slot names, with nothing but the Ethernet addresses changed. Without memory of flows every packet
 /// goes by the slot and the states alone, so that all packets of a flow go the same way as long as the tables stay.
 #[inline(always)]
-fn dsr<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>) -> Verdict {
-    match select::backend(tables, arrival.vip, arrival.hash) {
-        Ok((_, backend)) => Verdict::Send(Sending {
+fn dsr<A, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
+    let table = TableRef(read!(arrival.vip, Vip.table as u64));
+    match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
+        Ok((_, backend)) => run.send(Sending {
             reason: Reason::Forwarded,
-            service: read!(arrival.vip, Vip.service as u32),
+            service: arrival.service,
             stats: backend.stats(),
             ifindex: backend.ifindex(),
             opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
             end: arrival.headers.end,
             edit: Edit { macs: backend.macs(), network: Network::Untouched },
         }),
-        Err(reason) => arrival.end(reason),
+        Err(reason) => run.end(arrival.service, reason),
     }
-}
-
-impl<A> Arrival<'_, A> {
-    #[inline(always)]
-    pub(crate) fn end(&self, reason: Reason) -> Verdict {
-        Verdict::End { service: read!(self.vip, Vip.service as u32), reason }
-    }
-}
-
-/// First slot of the service's table and right shift, from the one word that holds both.
-#[inline(always)]
-pub(crate) fn slot_index(table: u64, hash: u64) -> u32 {
-    let table = TableRef(table);
-    // A table of one slot shifts by 64, which a single shift can't.
-    table.base().wrapping_add(((hash >> 1) >> (table.shift().wrapping_sub(1) & 63)) as u32)
 }

@@ -13,7 +13,10 @@ use network_types::{
 use crate::{
     abi::Reason,
     flow::{Tuple, V4, V6},
+    forward::{self, Run, Sink},
     packet::{Packet, u16_at, u32_at, u64_at},
+    shared::blurred,
+    tables::Tables,
 };
 
 pub(crate) const TCP: u8 = IpProto::Tcp as u8;
@@ -45,98 +48,92 @@ pub(crate) struct Headers<A> {
     pub end: usize,
 }
 
-/// What a packet turns out to be.
-pub(crate) enum Parsed<A> {
-    /// TCP or UDP, and its ports are there.
-    Flow(Headers<A>),
-    /// Without ports. If it is for a VIP's address, it ends for this reason.
-    Odd(A, Reason),
-    /// Nothing that a VIP could be concerned with.
-    Foreign,
-}
-
-/// EtherType and offset of what the frame carries, behind its VLAN tags.
+/// EtherType and offset of what a frame carries behind its VLAN tags; zeros if it ends before.
 #[inline(always)]
-pub(crate) fn link<P: Packet>(packet: &P) -> Option<(u16, usize)> {
-    let eth = packet.at::<{ EthHdr::LEN }>(0)?;
-    let mut ether_type = u16_at::<{ offset_of!(EthHdr, ether_type) }, _>(eth);
-    let mut l3 = EthHdr::LEN;
-    for _ in 0..TAGS {
-        if ether_type != EtherType::Ieee8021q as u16 && ether_type != EtherType::Ieee8021ad as u16 {
-            break;
-        }
-        let tag = packet.at::<{ VlanHdr::LEN }>(l3)?;
-        ether_type = u16_at::<{ offset_of!(VlanHdr, ether_type) }, _>(tag);
-        l3 += VlanHdr::LEN;
+pub(crate) fn ethernet<P: Packet>(packet: &P) -> (u16, usize) {
+    let Some(header) = packet.at::<{ EthHdr::LEN }>(0) else { return (0, 0) };
+    let ether_type = u16_at::<{ offset_of!(EthHdr, ether_type) }, _>(header);
+    if !is_tag(ether_type) {
+        return (ether_type, EthHdr::LEN);
     }
-    Some((ether_type, l3))
+    let mut found = (ether_type, EthHdr::LEN);
+    for _ in 0..TAGS {
+        if is_tag(found.0) {
+            let Some(tag) = packet.at::<{ VlanHdr::LEN }>(found.1) else { return (0, 0) };
+            found = (u16_at::<{ offset_of!(VlanHdr, ether_type) }, _>(tag), found.1 + VlanHdr::LEN);
+        }
+    }
+    (found.0, blurred::<0x1f>(found.1 as u64, u64_at::<0, _>(header)))
 }
 
 #[inline(always)]
-pub(crate) fn ipv4<P: Packet>(packet: &P, l3: usize) -> Parsed<V4> {
+fn is_tag(ether_type: u16) -> bool {
+    ether_type == EtherType::Ieee8021q as u16 || ether_type == EtherType::Ieee8021ad as u16
+}
+
+/// Follows the IPv4 packet at `l3`.
+#[inline(always)]
+pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l3: usize) -> S::Done {
     const MORE_OR_OFFSET: u16 = 0x3fff_u16.to_be();
     const OFFSET: u16 = 0x1fff_u16.to_be();
-    let Some(ip) = packet.at::<{ Ipv4Hdr::LEN }>(l3) else { return Parsed::Foreign };
+    let Some(ip) = run.packet.at::<{ Ipv4Hdr::LEN }>(l3) else { return run.foreign() };
     let dst = V4(u32_at::<{ offset_of!(Ipv4Hdr, dst_addr) }, _>(ip));
     let frags = u16_at::<{ offset_of!(Ipv4Hdr, frags) }, _>(ip);
     let version_ihl = ip[offset_of!(Ipv4Hdr, vihl)];
     let proto = ip[offset_of!(Ipv4Hdr, proto)];
     let ihl = (version_ihl & 0xf) as usize * 4;
     if version_ihl >> 4 != 4 {
-        return Parsed::Foreign;
-    }
-    if proto != TCP && proto != UDP {
-        return if proto == ICMP { Parsed::Odd(dst, Reason::Icmp) } else { Parsed::Foreign };
-    }
-    if frags & OFFSET != 0 {
-        return Parsed::Odd(dst, Reason::Fragment);
-    }
-    if ihl < Ipv4Hdr::LEN {
-        return Parsed::Odd(dst, Reason::Malformed);
+        return run.foreign();
     }
     let l4 = l3 + ihl;
-    let Some(transport) = packet.at::<{ UdpHdr::LEN }>(l4) else { return Parsed::Odd(dst, Reason::Malformed) };
-    let src = V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip));
-    Parsed::Flow(Headers {
-        tuple: Tuple { src, dst, ports: u32_at::<0, _>(transport) },
-        proto,
-        ttl: ip[offset_of!(Ipv4Hdr, ttl)],
-        fragment: frags & MORE_OR_OFFSET != 0,
-        l3,
-        l4,
-        end: l3 + u16::from_be(u16_at::<{ offset_of!(Ipv4Hdr, tot_len) }, _>(ip)) as usize,
-    })
+    let odd = if proto != TCP && proto != UDP {
+        if proto == ICMP { Reason::Icmp } else { Reason::NotForVip }
+    } else if frags & OFFSET != 0 {
+        Reason::Fragment
+    } else if ihl >= Ipv4Hdr::LEN
+        && let Some(transport) = run.packet.at::<{ UdpHdr::LEN }>(l4)
+    {
+        let src = V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip));
+        let headers = Headers {
+            tuple: Tuple { src, dst, ports: u32_at::<0, _>(transport) },
+            proto,
+            ttl: ip[offset_of!(Ipv4Hdr, ttl)],
+            fragment: frags & MORE_OR_OFFSET != 0,
+            l3,
+            l4,
+            end: l3 + u16::from_be(u16_at::<{ offset_of!(Ipv4Hdr, tot_len) }, _>(ip)) as usize,
+        };
+        return forward::flow(run, headers);
+    } else {
+        Reason::Malformed
+    };
+    forward::portless(run, dst, odd)
 }
 
+/// Follows the IPv6 packet at `l3`.
 #[inline(always)]
-pub(crate) fn ipv6<P: Packet>(packet: &P, l3: usize) -> Parsed<V6> {
+pub(crate) fn ipv6<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l3: usize) -> S::Done {
     const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
     const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
-    let Some(ip) = packet.at::<{ Ipv6Hdr::LEN }>(l3) else { return Parsed::Foreign };
+    let Some(ip) = run.packet.at::<{ Ipv6Hdr::LEN }>(l3) else { return run.foreign() };
     if ip[0] >> 4 != 6 {
-        return Parsed::Foreign;
+        return run.foreign();
     }
+    let src = V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]);
     let dst = V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]);
-    let mut proto = ip[offset_of!(Ipv6Hdr, next_hdr)];
-    let mut l4 = l3 + Ipv6Hdr::LEN;
-    let mut fragment = false;
-    if proto != TCP && proto != UDP {
-        match extensions(packet, l4, proto) {
-            Chain::Transport { proto: found, offset, fragment: first } => (proto, l4, fragment) = (found, offset as usize, first),
-            Chain::Odd(reason) => return Parsed::Odd(dst, reason),
-            Chain::Foreign => return Parsed::Foreign,
-        }
+    let ttl = ip[offset_of!(Ipv6Hdr, hop_limit)];
+    let end = l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<{ offset_of!(Ipv6Hdr, payload_len) }, _>(ip)) as usize;
+    let mut chain = Chain { proto: ip[offset_of!(Ipv6Hdr, next_hdr)], fragment: false, odd: 0, offset: (l3 + Ipv6Hdr::LEN) as u16 };
+    if chain.proto != TCP && chain.proto != UDP {
+        chain = Chain::unpack(extensions(run.packet, chain.offset as usize, chain.proto), src.0[0]);
     }
-    let Some(transport) = packet.at::<{ UdpHdr::LEN }>(l4) else { return Parsed::Odd(dst, Reason::Malformed) };
-    Parsed::Flow(Headers {
-        tuple: Tuple { src: V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]), dst, ports: u32_at::<0, _>(transport) },
-        proto,
-        ttl: ip[offset_of!(Ipv6Hdr, hop_limit)],
-        fragment,
-        l3,
-        l4,
-        end: l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<{ offset_of!(Ipv6Hdr, payload_len) }, _>(ip)) as usize,
-    })
+    if chain.odd != 0 {
+        return forward::portless(run, dst, Reason::from_u8(chain.odd));
+    }
+    let l4 = chain.offset as usize;
+    let Some(transport) = run.packet.at::<{ UdpHdr::LEN }>(l4) else { return forward::portless(run, dst, Reason::Malformed) };
+    let tuple = Tuple { src, dst, ports: u32_at::<0, _>(transport) };
+    forward::flow(run, Headers { tuple, proto: chain.proto, ttl, fragment: chain.fragment, l3, l4, end })
 }
 
 /// Flags of a TCP header.
@@ -176,43 +173,59 @@ impl<A> Headers<A> {
     }
 }
 
-/// What a chain of IPv6 extension headers ends in.
-enum Chain {
-    Transport { proto: u8, offset: u16, fragment: bool },
-    Odd(Reason),
-    Foreign,
+/// What a chain of IPv6 extension headers ends in: TCP or UDP at `offset`, or something that has no ports, which is why it is `odd`.
+struct Chain {
+    proto: u8,
+    fragment: bool,
+    /// A [`Reason`]; 0 = nothing is odd.
+    odd: u8,
+    offset: u16,
 }
 
-/// Follows the headers from `offset` on, the first of which is a `next` (RFC 8200 section 4).
+impl Chain {
+    const fn odd(reason: Reason) -> u64 {
+        Self { proto: 0, fragment: false, odd: reason as u8, offset: 0 }.pack()
+    }
+
+    const fn pack(self) -> u64 {
+        self.offset as u64 | (self.proto as u64) << 16 | (self.odd as u64) << 24 | (self.fragment as u64) << 32
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64, noise: u64) -> Self {
+        let offset = blurred::<0x3fff>(word, noise) as u16;
+        Self { proto: (word >> 16) as u8, fragment: word >> 32 != 0, odd: (word >> 24) as u8, offset }
+    }
+}
+
+/// Follows the headers from `offset` on, the first of which is a `next` (RFC 8200 section 4). A packed [`Chain`].
 #[inline(never)]
-fn extensions<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> Chain {
+fn extensions<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
     let mut fragment = false;
     for _ in 0..EXTENSIONS {
         match next {
             HOP_BY_HOP | ROUTING | DEST_OPTIONS => {
-                let Some(&[after, length]) = packet.at::<2>(offset) else { return Chain::Odd(Reason::Malformed) };
+                let Some(&[after, length]) = packet.at::<2>(offset) else { return Chain::odd(Reason::Malformed) };
                 next = after;
                 offset += (length as usize + 1) * 8;
             }
             FRAGMENT => {
-                let Some(header) = packet.at::<8>(offset) else { return Chain::Odd(Reason::Malformed) };
+                let Some(header) = packet.at::<8>(offset) else { return Chain::odd(Reason::Malformed) };
                 let place = u16::from_be(u16_at::<2, _>(header));
                 if place >> 3 != 0 {
-                    return Chain::Odd(Reason::Fragment);
+                    return Chain::odd(Reason::Fragment);
                 }
                 fragment |= place & 1 != 0;
                 next = header[0];
                 offset += 8;
             }
-            TCP | UDP => return Chain::Transport { proto: next, offset: offset as u16, fragment },
-            ICMPV6 => return Chain::Odd(Reason::Icmp),
-            _ => return Chain::Foreign,
+            _ => break,
         }
     }
     match next {
-        TCP | UDP => Chain::Transport { proto: next, offset: offset as u16, fragment },
-        ICMPV6 => Chain::Odd(Reason::Icmp),
-        HOP_BY_HOP | ROUTING | DEST_OPTIONS | FRAGMENT => Chain::Odd(Reason::Malformed),
-        _ => Chain::Foreign,
+        TCP | UDP => Chain { proto: next, fragment, odd: 0, offset: offset as u16 }.pack(),
+        ICMPV6 => Chain::odd(Reason::Icmp),
+        HOP_BY_HOP | ROUTING | DEST_OPTIONS | FRAGMENT => Chain::odd(Reason::Malformed),
+        _ => Chain::odd(Reason::NotForVip),
     }
 }

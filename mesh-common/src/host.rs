@@ -10,9 +10,10 @@ use crate::{
         Backend, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, RxStats, ServiceInfo,
         SlotWord, Vip, VipHalf, VipKey, VipKind,
     },
-    account::{Exit, received, settle},
-    forward::{Verdict, decide},
+    account::{Exit, process},
+    forward::Verdict,
     hash,
+    nat::{Opening, open_flow},
     packet::{Packet, PacketMut},
     rewrite::{Edit, Rewrite, by_stores},
     shared::Shared,
@@ -38,7 +39,7 @@ impl Packet for Frame<'_> {
         self.bytes.get(offset..offset.checked_add(N)?)?.first_chunk()
     }
 
-    fn linear(&self) -> usize {
+    fn size(&self) -> usize {
         self.bytes.len()
     }
 
@@ -77,6 +78,7 @@ pub struct HostTables {
     pub nat_gauges: Cell<NatGauges>,
     /// What [`Tables::tick`] says.
     pub now: Cell<u32>,
+    pub opening: Cell<Opening>,
     pub rx_stats: Cell<RxStats>,
     pub reason_stats: Vec<Cell<ReasonStats>>,
     pub backend_stats: Vec<Cell<BackendStats>>,
@@ -99,6 +101,7 @@ impl HostTables {
             nat_flows: vec![Cell::default(); flows],
             nat_gauges: Cell::default(),
             now: Cell::new(1),
+            opening: Cell::default(),
             rx_stats: Cell::default(),
             reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
             backend_stats: vec![Cell::default(); backends],
@@ -148,10 +151,9 @@ impl HostTables {
 
     /// Takes a frame all the way: decides, changes and counts it.
     pub fn run(&self, frame: &mut Frame<'_>) -> (Verdict, Exit) {
-        received(frame, self);
-        let verdict = decide(frame, self);
-        let exit = settle(frame, self, &verdict);
-        (verdict, exit)
+        let verdict = Cell::new(Verdict::End { service: 0, reason: Reason::NotForVip });
+        let exit = process(frame, self, |reached| verdict.set(*reached));
+        (verdict.get(), exit)
     }
 
     /// Packets that ended at a service for a reason.
@@ -225,6 +227,14 @@ impl Tables for HostTables {
 
     fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>> {
         Some(Shared::of(&self.nat_gauges))
+    }
+
+    fn opening(&self) -> Option<Shared<'_, Opening>> {
+        Some(Shared::of(&self.opening))
+    }
+
+    fn open_flow(&self) -> u64 {
+        open_flow(self)
     }
 
     fn tick(&self) -> u32 {

@@ -9,12 +9,13 @@ mod open;
 mod reply;
 
 pub use life::{Life, Phase};
+pub use open::{Opening, open_flow};
 pub(crate) use reply::reply;
 
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Reason, Vip},
     flow::{Address, Tuple, V4, V6, load_address, ports},
-    forward::{Arrival, Sending, Verdict},
+    forward::{Arrival, Run, Sending, Sink},
     header::{TCP, tcp},
     packet::{Packet, u32_at, u64_at},
     put, read,
@@ -29,32 +30,47 @@ use crate::{
 /// A flow stays with its backend whatever becomes of slots and states, unless the backend is dead. Then, and when a SYN comes for a flow that is
 /// over, the flow ends and a new backend is selected; any other TCP packet for a dead backend ends as [`Reason::NoBackend`].
 #[inline(always)]
-pub(crate) fn forward<A: Translated, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Verdict {
+pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
+    match flow_of(run.packet, run.tables, arrival) {
+        Ok((backend, parties, opens)) => run.send(sending(arrival, backend, parties, opens)),
+        Err(reason) => run.end(arrival.service, reason),
+    }
+}
+
+/// The backend and the parties of the packet's flow, and whether it is new.
+#[inline(always)]
+fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &'a T,
+    arrival: &Arrival<'a, A>,
+) -> Result<(Candidate<'a>, Parties, bool), Reason> {
     let now = tables.tick();
-    let Some((flow, known)) = index::find(tables, arrival) else { return open::open(packet, tables, arrival, now) };
-    let base = read!(arrival.vip, Vip.backend_base as u32);
-    let alive = Candidate::at(tables, base, known.backend()).filter(|backend| backend.state().keeps_old());
-    let Some(backend) = alive else {
-        if !arrival.may_open() {
-            return arrival.end(Reason::NoBackend);
+    if let Some((flow, parties)) = index::find(tables, arrival) {
+        let tcp = arrival.headers.proto == TCP;
+        let life = Life::of(flow);
+        let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend());
+        let over = arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && life.over(tcp, now, arrival.config);
+        match backend.filter(|backend| backend.state().keeps_old()) {
+            Some(backend) if !over => {
+                if !backend.ready() {
+                    return Err(Reason::NextHop);
+                }
+                if arrival.headers.ttl <= 1 {
+                    return Err(Reason::TtlExceeded);
+                }
+                life.client_sent(tables, flow, tcp, arrival.flags, now);
+                remember_link(packet, flow, arrival.headers.proto);
+                return Ok((backend, parties, false));
+            }
+            _ if !arrival.may_open() => return Err(Reason::NoBackend),
+            _ => open::abandon(tables, flow, Parties::claim(arrival.hash)),
         }
-        open::abandon(tables, flow, arrival.claim());
-        return open::open(packet, tables, arrival, now);
-    };
-    let life = Life::of(flow);
-    if arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && life.over(arrival.headers.proto == TCP, now, arrival.config) {
-        open::abandon(tables, flow, arrival.claim());
-        return open::open(packet, tables, arrival, now);
     }
-    if !backend.ready() {
-        return arrival.end(Reason::NextHop);
+    let parties = open::open(packet, tables, arrival, now)?;
+    match Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend()) {
+        Some(backend) => Ok((backend, parties, true)),
+        None => Err(Reason::NoBackend),
     }
-    if arrival.headers.ttl <= 1 {
-        return arrival.end(Reason::TtlExceeded);
-    }
-    life.client_sent(tables, flow, arrival.headers.proto == TCP, arrival.flags, now);
-    remember_link(packet, flow);
-    sending(arrival, backend, known, false)
 }
 
 /// Families that the engine can translate.
@@ -90,6 +106,19 @@ impl Parties {
         Self(read!(flow, NatFlow.client_port as u64))
     }
 
+    /// What the claim of a flow of this hash is.
+    pub(crate) const fn claim(hash: u64) -> u64 {
+        hash | 2
+    }
+
+    pub(crate) const fn word(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     #[inline(always)]
     pub(crate) fn put(self, flow: Shared<'_, NatFlow>) {
         put!(flow, NatFlow.client_port as u64, self.0);
@@ -113,12 +142,6 @@ impl Parties {
 }
 
 impl<A> Arrival<'_, A> {
-    /// What the claim of this packet's flow is.
-    #[inline(always)]
-    pub(crate) const fn claim(&self) -> u64 {
-        self.hash | 2
-    }
-
     /// The packet may begin a flow: any UDP packet, of TCP a SYN alone.
     #[inline(always)]
     pub(crate) fn may_open(&self) -> bool {
@@ -126,9 +149,9 @@ impl<A> Arrival<'_, A> {
     }
 }
 
-/// The verdict on a client's packet whose flow is with `backend`.
+/// How a client's packet is sent on to `backend`.
 #[inline(always)]
-fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, parties: Parties, opens: bool) -> Verdict {
+fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, parties: Parties, opens: bool) -> Sending {
     let source = arrival.config.source(parties.nat_source() as u64);
     let headers = &arrival.headers;
     let tuple = Tuple {
@@ -136,27 +159,26 @@ fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, part
         dst: load_address!(A, backend.entry, Backend.addr),
         ports: ports(parties.nat_port(), backend.port()),
     };
-    Verdict::Send(Sending {
+    let translation = Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP };
+    Sending {
         reason: Reason::Forwarded,
-        service: read!(arrival.vip, Vip.service as u32),
+        service: arrival.service,
         stats: backend.stats(),
         ifindex: backend.ifindex(),
         opens,
         end: headers.end,
-        edit: Edit {
-            macs: backend.macs(),
-            network: A::network(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP }),
-        },
-    })
+        edit: Edit { macs: backend.macs(), network: A::network(translation) },
+    }
 }
 
 /// Notes where the client's packets come from: replies go back there. It is written only where it changed, as when a router was replaced.
 #[inline(always)]
-fn remember_link<P: Packet>(packet: &P, flow: Shared<'_, NatFlow>) {
+fn remember_link<P: Packet>(packet: &P, flow: Shared<'_, NatFlow>, proto: u8) {
     let Some(ethernet) = packet.at::<12>(0) else { return };
     let macs = received_macs(ethernet);
-    if read!(flow, NatFlow.client_mac as u64) != macs.src {
-        put!(flow, NatFlow.client_mac as u64, macs.src);
+    let client = client_word(macs, proto);
+    if read!(flow, NatFlow.client_mac as u64) != client {
+        put!(flow, NatFlow.client_mac as u64, client);
     }
     if read!(flow, NatFlow.own_mac as u64) != macs.dst {
         put!(flow, NatFlow.own_mac as u64, macs.dst);
@@ -165,6 +187,12 @@ fn remember_link<P: Packet>(packet: &P, flow: Shared<'_, NatFlow>) {
     if read!(flow, NatFlow.ifindex as u32) != ifindex {
         put!(flow, NatFlow.ifindex as u32, ifindex);
     }
+}
+
+/// The word of a flow that holds the client's MAC and the protocol.
+#[inline(always)]
+const fn client_word(macs: Macs, proto: u8) -> u64 {
+    macs.src | (proto as u64) << 48
 }
 
 /// The Ethernet addresses of a frame as it came.

@@ -5,14 +5,37 @@ pub trait Packet {
     /// `N` bytes at `offset`, or `None` where the readable part ends before.
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 
-    /// Bytes that are readable: all of the frame, but for one of several buffers.
-    fn linear(&self) -> usize;
+    /// Bytes of the frame; where they are in several buffers, possibly those of the first one only.
+    fn size(&self) -> usize;
 
     /// The frame has at least `len` bytes, in however many buffers.
     fn holds(&self, len: usize) -> bool;
 
     /// Interface that the frame came in by.
     fn ifindex(&self) -> u32;
+}
+
+/// A view of a view: for those who only read.
+impl<P: Packet> Packet for &P {
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        (**self).at(offset)
+    }
+
+    #[inline(always)]
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    #[inline(always)]
+    fn holds(&self, len: usize) -> bool {
+        (**self).holds(len)
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        (**self).ifindex()
+    }
 }
 
 /// A frame that is changed by plain stores.

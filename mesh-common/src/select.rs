@@ -1,8 +1,7 @@
 //! From a flow's hash to the backend that takes the flow: slot, then state.
 
 use crate::{
-    abi::{Backend, BackendState, Reason, SlotFlags, SlotWord, Vip},
-    forward::slot_index,
+    abi::{Backend, BackendState, Reason, SlotFlags, SlotWord, TableRef},
     read,
     rewrite::Macs,
     shared::Shared,
@@ -17,11 +16,10 @@ pub(crate) struct Candidate<'a> {
     status: u32,
 }
 
-/// The backend that a new flow of this hash goes to, and its index within the service.
+/// The backend that a new flow of this hash goes to, and its index within the service. `base`: the first of the service's backends.
 #[inline(always)]
-pub(crate) fn backend<'a, T: Tables>(tables: &'a T, vip: Shared<'a, Vip>, hash: u64) -> Result<(u16, Candidate<'a>), Reason> {
-    let Some(slot) = tables.slot(slot_index(read!(vip, Vip.table as u64), hash)) else { return Err(Reason::BadTable) };
-    let base = read!(vip, Vip.backend_base as u32);
+pub(crate) fn backend<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, hash: u64) -> Result<(u16, Candidate<'a>), Reason> {
+    let Some(slot) = tables.slot(slot_index(table, hash)) else { return Err(Reason::BadTable) };
     if slot.flags() == SlotFlags::STEADY
         && let Some(target) = Candidate::at(tables, base, slot.target())
         && target.state().takes_new()
@@ -34,6 +32,13 @@ pub(crate) fn backend<'a, T: Tables>(tables: &'a T, vip: Shared<'a, Vip>, hash: 
         Some(chosen) => Ok((index, chosen)),
         None => Err(Reason::NoBackend),
     }
+}
+
+/// The flow's slot.
+#[inline(always)]
+fn slot_index(table: TableRef, hash: u64) -> u32 {
+    // A table of one slot shifts by 64, which a single shift can't.
+    table.base().wrapping_add(((hash >> 1) >> (table.shift().wrapping_sub(1) & 63)) as u32)
 }
 
 /// The choice where the target can't simply be taken. Those that take new flows go first: target, secondary, default; if nobody does, one that is

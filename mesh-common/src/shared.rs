@@ -172,6 +172,25 @@ fn masked<const M: i32>(x: u64) -> usize {
     (x & M as u64) as usize
 }
 
+/// `x & M` of which a verifier knows nothing but that: values that came about in many ways become one case to it, instead of each being followed
+/// through all that comes after. `noise` is any value that it does not know.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub(crate) fn blurred<const M: i32>(mut x: u64, noise: u64) -> usize {
+    // SAFETY: arithmetic of registers.
+    unsafe {
+        core::arch::asm!("{0} ^= {n}", "{0} ^= {n}", "{0} &= {m}", inout(reg) x, n = in(reg) noise, m = const M,
+            options(nomem, nostack, preserves_flags, pure));
+    }
+    x as usize
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn blurred<const M: i32>(x: u64, _noise: u64) -> usize {
+    (x & M as u64) as usize
+}
+
 /// The target has no atomics that the compiler knows; the machine has (ISA v3).
 #[cfg(target_arch = "bpf")]
 mod atomic {

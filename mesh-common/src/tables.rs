@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip},
+    nat::Opening,
     shared::Shared,
 };
 
@@ -18,6 +19,10 @@ pub trait Tables {
     fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>>;
     fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>>;
     fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>>;
+    /// Room for what [`Tables::open_flow`] is to open.
+    fn opening(&self) -> Option<Shared<'_, Opening>>;
+    /// Opens a flow, by [`crate::nat::open_flow`], whose word is passed on; where that runs is for the owner of the tables to say.
+    fn open_flow(&self) -> u64;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
     fn tick(&self) -> u32;
     /// This CPU's count of all that came in.

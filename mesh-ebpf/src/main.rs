@@ -1,8 +1,67 @@
+//! The kernel half of mesh: entry points over mesh-common.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod report;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use aya_ebpf::{
+        bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+        macros::{classifier, xdp},
+        programs::{TcContext, XdpContext},
+    };
+    use mesh_common::{
+        account::{self, Exit},
+        packet::Packet,
+    };
+
+    use crate::{
+        maps::Maps,
+        packet::{Skb, XdpFrame, redirect},
+        report,
+    };
+
+    /// The balancer where packets arrive, before the host has made anything of them.
+    #[xdp(frags)]
+    pub fn mesh_xdp(ctx: XdpContext) -> u32 {
+        let mut frame = XdpFrame::new(&ctx);
+        match account::process(&mut frame, &Maps, report::rare) {
+            Exit::Pass => xdp_action::XDP_PASS,
+            Exit::Drop => xdp_action::XDP_DROP,
+            Exit::Transmit => xdp_action::XDP_TX,
+            Exit::Redirect(ifindex) => redirect(ifindex) as u32,
+        }
+    }
+
+    /// The balancer at TC ingress, for interfaces without native XDP. What isn't ours goes on to the filters behind.
+    #[classifier]
+    pub fn mesh_tc(ctx: TcContext) -> i32 {
+        let mut skb = Skb::new(&ctx);
+        match account::process(&mut skb, &Maps, report::rare) {
+            Exit::Pass => TC_ACT_UNSPEC,
+            Exit::Drop => TC_ACT_SHOT,
+            Exit::Transmit => redirect(skb.ifindex()),
+            Exit::Redirect(ifindex) => redirect(ifindex),
+        }
+    }
+}
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+/// Nothing in the engine panics; the compiler wants the handler all the same, and the verifier would refuse a program that reached it.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -35,9 +35,11 @@ pub struct NatFlow {
     pub service: u32,
     /// Interface that the client's packets come in by.
     pub ifindex: u32,
-    /// MAC that the client's packets came from: replies go back to it.
+    /// MAC that the client's packets came from: replies go back to it. One aligned word with `proto`.
     pub client_mac: [u8; 6],
-    pub reserved0: [u8; 2],
+    /// A [`super::Proto`].
+    pub proto: u8,
+    pub reserved0: u8,
     /// MAC that the client's packets were sent to: replies come from it.
     pub own_mac: [u8; 6],
     pub reserved1: [u8; 2],

@@ -59,6 +59,18 @@ impl Reason {
         Self::BadTable,
     ];
 
+    /// The reason of this number; [`Reason::BadTable`] where there is none.
+    pub const fn from_u8(raw: u8) -> Self {
+        let mut i = 0;
+        while i < Self::ALL.len() {
+            if Self::ALL[i] as u8 == raw {
+                return Self::ALL[i];
+            }
+            i += 1;
+        }
+        Self::BadTable
+    }
+
     pub const fn action(self) -> Action {
         match self {
             Self::Forwarded | Self::Replied => Action::Forward,

@@ -1,13 +1,18 @@
 //! The first packet of a flow: select a backend, claim an entry for it, make the index lead there.
+//!
+//! It needs nothing of the packet but an [`Opening`], so that the kernel half can have it verified on its own, once.
 
 use core::mem::offset_of;
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::{
-    abi::{Backend, BackendState, Config, NatFlow, NatGauges, NatSource, Proto, Reason, ServiceInfo, Vip},
-    flow::{Address, Tuple, load_address, ports},
-    forward::{Arrival, Verdict},
+    abi::{Addr, Backend, Config, Family, NatFlow, NatGauges, NatSource, Reason, SlotWord, TableRef, Vip},
+    flow::{Address, Tuple, V4, V6, load_address, ports},
+    forward::Arrival,
     hash,
-    nat::{Life, Parties, Translated, index, life, port_range, received_macs, sending},
+    header::TCP,
+    nat::{Life, Parties, client_word, index, life, port_range, received_macs},
     packet::Packet,
     put, read,
     select::{self, Candidate},
@@ -21,46 +26,106 @@ const TRIES: u16 = 16;
 const CLAIM: usize = offset_of!(NatFlow, claim);
 const HALF_OPEN: usize = offset_of!(NatGauges, half_open);
 
-/// Opens a flow and sends its first packet.
-#[inline(never)]
-pub(crate) fn open<A: Translated, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>, now: u32) -> Verdict {
+/// What opening a flow takes: the client's side of it, and where its service's backends are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Opening {
+    client: Addr,
+    hash: u64,
+    /// As [`NatFlow`] has them: with the protocol.
+    client_mac: u64,
+    own_mac: u64,
+    table: u64,
+    backend_base: u32,
+    service: u32,
+    ifindex: u32,
+    now: u32,
+    /// As it lies in the packet.
+    client_port: u16,
+    family: u8,
+    proto: u8,
+    reserved: u32,
+}
+
+/// Opens a flow for this packet.
+#[inline(always)]
+pub(crate) fn open<A: Address, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    arrival: &Arrival<'_, A>,
+    now: u32,
+) -> Result<Parties, Reason> {
     if !arrival.may_open() {
-        return arrival.end(Reason::NoFlow);
+        return Err(Reason::NoFlow);
     }
     if arrival.headers.ttl <= 1 {
-        return arrival.end(Reason::TtlExceeded);
+        return Err(Reason::TtlExceeded);
     }
-    let (backend_index, backend) = match select::backend(tables, arrival.vip, arrival.hash) {
-        Ok(selected) => selected,
-        Err(reason) => return arrival.end(reason),
-    };
-    let (Some(gauges), Some(ethernet)) = (tables.nat_gauges(), packet.at::<12>(0)) else { return arrival.end(Reason::BadTable) };
-    if gauges.load::<i64, HALF_OPEN>() >= read!(arrival.config, Config.nat.half_open_limit as u32) as i64 {
-        return arrival.end(Reason::HalfOpenLimit);
-    }
-    let source = arrival.config.source(backend.nat_source() as u64);
-    if read!(source, NatSource.family as u32) != A::FAMILY as u32 || port_range(arrival.config).1 == 0 {
-        return arrival.end(Reason::BadTable);
-    }
-    let Some((flow, place, nat_port)) = claim(tables, arrival, backend, load_address!(A, source, NatSource.addr), now) else {
-        return arrival.end(Reason::NatFull);
-    };
-    let parties = Parties::new(arrival.headers.tuple.src_port(), nat_port, backend.nat_source(), backend_index);
+    let Some(ethernet) = packet.at::<12>(0) else { return Err(Reason::Malformed) };
+    let Some(opening) = tables.opening() else { return Err(Reason::BadTable) };
     let macs = received_macs(ethernet);
-    arrival.headers.tuple.src.store::<NatFlow, { offset_of!(NatFlow, client) }, { offset_of!(NatFlow, client) + 8 }>(flow);
+    arrival.headers.tuple.src.store::<Opening, { offset_of!(Opening, client) }, { offset_of!(Opening, client) + 8 }>(opening);
+    put!(opening, Opening.hash as u64, arrival.hash);
+    put!(opening, Opening.client_mac as u64, client_word(macs, arrival.headers.proto));
+    put!(opening, Opening.own_mac as u64, macs.dst);
+    put!(opening, Opening.table as u64, read!(arrival.vip, Vip.table as u64));
+    put!(opening, Opening.backend_base as u32, read!(arrival.vip, Vip.backend_base as u32));
+    put!(opening, Opening.service as u32, arrival.service);
+    put!(opening, Opening.ifindex as u32, packet.ifindex());
+    put!(opening, Opening.now as u32, now);
+    put!(opening, Opening.client_port as u16, arrival.headers.tuple.src_port());
+    put!(opening, Opening.family as u8, A::FAMILY as u8);
+    put!(opening, Opening.proto as u8, arrival.headers.proto);
+    let word = tables.open_flow();
+    let parties = Parties::from_word(word);
+    if parties.backend() == SlotWord::NONE { Err(Reason::from_u8(word as u8)) } else { Ok(parties) }
+}
+
+/// Opens the flow that [`Tables::opening`] describes. The outcome is one word for [`Tables::open_flow`] to pass on.
+#[inline(always)]
+pub fn open_flow<T: Tables>(tables: &T) -> u64 {
+    let opened = match tables.opening() {
+        Some(opening) if read!(opening, Opening.family as u8) == Family::V4 as u8 => begin::<V4, T>(tables, opening),
+        Some(opening) => begin::<V6, T>(tables, opening),
+        None => Err(Reason::BadTable),
+    };
+    // The backend that is none stands for a reason.
+    opened.unwrap_or_else(|reason| Parties::new(reason as u16, 0, 0, SlotWord::NONE)).word()
+}
+
+#[inline(always)]
+fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>) -> Result<Parties, Reason> {
+    let (Some(config), Some(gauges)) = (tables.config(), tables.nat_gauges()) else { return Err(Reason::BadTable) };
+    let hash = read!(opening, Opening.hash as u64);
+    let table = TableRef(read!(opening, Opening.table as u64));
+    let (index, backend) = select::backend(tables, table, read!(opening, Opening.backend_base as u32), hash)?;
+    if gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64 {
+        return Err(Reason::HalfOpenLimit);
+    }
+    let source = config.source(backend.nat_source() as u64);
+    if read!(source, NatSource.family as u32) != A::FAMILY as u32 || port_range(config).1 == 0 {
+        return Err(Reason::BadTable);
+    }
+    let Some((flow, place, port)) = claim(tables, config, opening, backend, load_address!(A, source, NatSource.addr)) else {
+        return Err(Reason::NatFull);
+    };
+    let now = read!(opening, Opening.now as u32);
+    let parties = Parties::new(read!(opening, Opening.client_port as u16), port, backend.nat_source(), index);
+    let client = load_address!(A, opening, Opening.client);
+    client.store::<NatFlow, { offset_of!(NatFlow, client) }, { offset_of!(NatFlow, client) + 8 }>(flow);
     parties.put(flow);
-    put!(flow, NatFlow.service as u32, read!(arrival.vip, Vip.service as u32));
-    put!(flow, NatFlow.ifindex as u32, packet.ifindex());
-    put!(flow, NatFlow.client_mac as u64, macs.src);
-    put!(flow, NatFlow.own_mac as u64, macs.dst);
+    put!(flow, NatFlow.service as u32, read!(opening, Opening.service as u32));
+    put!(flow, NatFlow.ifindex as u32, read!(opening, Opening.ifindex as u32));
+    put!(flow, NatFlow.client_mac as u64, read!(opening, Opening.client_mac as u64));
+    put!(flow, NatFlow.own_mac as u64, read!(opening, Opening.own_mac as u64));
     put!(flow, NatFlow.seen as u64, Life::begun(now));
     gauges.add::<HALF_OPEN>(1);
-    flow.exchange::<CLAIM>(NatFlow::BUSY, arrival.claim());
-    if !index::insert(tables, arrival, place, now) {
-        abandon(tables, flow, arrival.claim());
-        return arrival.end(Reason::NatFull);
+    flow.exchange::<CLAIM>(NatFlow::BUSY, Parties::claim(hash));
+    if !index::insert(tables, config, hash, place, now) {
+        abandon(tables, flow, Parties::claim(hash));
+        return Err(Reason::NatFull);
     }
-    sending(arrival, backend, parties, true)
+    Ok(parties)
 }
 
 /// Ends a flow before its time.
@@ -74,41 +139,43 @@ pub(crate) fn abandon<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>, claim: u
 
 /// An entry that is now ours, its index and the source port that belongs to it. Ports are tried from one on that the flow's hash gives; each has
 /// one place in the map, which is ours to take if it is free or its flow has expired.
+///
+/// `point` goes round the ports as a 32-bit fraction of them: a step is one port, and no branch tells where the round begins anew.
 #[inline(always)]
 fn claim<'a, A: Address, T: Tables>(
     tables: &'a T,
-    arrival: &Arrival<'a, A>,
+    config: Shared<'a, Config>,
+    opening: Shared<'a, Opening>,
     backend: Candidate<'a>,
     source: A,
-    now: u32,
 ) -> Option<(Shared<'a, NatFlow>, u32, u16)> {
-    let config = arrival.config;
     let (first, count) = port_range(config);
-    let flows = read!(config, Config.nat.flows as u32);
     let addr = load_address!(A, backend.entry, Backend.addr);
-    let mut offset = hash::range(arrival.hash << 16, count as u32) as u16;
+    let step = (1 << 32) / (count as u64).max(1) + 1;
+    let mut point = read!(opening, Opening.hash as u64) << 32;
     for _ in 0..TRIES {
-        let port = first.wrapping_add(offset).to_be();
+        let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
+        point = point.wrapping_add(step << 32);
         let reply = Tuple { src: addr, dst: source, ports: ports(backend.port(), port) };
-        let place = hash::range(hash::reply(&reply, arrival.headers.proto, hash::key(config)), flows);
+        let hash = hash::reply(&reply, read!(opening, Opening.proto as u8), hash::key(config));
+        let place = hash::range(hash, read!(config, Config.nat.flows as u32));
         if let Some(flow) = tables.nat_flow(place)
-            && take(tables, arrival, flow, now)
+            && take(tables, config, flow, read!(opening, Opening.now as u32))
         {
             return Some((flow, place, port));
         }
-        offset = if offset + 1 < count { offset + 1 } else { 0 };
     }
     None
 }
 
-/// Changes the claim of an entry that is free, or whose flow is over, to busy.
-#[inline(always)]
-fn take<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>, flow: Shared<'_, NatFlow>, now: u32) -> bool {
+/// Changes the claim of an entry that is free, or whose flow has expired, to busy.
+#[inline(never)]
+fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32) -> bool {
     let claim = flow.load::<u64, CLAIM>();
     if claim == NatFlow::BUSY {
         return false;
     }
-    if claim != 0 && !gone(tables, arrival.config, flow, now) {
+    if claim != 0 && !Life::of(flow).expired_by(read!(flow, NatFlow.proto as u8) == TCP, now, config) {
         return false;
     }
     if !flow.exchange::<CLAIM>(claim, NatFlow::BUSY) {
@@ -118,19 +185,4 @@ fn take<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>, flow: Share
         life::establish(tables, flow);
     }
     true
-}
-
-/// The flow has expired, or its service or backend does not exist any more.
-#[inline(always)]
-fn gone<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32) -> bool {
-    let Some(service) = tables.service(read!(flow, NatFlow.service as u32)) else { return true };
-    let tcp = read!(service, ServiceInfo.proto as u8) == Proto::Tcp as u8;
-    if Life::of(flow).expired_by(tcp, now, config) {
-        return true;
-    }
-    let base = read!(service, ServiceInfo.backend_base as u32);
-    match Candidate::at(tables, base, Parties::of(flow).backend()) {
-        Some(backend) => backend.state() == BackendState::Absent,
-        None => true,
-    }
 }

@@ -3,7 +3,7 @@
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceInfo},
     flow::{Tuple, load_address, ports},
-    forward::{Sending, Verdict},
+    forward::{Run, Sending, Sink},
     hash,
     header::Headers,
     nat::{Life, Parties, Translated, port_range},
@@ -15,68 +15,71 @@ use crate::{
     tables::Tables,
 };
 
-/// The verdict on a packet that is a reply to a translated flow; `None` if it is none. All that a packet which can't be one pays is the
-/// comparison of its port.
+/// Sends a reply to a translated flow to its client; what is none goes to the host. All that a packet which can't be one pays is the comparison of
+/// its port.
 #[inline(always)]
-pub(crate) fn reply<A: Translated, P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
+pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
+    run: Run<'_, P, T, S>,
     config: Shared<'_, Config>,
     headers: &Headers<A>,
-) -> Option<Verdict> {
+) -> S::Done {
     let (first, count) = port_range(config);
     if u16::from_be(headers.tuple.dst_port()).wrapping_sub(first) >= count {
-        return None;
+        return run.foreign();
     }
-    translate(packet, tables, config, headers)
-}
-
-#[inline(never)]
-fn translate<A: Translated, P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    config: Shared<'_, Config>,
-    headers: &Headers<A>,
-) -> Option<Verdict> {
-    let place = hash::range(hash::reply(&headers.tuple, headers.proto, hash::key(config)), read!(config, Config.nat.flows as u32));
-    let flow = tables.nat_flow(place)?;
-    let claim = read!(flow, NatFlow.claim as u64);
-    let parties = Parties::of(flow);
-    let id = read!(flow, NatFlow.service as u32);
-    if claim <= NatFlow::BUSY || parties.nat_port() != headers.tuple.dst_port() {
-        return None;
-    }
-    let service = tables.service(id)?;
-    let backend = from_backend(tables, config, service, parties, headers)?;
+    let Some(found) = find(run.tables, config, headers) else { return run.foreign() };
+    let id = read!(found.flow, NatFlow.service as u32);
     let tuple = Tuple {
-        src: load_address!(A, service, ServiceInfo.addr),
-        dst: load_address!(A, flow, NatFlow.client),
-        ports: ports(read!(service, ServiceInfo.port as u16), parties.client_port()),
+        src: load_address!(A, found.service, ServiceInfo.addr),
+        dst: load_address!(A, found.flow, NatFlow.client),
+        ports: ports(read!(found.service, ServiceInfo.port as u16), found.parties.client_port()),
     };
-    let macs = Macs { dst: read!(flow, NatFlow.client_mac as u64), src: read!(flow, NatFlow.own_mac as u64) };
-    let ifindex = read!(flow, NatFlow.ifindex as u32);
-    if read!(flow, NatFlow.claim as u64) != claim {
-        return None;
+    let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
+    let ifindex = read!(found.flow, NatFlow.ifindex as u32);
+    if read!(found.flow, NatFlow.claim as u64) != found.claim {
+        return run.foreign();
     }
-    let flags = match headers.check(packet) {
-        Ok(flags) => flags,
-        Err(Reason::Fragment) => return None,
-        Err(reason) => return Some(Verdict::End { service: id, reason }),
+    let flags = match headers.check(run.packet) {
+        Ok(flags) if headers.ttl > 1 => flags,
+        Ok(_) => return run.end(id, Reason::TtlExceeded),
+        Err(Reason::Fragment) => return run.foreign(),
+        Err(reason) => return run.end(id, reason),
     };
-    if headers.ttl <= 1 {
-        return Some(Verdict::End { service: id, reason: Reason::TtlExceeded });
-    }
     let tcp = headers.proto == Proto::Tcp as u8;
-    Life::of(flow).backend_sent(tables, flow, tcp, flags, tables.tick());
-    Some(Verdict::Send(Sending {
+    Life::of(found.flow).backend_sent(run.tables, found.flow, tcp, flags, run.tables.tick());
+    run.send(Sending {
         reason: Reason::Replied,
         service: id,
-        stats: backend.stats(),
+        stats: found.backend.stats(),
         ifindex,
         opens: false,
         end: headers.end,
         edit: Edit { macs, network: A::network(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp }) },
-    }))
+    })
+}
+
+/// The flow that a packet is a reply to.
+struct Found<'a> {
+    flow: Shared<'a, NatFlow>,
+    /// What its claim was when the rest was read.
+    claim: u64,
+    parties: Parties,
+    service: Shared<'a, ServiceInfo>,
+    backend: Candidate<'a>,
+}
+
+#[inline(always)]
+fn find<'a, A: Translated, T: Tables>(tables: &'a T, config: Shared<'a, Config>, headers: &Headers<A>) -> Option<Found<'a>> {
+    let place = hash::range(hash::reply(&headers.tuple, headers.proto, hash::key(config)), read!(config, Config.nat.flows as u32));
+    let flow = tables.nat_flow(place)?;
+    let claim = read!(flow, NatFlow.claim as u64);
+    let parties = Parties::of(flow);
+    if claim <= NatFlow::BUSY || parties.nat_port() != headers.tuple.dst_port() {
+        return None;
+    }
+    let service = tables.service(read!(flow, NatFlow.service as u32))?;
+    let backend = from_backend(tables, config, service, parties, headers)?;
+    Some(Found { flow, claim, parties, service, backend })
 }
 
 /// The backend of a flow, if it is what this packet comes from, and the flow's source address what it goes to.

@@ -1,0 +1,166 @@
+//! The maps, and the engine's lookups in them. The one file with `unsafe` for map memory.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    helpers::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use mesh_common::{
+    abi::{
+        Backend, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip,
+    },
+    nat::{self, Opening},
+    shared::Shared,
+    tables::Tables,
+};
+
+/// Sizes that the object is built with; the loader sets others before it creates the maps.
+mod size {
+    pub const SERVICES: u32 = 1024;
+    pub const VIPS: u32 = 2 * 4096;
+    pub const SLOTS: u32 = 1 << 20;
+    pub const BACKENDS: u32 = 1 << 14;
+    pub const NAT_FLOWS: u32 = 1 << 16;
+    pub const NAT_BUCKETS: u32 = 1 << 15;
+}
+
+#[map]
+static CONFIG: Array<Config> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static VIPS: Array<Vip> = Array::with_max_entries(size::VIPS, BPF_F_MMAPABLE);
+#[map]
+static SERVICES: Array<ServiceInfo> = Array::with_max_entries(size::SERVICES, BPF_F_MMAPABLE);
+#[map]
+static SLOTS: Array<u64> = Array::with_max_entries(size::SLOTS, BPF_F_MMAPABLE);
+#[map]
+static BACKENDS: Array<Backend> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
+#[map]
+static NAT_INDEX: Array<NatBucket> = Array::with_max_entries(size::NAT_BUCKETS, BPF_F_MMAPABLE);
+#[map]
+static NAT_FLOWS: Array<NatFlow> = Array::with_max_entries(size::NAT_FLOWS, BPF_F_MMAPABLE);
+#[map]
+static NAT_GAUGES: Array<NatGauges> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static RX_STATS: PerCpuArray<RxStats> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static REASON_STATS: PerCpuArray<ReasonStats> = PerCpuArray::with_max_entries(size::SERVICES * REASONS, 0);
+#[map]
+static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(size::BACKENDS, 0);
+/// Tick of this CPU's last log line.
+#[map]
+static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// What [`mesh_open_flow`] is to open. A program runs to its end before the next one does on its CPU.
+#[map]
+static OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
+
+/// A global function, so that the verifier follows it once, and not from each place and state that it is called from.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_open_flow() -> u64 {
+    nat::open_flow(&Maps)
+}
+
+/// The tables as they stand in the maps.
+pub struct Maps;
+
+macro_rules! look_up {
+    ($map:ident, $index:expr) => {{
+        let place = NonNull::new($map.get_ptr_mut($index)?)?;
+        // SAFETY: the kernel answers with an entry of the map, which is as big as the map's value type, aligned to 8 bytes, and stays until the
+        // program ends. Map values are plain old data, and nobody makes references to them.
+        Some(unsafe { Shared::new(place) })
+    }};
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self) -> Option<Shared<'_, Config>> {
+        look_up!(CONFIG, 0)
+    }
+
+    #[inline(always)]
+    fn vip(&self, position: u32) -> Option<Shared<'_, Vip>> {
+        look_up!(VIPS, position)
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<Shared<'_, ServiceInfo>> {
+        look_up!(SERVICES, id)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<SlotWord> {
+        let word: Shared<'_, u64> = look_up!(SLOTS, index)?;
+        Some(SlotWord(word.load::<u64, 0>()))
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
+        look_up!(BACKENDS, index)
+    }
+
+    #[inline(always)]
+    fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>> {
+        look_up!(NAT_INDEX, index)
+    }
+
+    #[inline(always)]
+    fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>> {
+        look_up!(NAT_FLOWS, index)
+    }
+
+    #[inline(always)]
+    fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>> {
+        look_up!(NAT_GAUGES, 0)
+    }
+
+    #[inline(always)]
+    fn opening(&self) -> Option<Shared<'_, Opening>> {
+        look_up!(OPENING, 0)
+    }
+
+    #[inline(always)]
+    fn open_flow(&self) -> u64 {
+        mesh_open_flow()
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        // SAFETY: the helper only reads a clock.
+        (unsafe { bpf_ktime_get_coarse_ns() } >> NatConfig::TICK_SHIFT) as u32
+    }
+
+    #[inline(always)]
+    fn rx_stats(&self) -> Option<Shared<'_, RxStats>> {
+        look_up!(RX_STATS, 0)
+    }
+
+    #[inline(always)]
+    fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>> {
+        look_up!(REASON_STATS, index)
+    }
+
+    #[inline(always)]
+    fn backend_stats(&self, index: u32) -> Option<Shared<'_, BackendStats>> {
+        look_up!(BACKEND_STATS, index)
+    }
+}
+
+impl Maps {
+    /// This CPU has not logged for about a second; from now on it has.
+    pub fn may_report(&self) -> bool {
+        const TICKS: u32 = 8;
+        let last: Option<Shared<'_, u32>> = (|| look_up!(LAST_REPORT, 0))();
+        let Some(last) = last else { return false };
+        let now = self.tick();
+        if now.wrapping_sub(last.load::<u32, 0>()) < TICKS {
+            return false;
+        }
+        last.store::<u32, 0>(now);
+        true
+    }
+}
