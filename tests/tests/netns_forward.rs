@@ -35,7 +35,7 @@ fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
             let family = if v6 { "6" } else { "4" };
             text += &format!(
                 "  - {{name: {protocol}{family}, vip: \"{vip}\", port: {port}, protocol: {protocol}, mode: {mode}, announce: {{address: eth0}}, \
-                 health: {{type: tcp, interval: 100ms, timeout: 100ms}}, backends: ["
+                 health: {{type: tcp, port: {PORT}, interval: 100ms, timeout: 100ms}}, backends: ["
             );
             for (name, _) in BACKENDS {
                 text += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, v6)?);
