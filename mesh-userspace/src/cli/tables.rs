@@ -12,18 +12,21 @@ use crate::{
     events::Event,
 };
 
+/// Columns for the names of values; the longest one is a reason, indented.
+const KEY: usize = 19;
+
 pub(super) fn status(status: &Status, wide: bool) -> String {
     let mut lines = Vec::new();
-    let mut line = |key: &str, value: String| lines.push(format!("{:<14}{value}\n", format!("{key}:")));
+    let mut line = |key: &str, value: String| lines.push(format!("{:<KEY$}{value}\n", format!("{key}:")));
     line("instance", format!("{} (mesh {}, pid {}, up {})", status.instance, status.version, status.pid, ago(status.started_ms)));
     let ready = if status.readiness.ready { "yes".into() } else { format!("no, waiting for {}", status.readiness.waiting.join(", ")) };
     line("ready", ready);
     line("configuration", format!("{}, read {} ago", status.config.file.display(), ago(status.config.loaded_ms)));
     if let Some(error) = &status.config.error {
-        line("reload failed", error.replace('\n', "\n              "));
+        line("reload failed", indented(error));
     }
     for warning in &status.config.warnings {
-        line("warning", warning.replace('\n', "\n              "));
+        line("warning", indented(warning));
     }
     for interface in &status.interfaces {
         let hook = if interface.hook.is_empty() { "not attached" } else { &interface.hook };
@@ -73,7 +76,7 @@ pub(super) fn services(services: &[ServiceView], wide: bool) -> String {
 
 pub(super) fn service(s: &ServiceView, members: &[BackendView], wide: bool) -> String {
     let mut lines = vec![format!("{} {} by {}, from {}\n", s.name, vip(s), s.mode, s.origin)];
-    let mut line = |key: &str, value: String| lines.push(format!("  {:<12}{value}\n", format!("{key}:")));
+    let mut line = |key: &str, value: String| lines.push(format!("  {:<KEY$}{value}\n", format!("{key}:")));
     if let Some(problem) = &s.problem {
         line("problem", problem.clone());
     }
@@ -138,6 +141,11 @@ fn next_hop(b: &BackendView) -> String {
     let hop = &b.next_hop;
     let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".into());
     if hop.ready { format!("{} {}", or_unknown(&hop.interface), or_unknown(&hop.mac)) } else { or_unknown(&hop.reason) }
+}
+
+/// The lines of a value that has several.
+fn indented(text: &str) -> String {
+    text.replace('\n', &format!("\n{:KEY$}", ""))
 }
 
 /// A table without lines, whose columns in `numbers` are right-aligned.

@@ -111,13 +111,13 @@ async fn tables_show_what_people_look_for() {
     );
     let status = run(&seam, "status").await.unwrap();
     for part in [
-        "instance:     default (mesh 0.1.0, pid 4711, up ",
-        "ready:        no, waiting for the first round of health checks\n",
-        "interface:    eth0 xdp\n",
-        "interface:    eth1 not attached (no such interface)\n",
-        "backends:     2 active, 1 down\n",
-        "tables:       epoch 7, 2048 of 1048576 slots\n",
-        "  forwarded:  900 packets, 87.9 KiB\n",
+        "instance:          default (mesh 0.1.0, pid 4711, up ",
+        "ready:             no, waiting for the first round of health checks\n",
+        "interface:         eth0 xdp\n",
+        "interface:         eth1 not attached (no such interface)\n",
+        "backends:          2 active, 1 down\n",
+        "tables:            epoch 7, 2048 of 1048576 slots\n",
+        "  forwarded:       900 packets, 87.9 KiB\n",
     ] {
         assert!(status.contains(part), "{part} in\n{status}");
     }
