@@ -1,18 +1,26 @@
 //! `cargo xtask bench`: starts the benchmark that is asked for.
 
-use anyhow::Result;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
+use serde_json::{Value, json};
 
 use crate::{
     setup::{self, Need},
-    workspace::{cargo, run as execute},
+    workspace::{cargo, run as execute, target},
 };
 
 #[derive(clap::Args)]
 pub struct Args {
     /// What to measure.
     subject: Subject,
-    /// Print the result as JSON.
+    /// Print the result as JSON, one object a line.
     #[arg(long)]
     json: bool,
 }
@@ -21,21 +29,64 @@ pub struct Args {
 enum Subject {
     /// Time to build a slot table.
     Table,
-    /// Time to publish a table to the kernel.
+    /// Time to publish a table to the kernel (needs root).
     Publish,
-    /// Time of the loaded program for one packet.
+    /// Time of the loaded program for one packet (needs root).
     Packet,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build])?;
-    let mut command = match args.subject {
-        Subject::Table => cargo(&["bench", "--locked", "--package", "mesh-userspace", "--bench", "table"]),
-        Subject::Publish => cargo(&["run", "--locked", "--release", "--package", "mesh-tests", "--bin", "mesh-bench", "--", "publish"]),
-        Subject::Packet => cargo(&["run", "--locked", "--release", "--package", "mesh-tests", "--bin", "mesh-bench", "--", "packet"]),
-    };
-    if args.json {
-        command.arg("--json");
+    match args.subject {
+        Subject::Table => criterion("table", args.json),
+        Subject::Publish => criterion("publish", args.json),
+        Subject::Packet => {
+            let mut command = cargo(&["run", "--locked", "--release", "--package", "mesh-tests", "--bin", "mesh-bench", "--", "packet"]);
+            execute(command.args(args.json.then_some("--json")))
+        }
     }
-    execute(&mut command)
+}
+
+/// Runs a bench of mesh-userspace. What criterion prints is for people; for programs there are the files that it leaves.
+fn criterion(bench: &str, json: bool) -> Result<()> {
+    let mut command: Command = cargo(&["bench", "--locked", "--package", "mesh-userspace", "--bench", bench]);
+    if !json {
+        return execute(&mut command);
+    }
+    let start = SystemTime::now();
+    execute(command.stdout(io::stderr()))?;
+    let mut results = Vec::new();
+    collect(&target().join("criterion"), start, &mut results)?;
+    ensure!(!results.is_empty(), "criterion left no results of {bench}");
+    results.sort_by_key(|r| r["name"].to_string());
+    results.iter().for_each(|result| println!("{result}"));
+    Ok(())
+}
+
+/// The results below a folder that were written since `start`.
+fn collect(folder: &Path, start: SystemTime, results: &mut Vec<Value>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))?.flatten() {
+        let path = entry.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let estimates = path.join("estimates.json");
+        let fresh = fs::metadata(&estimates).and_then(|m| m.modified()).is_ok_and(|written| written >= start);
+        if entry.file_name() == "new" && fresh {
+            results.push(result(&path.join("benchmark.json"), &estimates)?);
+        } else {
+            collect(&path, start, results)?;
+        }
+    }
+    Ok(())
+}
+
+/// Name and time of one benchmark, nanoseconds.
+fn result(benchmark: &PathBuf, estimates: &PathBuf) -> Result<Value> {
+    let read = |path: &PathBuf| -> Result<Value> {
+        let text = fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
+    };
+    let (benchmark, estimates) = (read(benchmark)?, read(estimates)?);
+    Ok(json!({ "name": benchmark["full_id"], "median_ns": estimates["median"]["point_estimate"] }))
 }
