@@ -1,7 +1,7 @@
 //! From a loaded program to an interface and back. Links are pinned, so that a daemon that is gone leaves them forwarding, and the next one
 //! swaps the program in the same link.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::{
     programs::{
@@ -17,7 +17,7 @@ use super::{
     error::DataplaneError,
     load::Loaded,
     options::{HookChoice, InterfaceOptions},
-    owner::{LinkKind, XdpHook, link_at, xdp_hook},
+    owner::{LinkKind, XdpHook, link_at, take_off, xdp_hook},
     pins::{self, Kept, Pins},
     report::{AttachedIface, Hook},
 };
@@ -55,7 +55,7 @@ pub fn attach(
                     drop_filter(pins, name)?;
                 }
                 if let Some(other) = former {
-                    pins::remove(&other.path)?;
+                    remove_link(&other.path)?;
                 }
                 return Ok(AttachedIface { name: name.to_owned(), ifindex, hook, note: note.map(|n| n.to_string()) });
             }
@@ -70,7 +70,7 @@ pub fn detach_others(pins: &Pins, wanted: &[InterfaceOptions]) -> Result<(), Dat
     for (path, kept) in pins.kept()? {
         let gone = |interface: &str| wanted.iter().all(|w| w.name != interface);
         match kept {
-            Kept::Link { interface } if gone(&interface) => pins::remove(&path)?,
+            Kept::Link { interface } if gone(&interface) => remove_link(&path)?,
             Kept::Filter { interface } if gone(&interface) => {
                 remove_filter(&interface);
                 pins::remove(&path)?;
@@ -79,6 +79,12 @@ pub fn detach_others(pins: &Pins, wanted: &[InterfaceOptions]) -> Result<(), Dat
         }
     }
     Ok(())
+}
+
+/// Takes a pinned link off its interface.
+pub fn remove_link(path: &Path) -> Result<(), DataplaneError> {
+    take_off(path);
+    pins::remove(path)
 }
 
 /// Takes our filter away from an interface; one that is gone counts as taken away.
@@ -115,7 +121,7 @@ fn find_former(pins: &Pins, former_dirs: &[PathBuf], name: &str, ifindex: u32) -
     match hook {
         Some(hook) => Ok(Some(Former { path, hook })),
         // The interface was made anew since, or this is no link of ours.
-        None => pins::remove(&path).map(|()| None),
+        None => remove_link(&path).map(|()| None),
     }
 }
 
@@ -159,7 +165,7 @@ fn attach_anew(
     }
     // One interface has one XDP link: ours of the other mode has to go first.
     if let Some(old) = former.take_if(|f| f.hook != Hook::Tcx) {
-        pins::remove(&old.path)?;
+        remove_link(&old.path)?;
     }
     let owner = xdp_hook(ifindex).map_err(|source| DataplaneError::System { what: "ask who is at an XDP hook", source })?;
     if let Some(program) = owner.program() {
@@ -219,7 +225,7 @@ fn attach_filter(loaded: &mut Loaded, pins: &Pins, name: &str) -> Result<(), Dat
 
 fn pin(pins: &Pins, name: &str, link: FdLink, former: &mut Option<Former>) -> Result<(), DataplaneError> {
     if let Some(old) = former.take() {
-        pins::remove(&old.path)?;
+        remove_link(&old.path)?;
     }
     let path = pins.link(name);
     link.pin(&path).map(drop).map_err(|source| DataplaneError::Pin { path, source })

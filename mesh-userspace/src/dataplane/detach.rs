@@ -27,7 +27,10 @@ pub fn detach(bpffs: &Path, instance: &str) -> Result<Detached, DataplaneError> 
         let (leads, objects): (Vec<_>, Vec<_>) = pins::kept_in(dir)?.into_iter().partition(|(_, kept)| *kept != Kept::Object);
         for (path, kept) in leads.into_iter().chain(objects) {
             match kept {
-                Kept::Link { interface } => detached.interfaces.push(interface),
+                Kept::Link { interface } => {
+                    attach::remove_link(&path)?;
+                    detached.interfaces.push(interface);
+                }
                 Kept::Filter { interface } => {
                     attach::remove_filter(&interface);
                     detached.interfaces.push(interface);

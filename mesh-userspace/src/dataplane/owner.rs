@@ -119,6 +119,16 @@ pub fn link_at(path: &Path) -> io::Result<LinkAt> {
     Ok(LinkAt { kind, ifindex: info.ifindex })
 }
 
+/// Takes the link pinned at `path` off its interface at once; without that the kernel does so some time after the last pin and descriptor are
+/// gone. A link that can't be taken off is off already.
+pub fn take_off(path: &Path) {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    let Ok(link) = open_pin(path) else { return };
+    let mut attr = DetachAttr { fd: link.as_raw_fd() as u32, pad: 0 };
+    // SAFETY: `attr` is that command's form of bpf_attr and as large as it says; the descriptor is open.
+    unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw mut attr, size_of::<DetachAttr>()) };
+}
+
 fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     const BPF_OBJ_GET: libc::c_long = 7;
     let name = CString::new(path.as_os_str().as_bytes())?;
@@ -149,6 +159,14 @@ struct InfoAttr {
     fd: u32,
     len: u32,
     info: u64,
+}
+
+/// The same of BPF_LINK_DETACH.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct DetachAttr {
+    fd: u32,
+    pad: u32,
 }
 
 /// `struct bpf_link_info`, of which the union begins at byte 16 and, for XDP and tcx, with the interface.
