@@ -193,9 +193,6 @@ fn check(written: &written::Service, proto: Proto, findings: &mut Findings<'_>) 
     {
         findings.error(key, "a `tcp` heartbeat asks for nothing", "write `type: http`, or remove the key");
     }
-    if proto == Proto::Udp && health.port.is_none() {
-        findings.error(placed, "the heartbeat of a UDP service needs a port", "add `port`, where something answers over TCP");
-    }
     if let Some(port) = health.port.as_ref().filter(|p| p.value == 0) {
         findings.error(port, "port 0 can't be probed", "write a port from 1 to 65535");
     }

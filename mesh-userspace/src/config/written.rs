@@ -80,7 +80,7 @@ pub struct Service {
     /// Interface of `announce: address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Placed<String>>,
-    /// Heartbeat: `tcp` (default of a TCP service), `http`, `none`, or a table of keys.
+    /// Heartbeat: `tcp` (default of a TCP service), `http`, `none`, or a table of keys. A UDP service is probed over TCP too, and must say how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Placed<HealthForm>>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
