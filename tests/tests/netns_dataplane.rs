@@ -6,7 +6,7 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh::{
     dataplane::{
-        Dataplane, DataplaneError, Hook, HookChoice, InterfaceOptions, Limits, Options,
+        Dataplane, DataplaneError, Hook, HookChoice, InterfaceOptions, Limits, NatOptions, Options,
         net::nexthop::{NextHop, Resolution},
     },
     model::{BackendId, BackendState, Mode, Proto, VipAddr, Weight},
@@ -201,6 +201,59 @@ fn what_is_published_is_adopted() -> Result<()> {
             Options { limits: Limits { slots: 1 << 13, ..options(bpffs, HookChoice::Auto).limits }, ..options(bpffs, HookChoice::Auto) };
         let refused = Dataplane::open(&larger).map(drop).map_err(|e| e.to_string());
         ensure!(refused.as_ref().is_err_and(|e| e.contains("mesh detach") && e.contains("SLOTS")), "{refused:?}");
+        Ok(())
+    })
+}
+
+/// What has been logged in this process.
+struct Said(Mutex<Vec<String>>);
+
+static SAID: Said = Said(Mutex::new(Vec::new()));
+
+impl log::Log for Said {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn what_the_kernel_half_says_is_logged() -> Result<()> {
+    log::set_logger(&SAID).map_err(|e| anyhow::anyhow!("{e}"))?;
+    log::set_max_level(log::LevelFilter::Warn);
+    let fabric = Fabric::new("mesh-plane-log")?;
+    let (lb, client, b1) = (fabric.host("lb", 1)?, fabric.host("client", 2)?, fabric.host("b1", 11)?);
+    lb.ns.ip(&format!("address add {VIP}/32 dev eth0"))?;
+    let hops = hops(&lb, &[&b1])?;
+    let web = plan([service(80, &[(SocketAddr::new(b1.v4.into(), 9000), BackendState::Active)])]);
+    privately(&lb, |bpffs| {
+        let nat = NatOptions { half_open_limit: Some(0), ..NatOptions::default() };
+        let (mut plane, _) = Dataplane::open(&Options { nat, ..options(bpffs, HookChoice::Auto) })?;
+        plane.apply(&web, &hops);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let _reader = plane.kernel_log()?;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                ask(&client, 20_000, SocketAddr::new(VIP.parse()?, 80))?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let said = SAID.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if said.iter().any(|line| line.contains("WARN") && line.contains("too many flows")) {
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "the kernel half said {said:?}; {:?}", plane.counters()?.services);
+            }
+            anyhow::Ok(())
+        })?;
+        let refused = plane.counters()?.services[0].reasons[Reason::HalfOpenLimit as usize].packets;
+        ensure!(refused > 0, "no packet was refused");
+        drop(plane);
+        Dataplane::detach(bpffs, "test")?;
         Ok(())
     })
 }
