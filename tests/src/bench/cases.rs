@@ -131,12 +131,12 @@ impl Case {
         }
     }
 
-    /// Packets of one slice: a few milliseconds, enough to meet many flows.
+    /// Packets of one slice: milliseconds.
     pub fn packets(&self) -> u64 {
         match self.flows {
-            Flows::Log2(log2) if log2 >= 17 => 400_000,
+            Flows::Log2(log2) if log2 >= 17 => 131_072,
             Flows::AllNew => 65_536,
-            Flows::Log2(_) => 100_000,
+            Flows::Log2(_) => 32_768,
         }
     }
 

@@ -26,7 +26,7 @@ struct Packet {
     #[arg(long, default_value = "")]
     case: String,
     /// Rounds of each case.
-    #[arg(long, default_value_t = 21)]
+    #[arg(long, default_value_t = 31)]
     rounds: usize,
 }
 
