@@ -96,6 +96,34 @@ fn the_pod_forwards_with_just_its_capabilities() -> Result<()> {
     Ok(())
 }
 
+/// Each capability is taken away in turn, and what then doesn't work is what it is there for.
+#[test]
+fn no_capability_is_asked_for_in_vain() -> Result<()> {
+    let engine = Engine::new()?;
+    engine.pack(&binary::build()?)?;
+    let all = all_capabilities()?;
+    for missing in &all {
+        let stage = stage(&format!("mesh-without-{}", missing.to_lowercase().replace('_', "-")))?;
+        let rest: Vec<String> = all.iter().filter(|c| *c != missing).cloned().collect();
+        let mut pod = engine.start(&stage.balancer.ns, &config(&stage)?, &rest)?;
+        let ready = pod.wait_ready();
+        match missing.as_str() {
+            "NET_RAW" => {
+                ready.context("NET_RAW is for announcing alone")?;
+                ensure!(pod.log().contains("CAP_NET_RAW"), "the log should say what can't be announced:\n{}", pod.log());
+                ensure!(answers(&stage, VIPS[0], 60)?.len() == BACKENDS.len());
+            }
+            _ => {
+                let error = ready.err().with_context(|| format!("the pod is ready without {missing}"))?;
+                ensure!(format!("{error:#}").contains(missing), "the log should name what is missing, {missing}: {error:#}");
+            }
+        }
+        pod.kill()?;
+        engine.forget()?;
+    }
+    Ok(())
+}
+
 /// What the kernel says of the process.
 fn confined(pod: &Pod<'_>, capabilities: &[String]) -> Result<()> {
     let number = |name: &String| NUMBERS.iter().find(|(n, _)| n == name).map(|(_, bit)| 1_u64 << bit);

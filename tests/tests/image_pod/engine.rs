@@ -52,7 +52,7 @@ impl Engine {
     pub fn pack(&self, binary: &Path) -> Result<()> {
         fs::copy(binary, self.path("context/mesh")).with_context(|| format!("failed to copy {}", binary.display()))?;
         let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/Dockerfile");
-        let mut command = self.tool(Command::new("nsenter"), "buildah");
+        let mut command = self.tool(self.inside("buildah"));
         command.args(["bud", "--isolation", "chroot", "--build-arg", "BINARY=prebuilt", "--tag", TAG, "--file"]).arg(dockerfile);
         said(command.arg(self.path("context")))?;
         Ok(())
@@ -81,7 +81,7 @@ impl Engine {
         let security = &container.security_context;
         let name = ns.name().to_owned();
         let log = self.path(&format!("{name}.log"));
-        let mut command = self.tool(ns.command("nsenter"), "podman");
+        let mut command = self.podman_of(ns.command("nsenter"));
         command.args(["run", "--rm", "--pull=never", "--cgroups=disabled", "--network=host", "--name", &name]);
         command.arg(format!("--user={}:{}", security.run_as_user, security.run_as_group));
         command.args(security.capabilities.drop.iter().map(|c| format!("--cap-drop={}", c.to_lowercase())));
@@ -111,19 +111,37 @@ impl Engine {
         Ok(Pod { engine: self, ns, name, log, child })
     }
 
-    fn podman(&self) -> Command {
-        self.tool(Command::new("nsenter"), "podman")
+    /// Removes what pods have left on the node: pins and state.
+    pub fn forget(&self) -> Result<()> {
+        said(self.inside("sh").args(["-c", "rm -rf \"$1/bpf/mesh\" \"$1/state\"/* \"$1/run\"/*", "sh"]).arg(self.directory.path()))?;
+        Ok(())
     }
 
-    /// `nsenter` becomes the tool, inside.
-    fn tool(&self, mut nsenter: Command, name: &str) -> Command {
-        nsenter.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).args(["--", name, "--storage-driver=vfs"]);
-        nsenter.arg("--root").arg(self.path("store")).arg("--runroot").arg(self.path("runroot"));
-        if name == "podman" {
-            nsenter.args(["--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime=crun", "--tmpdir"]).arg(self.path("tmp"));
-        }
-        nsenter.env("XDG_RUNTIME_DIR", self.path("xdg")).env("CONTAINERS_CONF", self.path("containers.conf"));
+    fn podman(&self) -> Command {
+        self.podman_of(Command::new("nsenter"))
+    }
+
+    fn podman_of(&self, nsenter: Command) -> Command {
+        let mut podman = self.tool(self.enter(nsenter, "podman"));
+        podman.args(["--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime=crun", "--tmpdir"]).arg(self.path("tmp"));
+        podman
+    }
+
+    /// A program in the engine's mount namespace.
+    fn inside(&self, program: &str) -> Command {
+        self.enter(Command::new("nsenter"), program)
+    }
+
+    fn enter(&self, mut nsenter: Command, program: &str) -> Command {
+        nsenter.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).args(["--", program]);
         nsenter
+    }
+
+    /// What buildah and podman both are told: nothing of theirs is outside the directory.
+    fn tool(&self, mut command: Command) -> Command {
+        command.arg("--storage-driver=vfs").arg("--root").arg(self.path("store")).arg("--runroot").arg(self.path("runroot"));
+        command.env("XDG_RUNTIME_DIR", self.path("xdg")).env("CONTAINERS_CONF", self.path("containers.conf"));
+        command
     }
 
     fn path(&self, name: &str) -> PathBuf {
