@@ -52,7 +52,10 @@ impl DataplaneError {
             log::debug!("{name}: {verifier_log}");
             let words = verifier_log.to_string();
             let lines: Vec<_> = words.lines().collect();
-            let reason = format!("{io_error}\n{}", lines[lines.len().saturating_sub(LAST)..].join("\n"));
+            let reason = format!(
+                "{io_error}; it needs Linux 6.1 or later, and the capabilities BPF, NET_ADMIN and PERFMON\n{}",
+                lines[lines.len().saturating_sub(LAST)..].join("\n")
+            );
             Self::Program { name, reason }
         }
     }
