@@ -169,7 +169,9 @@ impl fmt::Display for What {
             Self::Reloaded { changed: true } => write!(f, "configuration reloaded"),
             Self::Reloaded { changed: false } => write!(f, "configuration reloaded, nothing changed"),
             Self::ReloadFailed { error } => write!(f, "reload failed, what ran goes on: {error}"),
-            Self::SourceFailed { service, source, error } => write!(f, "{service}: {source}: {error}; the last good list stays"),
+            Self::SourceFailed { service, error, .. } => {
+                write!(f, "{service}: the last good list of backends stays, the file is no good: {error}")
+            }
             Self::NextHop { address, ready: true, detail } => write!(f, "next hop to {address} is {detail}"),
             Self::NextHop { address, ready: false, detail } => write!(f, "no next hop to {address}: {detail}"),
             Self::Attached { interface, hook } => write!(f, "attached to {interface} ({hook})"),

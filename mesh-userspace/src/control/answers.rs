@@ -37,6 +37,7 @@ impl Daemon {
             Command::Reload(answer) => drop(answer.send(self.reload(now).map_err(ControlError::Invalid))),
             Command::AddService(spec, answer) => {
                 let done = self.core.add_service(*spec);
+                let done = done.and_then(|name| self.published_or_removed(name, now));
                 self.finish(done, now, answer, |d, name| d.service_view(&name, now));
             }
             Command::RemoveService(name, answer) => {
@@ -61,6 +62,17 @@ impl Daemon {
                 self.finish(done, now, answer, |d, ()| d.backend_view(&service, id, now));
             }
         }
+    }
+
+    /// Publishes a service that was just added; one that there is no room for is not kept.
+    fn published_or_removed(&mut self, name: ServiceName, now: Instant) -> Result<ServiceName, ControlError> {
+        self.read_new_files();
+        self.publish_order(now);
+        let Some(refused) = self.refused.get(&name) else { return Ok(name) };
+        let error = ControlError::Unavailable(format!("service `{name}` can't be published: {refused}"));
+        self.core.remove_service(&name)?;
+        self.publish_order(now);
+        Err(error)
     }
 
     /// Publishes what an order has changed, and answers once the state is saved.

@@ -80,9 +80,10 @@ impl Facts<'_> {
         }
     }
 
-    /// Slots of all tables.
+    /// Slots of all tables that could be published.
     pub fn slots(&self) -> Usage {
-        let used = self.core.plan().services.iter().map(|s| s.table.owner.len() as u64).sum();
+        let published = self.core.plan().services.iter().filter(|s| !self.refused.contains_key(&s.name));
+        let used = published.map(|s| s.table.owner.len() as u64).sum();
         Usage { used, limit: u64::from(self.core.config().limits.slots) }
     }
 
