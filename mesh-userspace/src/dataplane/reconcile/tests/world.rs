@@ -1,29 +1,33 @@
-//! A model of the kernel half reads the maps after every single store, with what it has read before still in mind.
+//! A model of the kernel half and of the daemon's life around it.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use mesh_common::{
-    abi::{NAT_SOURCES, Proto, ServiceInfo, SlotWord, VipKind},
+    abi::{Backend, BackendState, Config, DISPLACEMENTS, Mode, NAT_SOURCES, ServiceInfo, SlotWord, Vip, VipKey, VipKind},
     hash,
 };
 use proptest::prelude::*;
 
-use super::*;
+use super::{Act, LIMITS, backend_id, plan_of, vip_addr};
 use crate::{
     dataplane::{
         adopt::adopt,
-        layout::{Service, addr_of, socket_of},
-        options::Limits,
+        entry::Hop,
+        extents::GRACE,
+        image::{Image, words_of},
+        layout::{Layout, Service, addr_of, address_key, socket_of, vip_key},
+        op::Op,
+        reconcile::{Hops, Translation, reconcile},
         retire::{self, Live},
         vip_index::half_of,
     },
-    model::{BackendId, BackendState, Mode, VipAddr, Weight},
-    plan::{Plan, PlannedBackend, Standing},
-    table::Table,
-    weights::Factor,
+    plan::{Plan, ServicePlan},
 };
 
-const LIMITS: Limits = Limits { services: 4, slots: 192, backends: 40, nat_flows: 16 };
 const TRANSLATION: Translation<'static> = Translation { sources: &[], ports: true };
 
 /// What a packet under way has read, and when.
@@ -34,24 +38,26 @@ struct Read {
     addr: [u8; 16],
 }
 
-struct Flow {
+/// A translated flow.
+pub struct Flow {
     service: u32,
     local: u16,
     addr: [u8; 16],
 }
 
-struct World {
+/// The maps, the daemon's layout, the clock, and what packets and flows rely on.
+pub struct World {
     image: Image,
-    layout: Layout,
-    now: Instant,
+    pub layout: Layout,
+    pub now: Instant,
     reads: Vec<Read>,
     vips: Vec<(Instant, Vip)>,
-    flows: Vec<Flow>,
+    pub flows: Vec<Flow>,
     flipped: Option<Instant>,
     hops: HopTable,
     published: HashMap<VipKey, ServicePlan>,
     /// The last publication was cut off.
-    cut_off: bool,
+    pub cut_off: bool,
 }
 
 #[derive(Clone, Default)]
@@ -63,39 +69,8 @@ impl Hops for HopTable {
     }
 }
 
-#[derive(Clone, Debug)]
-struct WantedService {
-    vip: usize,
-    nat: bool,
-    members: BTreeMap<usize, BackendState>,
-    log2_slots: u8,
-    owners: Vec<u8>,
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Publish {
-        services: Vec<WantedService>,
-        ready: u16,
-        source: u8,
-    },
-    /// The daemon dies after so many stores of the publication, and another one adopts.
-    Crash {
-        services: Vec<WantedService>,
-        after: usize,
-    },
-    Sweep,
-    OpenFlow {
-        service: usize,
-        slot: usize,
-    },
-    CloseFlow {
-        flow: usize,
-    },
-}
-
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let layout = Layout::new(&LIMITS);
         let vips = 2 * layout.half_size as usize;
         let image = Image::heap(vips, LIMITS.services as usize + 1, LIMITS.slots as usize, LIMITS.backends as usize, 16);
@@ -113,7 +88,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
+    pub fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match act {
             Act::Publish { services, ready, source } => {
                 self.set_hops(*ready, *source);
@@ -163,7 +138,7 @@ impl World {
         self.hops.0 = (0..16).filter(|i| ready >> i & 1 == 1).map(|i| (backend_id(i).0.ip(), hop(i))).collect();
     }
 
-    fn publish(&mut self, plan: &Plan, stores: usize) -> Result<(), TestCaseError> {
+    pub fn publish(&mut self, plan: &Plan, stores: usize) -> Result<(), TestCaseError> {
         let batch = reconcile(&self.image, &mut self.layout, &plan.services, &self.hops, &TRANSLATION, self.now);
         if !self.execute(&batch.ops, stores)? {
             return Ok(());
@@ -313,7 +288,7 @@ impl World {
                         (Backend::READY, hop.ifindex, hop.dst_mac, hop.src_mac)
                     );
                     if plan.mode == Mode::Nat {
-                        let at = std::mem::offset_of!(mesh_common::abi::Config, sources) / 8 + 3 * usize::from(entry.nat_source);
+                        let at = std::mem::offset_of!(Config, sources) / 8 + 3 * usize::from(entry.nat_source);
                         let source: Vec<u64> = self.image.config.run(0, at, 2).collect();
                         prop_assert_eq!(source, words_of(&addr_of(hop.source).0).collect::<Vec<_>>());
                     }
@@ -323,7 +298,7 @@ impl World {
         Ok(())
     }
 
-    fn sweep(&mut self) -> Result<(), TestCaseError> {
+    pub fn sweep(&mut self) -> Result<(), TestCaseError> {
         let over = |s: &Service, now: Instant| s.retired.is_some_and(|since| now - since >= GRACE);
         let (layout, now) = (&self.layout, self.now);
         self.flows.retain(|f| layout.services.get(&f.service).is_some_and(|s| !over(s, now)));
@@ -342,7 +317,7 @@ impl World {
         self.flipped = None;
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         self.now += time;
         let now = self.now;
         self.reads.retain(|r| now - r.at < GRACE);
@@ -355,8 +330,7 @@ impl World {
         let half = half_of(&self.image, active);
         let hash = hash::vip_hash(key, half.seed);
         let index = hash::displacement_index(hash, half.displacement_mask) as usize;
-        let at =
-            std::mem::offset_of!(mesh_common::abi::Config, displacements) + 2 * (active as usize * mesh_common::abi::DISPLACEMENTS + index);
+        let at = std::mem::offset_of!(Config, displacements) + 2 * (active as usize * DISPLACEMENTS + index);
         let displacement = (self.image.config.word(0, at / 8) >> (8 * (at % 8))) as u16;
         let vip = self.image.vips.get(hash::position(hash, &half, displacement) as usize);
         ((vip.addr, vip.port, vip.proto, vip.family) == (key.addr, key.port, key.proto, key.family) && vip.kind != VipKind::Empty as u8)
@@ -376,138 +350,5 @@ fn single_stores(op: &Op) -> Vec<Op> {
             (*base..).zip(entries).map(|(base, entry)| Op::Backends { base, entries: vec![*entry] }).collect()
         }
         other => vec![other.clone()],
-    }
-}
-
-fn vip_addr(i: usize) -> VipAddr {
-    let addr = match i % 3 {
-        0 => IpAddr::from([192, 0, 2, 1]),
-        1 => IpAddr::from([192, 0, 2, 2]),
-        _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
-    };
-    VipAddr { addr, port: 80 + i as u16 / 3, proto: if i < 3 { Proto::Tcp } else { Proto::Udp } }
-}
-
-/// The first eight are IPv4, the others IPv6.
-fn backend_id(i: usize) -> BackendId {
-    let addr = if i < 8 { IpAddr::from([10, 0, 0, i as u8]) } else { IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 0, i as u16]) };
-    BackendId((addr, 8080).into())
-}
-
-fn plan_of(services: &[WantedService]) -> Plan {
-    let mut plan = Plan::default();
-    for wanted in services {
-        let vip = vip_addr(wanted.vip);
-        if plan.services.iter().any(|s| s.vip == vip) {
-            continue;
-        }
-        let offset = if vip.addr.is_ipv4() { 0 } else { 8 };
-        let members: Vec<PlannedBackend> = wanted.members.iter().map(|(i, state)| planned(backend_id(i + offset), *state)).collect();
-        let owner = |i: usize| match usize::from(wanted.owners[i % wanted.owners.len()]) {
-            o if members.is_empty() || o == 0 => SlotWord::NONE,
-            o => (o % members.len()) as u16,
-        };
-        let slots = 1usize << wanted.log2_slots;
-        let table = Table {
-            log2_slots: wanted.log2_slots,
-            owner: (0..slots).map(owner).collect(),
-            secondary: (0..slots).map(|i| owner(i + 1)).collect(),
-        };
-        plan.services.push(ServicePlan {
-            name: format!("s{}", wanted.vip).parse().unwrap(),
-            vip,
-            mode: if wanted.nat { Mode::Nat } else { Mode::Dsr },
-            announce: None,
-            no_backends: members.is_empty(),
-            members,
-            table: Arc::new(table),
-            problem: None,
-        });
-    }
-    plan
-}
-
-fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
-    PlannedBackend { id, name: None, state, standing: Standing::Serving, configured: Weight::ONE, factor: Factor::ONE, effective: 0 }
-}
-
-fn states() -> impl Strategy<Value = BackendState> {
-    use BackendState::{Active, Down, Draining, Maintenance, Recovering, Soft};
-    prop_oneof![4 => Just(Active), 1 => Just(Draining), 1 => Just(Soft), 1 => Just(Down), 1 => Just(Recovering), 1 => Just(Maintenance)]
-}
-
-fn services() -> impl Strategy<Value = Vec<WantedService>> {
-    let members = prop::collection::btree_map(0usize..8, states(), 0..8);
-    let service = (0usize..6, any::<bool>(), members, 0u8..7, prop::collection::vec(0u8..9, 1..9))
-        .prop_map(|(vip, nat, members, log2_slots, owners)| WantedService { vip, nat, members, log2_slots, owners });
-    prop::collection::vec(service, 0..6)
-}
-
-fn acts() -> impl Strategy<Value = Vec<(Act, u64)>> {
-    let act = prop_oneof![
-        5 => (services(), any::<u16>(), 0u8..3).prop_map(|(services, ready, source)| Act::Publish { services, ready, source }),
-        2 => (services(), 0usize..200).prop_map(|(services, after)| Act::Crash { services, after }),
-        3 => Just(Act::Sweep),
-        3 => (any::<usize>(), any::<usize>()).prop_map(|(service, slot)| Act::OpenFlow { service, slot }),
-        1 => any::<usize>().prop_map(|flow| Act::CloseFlow { flow }),
-    ];
-    prop::collection::vec((act, prop_oneof![Just(0u64), Just(30), Just(150)]), 1..24)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
-
-    /// After every store all tables are such that packets may go by them, whoever published what, and died when.
-    #[test]
-    fn every_prefix_is_safe(acts in acts()) {
-        let mut world = World::new();
-        for (act, pause) in &acts {
-            world.act(act)?;
-            world.pass(Duration::from_millis(*pause));
-        }
-        // When all is removed, all comes back.
-        world.flows.clear();
-        world.publish(&Plan::default(), usize::MAX)?;
-        for _ in 0..2 {
-            world.pass(2 * GRACE);
-            world.sweep()?;
-        }
-        world.pass(2 * GRACE);
-        let (layout, now) = (&mut world.layout, world.now);
-        prop_assert!(layout.services.is_empty());
-        prop_assert_eq!(layout.slots.take(LIMITS.slots, now), Some(0));
-        prop_assert_eq!(layout.backends.take(LIMITS.backends, now), Some(0));
-        prop_assert_eq!(layout.stats.take(LIMITS.backends, now), Some(0));
-    }
-}
-
-/// A service outgrows its extent, gets another table and another VIP beside it; the daemon dies at each single store of that.
-#[test]
-fn dying_at_any_store_loses_nothing() {
-    let service = |vip, members: usize, log2_slots| WantedService {
-        vip,
-        nat: true,
-        members: (0..members).map(|i| (i, BackendState::Active)).collect(),
-        log2_slots,
-        owners: (1..9).collect(),
-    };
-    let small = vec![service(0, 3, 4), service(2, 2, 3)];
-    let grown = vec![service(0, 7, 4), service(1, 3, 4), service(2, 6, 5)];
-    for after in 0.. {
-        let mut world = World::new();
-        let acts = [
-            Act::Publish { services: small.clone(), ready: u16::MAX, source: 0 },
-            Act::Crash { services: grown.clone(), after },
-            Act::Sweep,
-            Act::Publish { services: if after % 2 == 0 { grown.clone() } else { small.clone() }, ready: u16::MAX, source: 1 },
-        ];
-        for act in &acts {
-            world.act(act).unwrap_or_else(|e| panic!("dead after {after} stores, at {act:?}: {e}"));
-            world.pass(2 * GRACE);
-        }
-        if !world.cut_off {
-            assert!(after > 50, "the publication takes {after} stores only");
-            return;
-        }
     }
 }
