@@ -96,7 +96,7 @@ fn spec(i: usize) -> ServiceSpec {
 }
 
 fn endpoint(i: usize) -> Endpoint {
-    Endpoint { id: id(i), weight: weight(i), name: None }
+    Endpoint { id: id(i), weight: weight(i), name: None, drain: false }
 }
 
 criterion_group!(benches, tables, plans);

@@ -96,6 +96,17 @@ pub enum What {
         source: String,
         error: String,
     },
+    /// A source of backends can't be had, or parts of its answer can't be used; what it said before stays.
+    SourceTrouble {
+        service: ServiceName,
+        source: String,
+        error: String,
+    },
+    /// A source that could not be had answers again.
+    SourceReturned {
+        service: ServiceName,
+        source: String,
+    },
     NextHop {
         address: IpAddr,
         ready: bool,
@@ -135,6 +146,7 @@ impl What {
             Self::PublishFailed { .. } | Self::AttachFailed { .. } | Self::StateFailed { .. } => log::Level::Error,
             Self::ReloadFailed { .. }
             | Self::SourceFailed { .. }
+            | Self::SourceTrouble { .. }
             | Self::ServiceWithoutBackends { .. }
             | Self::AnnounceFailed { .. }
             | Self::Repaired { .. }
@@ -172,6 +184,8 @@ impl fmt::Display for What {
             Self::SourceFailed { service, error, .. } => {
                 write!(f, "{service}: the last good list of backends stays, the file is no good: {error}")
             }
+            Self::SourceTrouble { service, source, error } => write!(f, "{service}: {source}: {error}; what it said before stays"),
+            Self::SourceReturned { service, source } => write!(f, "{service}: {source} answers again"),
             Self::NextHop { address, ready: true, detail } => write!(f, "next hop to {address} is {detail}"),
             Self::NextHop { address, ready: false, detail } => write!(f, "no next hop to {address}: {detail}"),
             Self::Attached { interface, hook } => write!(f, "attached to {interface} ({hook})"),

@@ -110,4 +110,7 @@ pub struct Endpoint {
     /// Name for people; the address stands in where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Its source wants new flows to go elsewhere; old ones stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
 }

@@ -35,6 +35,8 @@ pub enum Suite {
     Kernel,
     /// Daemon, program and real traffic in network namespaces (needs root).
     Netns,
+    /// Sources of backends against the real servers of Debian's packages (needs root).
+    Peers,
     /// The container image with just the capabilities it asks for (needs root).
     Image,
     /// `kernel` and `netns` inside Debian's stock kernels.
@@ -73,6 +75,7 @@ impl Suite {
             Self::Host => host(&args.words),
             Self::Kernel => integration("kernel_", &[Need::Test], &args.words),
             Self::Netns => integration("netns_", &[Need::Test], &args.words),
+            Self::Peers => integration("peer_", &[Need::Test, Need::Peers], &args.words),
             Self::Image => integration("image_", &[Need::Test, Need::Image], &args.words),
             Self::Vm => vm::run(&args.kernels, &args.words),
         }

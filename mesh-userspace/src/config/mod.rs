@@ -6,6 +6,8 @@ pub mod placed;
 mod resolve;
 mod resolved;
 mod service;
+mod source;
+pub mod sourced;
 pub mod words;
 pub mod written;
 

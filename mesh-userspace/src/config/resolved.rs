@@ -10,6 +10,7 @@ use std::{
 
 use super::words::Hook;
 use crate::{
+    discovery::SourceSpec,
     health::CheckKind,
     model::{Endpoint, Mode, ServiceName, VipAddr},
 };
@@ -54,6 +55,8 @@ pub struct Service {
     pub backends: Vec<Endpoint>,
     /// File that lists further ones.
     pub backends_file: Option<PathBuf>,
+    /// Where further ones are found.
+    pub sources: Vec<SourceSpec>,
 }
 
 /// The heartbeat of a service's backends.

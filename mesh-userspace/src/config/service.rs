@@ -11,6 +11,7 @@ use super::{
     placed::Placed,
     resolve::Findings,
     resolved::{Check, Service},
+    source::resolve_sources,
     words::Span,
     written::{self, ProbeWord},
 };
@@ -29,11 +30,12 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let mode: Mode = written.mode.value.into();
     let check = check(written, vip.proto, findings);
     let backends = backends(written, vip, mode, findings);
-    if backends.is_empty() && written.backends_file.is_none() {
+    let sources = resolve_sources(&written.sources, vip, mode, base, findings);
+    if backends.is_empty() && written.backends_file.is_none() && written.sources.is_empty() {
         findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
     }
-    let service =
-        Service { name, vip, mode, announce, check, backends, backends_file: written.backends_file.as_ref().map(|f| base.join(&f.value)) };
+    let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
+    let service = Service { name, vip, mode, announce, check, backends, backends_file, sources };
     (findings.errors.len() == errors).then_some(service)
 }
 
@@ -79,7 +81,7 @@ pub fn resolve_backend<T>(
             Weight(findings.ok(w, weight, "write a whole number from 0 to 65535")?)
         }
     };
-    let endpoint = Endpoint { id: BackendId(SocketAddr::new(addr, port)), weight, name: written.name.clone() };
+    let endpoint = Endpoint { id: BackendId(SocketAddr::new(addr, port)), weight, name: written.name.clone(), drain: false };
     (findings.errors.len() == errors).then_some(endpoint)
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
+    sourced::Source,
     words::{Hook, ModeWord, ProtoWord, Span},
 };
 
@@ -89,6 +90,9 @@ pub struct Service {
     /// File with a list of further backends (YAML, JSON or TOML), followed as it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backends_file: Option<Placed<PathBuf>>,
+    /// Where further backends are found, and followed as they change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Placed<Source>>,
 }
 
 /// One instance behind a VIP; also the body of the API's request to add one.

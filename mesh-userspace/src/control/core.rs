@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Findings, Service},
-    discovery::{EndpointSet, Update},
+    discovery::{EndpointSet, SourceKey, SourceSpec, Update},
     events::What,
     health::{Check, Health, HealthEvent, TargetKey},
     model::{BackendId, BackendState, ServiceName, VipAddr},
@@ -29,6 +29,7 @@ pub struct Core {
     /// Services of the state, resolved.
     pub(super) added: BTreeMap<ServiceName, Service>,
     files: BTreeMap<ServiceName, EndpointSet>,
+    found: BTreeMap<SourceKey, EndpointSet>,
     pub(super) merged: BTreeMap<ServiceName, Merged>,
     seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
     /// Why a backend's health is what it is, in words.
@@ -51,6 +52,8 @@ pub struct Wanted {
     pub announce: BTreeSet<(IpAddr, String)>,
     /// Files with backends.
     pub files: BTreeMap<ServiceName, PathBuf>,
+    /// Where else backends are found.
+    pub sources: BTreeMap<SourceKey, SourceSpec>,
 }
 
 /// What was published before the daemon started: a VIP, its backends and their states.
@@ -64,6 +67,7 @@ impl Core {
             state,
             added: BTreeMap::new(),
             files: BTreeMap::new(),
+            found: BTreeMap::new(),
             merged: BTreeMap::new(),
             seen: BTreeMap::new(),
             evidence: BTreeMap::new(),
@@ -163,6 +167,23 @@ impl Core {
         unread.filter_map(|(_, m)| m.service.backends_file.clone()).collect()
     }
 
+    /// Takes in what sources say. True if that changes something.
+    pub fn found(&mut self, updates: Vec<(SourceKey, Update)>) -> bool {
+        let mut changed = false;
+        for (key, update) in updates {
+            changed |= self.found.entry(key).or_default().apply(update);
+        }
+        if changed {
+            self.merge();
+        }
+        changed
+    }
+
+    /// Endpoints by source.
+    pub fn endpoints_found(&self) -> &BTreeMap<SourceKey, EndpointSet> {
+        &self.found
+    }
+
     /// Takes in a change of health. True if somebody wants to know.
     pub fn health(&mut self, event: HealthEvent, now: Instant) -> bool {
         let HealthEvent { key, health, evidence } = event;
@@ -198,6 +219,7 @@ impl Core {
             wanted.next_hops.extend(merged.endpoints.iter().map(|e| e.id.0.ip()));
             wanted.announce.extend(merged.spec.announce.iter().map(|interface| (merged.spec.vip.addr, interface.clone())));
             wanted.files.extend(merged.service.backends_file.iter().map(|file| (name.clone(), file.clone())));
+            wanted.sources.extend(merged.sources().map(|(key, spec)| (key, spec.clone())));
         }
         wanted
     }
@@ -219,9 +241,10 @@ impl Core {
 
     /// Brings [`Core::merged`] up to date; returns added services that have no place.
     pub(super) fn merge(&mut self) -> Vec<(ServiceName, String)> {
-        let (merged, shadowed) = merge(&self.config, &self.state, &self.added, &self.files);
+        let (merged, shadowed) = merge(&self.config, &self.state, &self.added, &self.files, &self.found);
         let before = std::mem::replace(&mut self.merged, merged);
         self.files.retain(|name, _| self.merged.get(name).is_some_and(|m| m.service.backends_file.is_some()));
+        self.found.retain(|key, _| self.merged.get(&key.service).is_some_and(|m| m.sources().any(|(k, _)| k == *key)));
         // Who is gone is forgotten: if it comes again, it has to show anew that it lives.
         let merged = &self.merged;
         let has = |service: &ServiceName, id: &BackendId| merged.get(service).is_some_and(|m| m.has(id));

@@ -27,7 +27,7 @@ use crate::{
         Dataplane, LayoutError, NatReport,
         net::{NextHops, Reason, Resolution, nexthop::Resolutions},
     },
-    discovery::Files,
+    discovery::{Files, News, Sources},
     events::{Event, Ring, What},
     health::{HealthEvent, MonitorHandle},
     model::ServiceName,
@@ -58,6 +58,7 @@ enum Input {
     Asked(Asked),
     Command(Command),
     Files(BTreeSet<PathBuf>),
+    Sources(News),
     Announced(Report),
     Sweep,
     Repair,
@@ -77,6 +78,7 @@ pub struct Daemon {
     pub(super) publications: Publications,
     pub(super) next_hops: NextHops,
     pub(super) files: Option<Files>,
+    pub(super) sources: Sources,
     /// What each service's file says is wrong, so that it is told once.
     pub(super) file_problems: BTreeMap<ServiceName, String>,
     pub(super) announce: watch::Sender<BTreeSet<Place>>,
@@ -119,6 +121,7 @@ impl Daemon {
             publications: Publications::default(),
             next_hops,
             files,
+            sources: Sources::default(),
             file_problems: BTreeMap::new(),
             announce,
             saver,
@@ -169,6 +172,7 @@ impl Daemon {
                 }
                 Input::Command(command) => self.command(command, now),
                 Input::Files(changed) => self.files_changed(&changed, now),
+                Input::Sources(news) => self.sources_say(news, now),
                 Input::Announced(report) => self.announced(report),
                 Input::Sweep => self.sweep(now),
                 Input::Repair => self.repair(now),
@@ -181,7 +185,7 @@ impl Daemon {
 
     /// The next input; `None` once `deadline` has passed.
     ///
-    /// Every branch is cancel safe: channels keep what was not taken, [`Files`] and [`Signals`] keep what they noticed, timers are instants.
+    /// Every branch is cancel safe: channels keep what was not taken, [`Files`], [`Sources`] and [`Signals`] keep what they noticed, timers are instants.
     async fn next(&mut self, inputs: &mut Inputs, deadline: Option<Instant>) -> Option<Input> {
         let publish = self.publish_due();
         let files = self.files.as_mut();
@@ -196,6 +200,7 @@ impl Daemon {
             asked = inputs.signals.next() => Input::Asked(asked),
             Some(command) = inputs.commands.recv() => Input::Command(command),
             changed = changed(files) => Input::Files(changed),
+            news = self.sources.next() => Input::Sources(news),
             // 4. and what has time.
             Some(report) = inputs.reports.recv() => Input::Announced(report),
             () = at(Some(self.sweep_at)) => Input::Sweep,
@@ -238,6 +243,7 @@ impl Daemon {
             *current = wanted.announce;
             changed
         });
+        self.sources.set(wanted.sources);
         let watched = wanted.files.into_values().chain([self.config.file.clone()]).collect();
         let failed = self.files.as_mut().map(|files| files.set(watched)).unwrap_or_default();
         for error in failed {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::view::{Admin, Origin};
 use crate::{
     config::{Config, Service},
-    discovery::EndpointSet,
+    discovery::{EndpointSet, Fit, SourceKey, SourceSpec},
     model::{BackendId, Endpoint, ServiceName, Weight},
     plan,
     state::{Change, Presence, State},
@@ -32,6 +32,11 @@ impl Merged {
         }
     }
 
+    /// The service's sources.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceKey, &SourceSpec)> {
+        self.service.sources.iter().map(|spec| (SourceKey { service: self.service.name.clone(), source: spec.kind.to_string() }, spec))
+    }
+
     pub fn has(&self, id: &BackendId) -> bool {
         self.origins.contains_key(id)
     }
@@ -43,6 +48,7 @@ pub fn merge(
     state: &State,
     added: &BTreeMap<ServiceName, Service>,
     files: &BTreeMap<ServiceName, EndpointSet>,
+    found: &BTreeMap<SourceKey, EndpointSet>,
 ) -> (BTreeMap<ServiceName, Merged>, Vec<(ServiceName, String)>) {
     let mut services: BTreeMap<ServiceName, (&Service, Origin)> = BTreeMap::new();
     for service in config.services.values().filter(|s| !state.removed.contains(&s.name)) {
@@ -61,27 +67,44 @@ pub fn merge(
     }
     let none = BTreeMap::new();
     let merged = services.into_iter().map(|(name, (service, origin))| {
-        let merged = one(service, origin, files.get(&name), state.backends.get(&name).unwrap_or(&none));
+        let told =
+            Told { file: files.get(&name), sources: found.iter().filter(|(key, _)| key.service == name).map(|(_, set)| set).collect() };
+        let merged = one(service, origin, &told, state.backends.get(&name).unwrap_or(&none));
         (name, merged)
     });
     (merged.collect(), shadowed)
 }
 
-/// A backend that several sources name is the first one's: the service itself, its file, the CLI.
-fn one(service: &Service, origin: Origin, file: Option<&EndpointSet>, changes: &BTreeMap<BackendId, Change>) -> Merged {
+/// What a service's file and its sources say.
+struct Told<'a> {
+    file: Option<&'a EndpointSet>,
+    sources: Vec<&'a EndpointSet>,
+}
+
+/// A backend that several name is the first one's: the service itself, its file, its sources, the CLI.
+fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<BackendId, Change>) -> Merged {
     let mut found: BTreeMap<BackendId, (Endpoint, Origin)> = BTreeMap::new();
     for (id, change) in changes.iter().filter(|(_, c)| c.presence == Presence::Added) {
         let weight = change.weight.map_or(Weight::ONE, Weight);
-        found.insert(*id, (Endpoint { id: *id, weight, name: change.name.clone() }, Origin::Cli));
+        found.insert(*id, (Endpoint { id: *id, weight, name: change.name.clone(), drain: false }, Origin::Cli));
     }
-    for endpoint in file.into_iter().flat_map(EndpointSet::iter) {
+    // Until a source answers for a service that has changed, what it said may no longer fit.
+    let fit = Fit { vip: service.vip, mode: service.mode, port: service.vip.port };
+    for endpoint in told.sources.iter().flat_map(|set| set.iter()).filter(|e| fit.admits(e)) {
+        found.insert(endpoint.id, (endpoint.clone(), Origin::Source));
+    }
+    for endpoint in told.file.into_iter().flat_map(EndpointSet::iter) {
         found.insert(endpoint.id, (endpoint.clone(), Origin::File));
     }
     for endpoint in &service.backends {
         found.insert(endpoint.id, (endpoint.clone(), origin));
     }
     found.retain(|id, _| changes.get(id).is_none_or(|c| c.presence != Presence::Removed));
-    let intents = changes.iter().filter(|(id, _)| found.contains_key(id)).map(|(id, change)| (*id, intent(change)));
+    let mut intents: BTreeMap<_, _> =
+        changes.iter().filter(|(id, _)| found.contains_key(id)).map(|(id, change)| (*id, intent(change))).collect();
+    for (id, _) in found.iter().filter(|(_, (endpoint, _))| endpoint.drain) {
+        intents.entry(*id).or_default().admin = plan::Admin::Drain;
+    }
     Merged {
         spec: plan::ServiceSpec {
             name: service.name.clone(),
@@ -91,7 +114,7 @@ fn one(service: &Service, origin: Origin, file: Option<&EndpointSet>, changes: &
             checked: service.check.is_some(),
             log2_slots: None,
         },
-        intents: intents.collect(),
+        intents,
         origins: found.iter().map(|(id, (_, origin))| (*id, *origin)).collect(),
         endpoints: found.into_values().map(|(endpoint, _)| endpoint).collect(),
         service: service.clone(),

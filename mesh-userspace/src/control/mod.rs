@@ -20,6 +20,7 @@ mod publishing;
 mod report;
 mod saver;
 mod shutdown;
+mod sourcing;
 mod startup;
 #[cfg(test)]
 mod tests;

@@ -66,7 +66,7 @@ impl Core {
         let merged = self.find(service)?;
         let mut findings = Findings::new("", None);
         let endpoint = resolve_backend(spec, &Placed::from(()), merged.spec.vip, merged.spec.mode, &mut findings);
-        let Some(Endpoint { id, weight, name }) = endpoint else { return Err(ControlError::Invalid(listed(&findings))) };
+        let Some(Endpoint { id, weight, name, .. }) = endpoint else { return Err(ControlError::Invalid(listed(&findings))) };
         if merged.has(&id) {
             return Err(ControlError::Conflict(format!("service `{service}` has the backend {id} already")));
         }
@@ -83,7 +83,8 @@ impl Core {
     pub fn remove_backend(&mut self, service: &ServiceName, id: BackendId) -> Result<(), ControlError> {
         let merged = self.find_backend(service, id)?;
         // Also one that only the CLI added may later be named by a file: the removal would then be forgotten, which is as it should be.
-        let by_source = merged.origins.get(&id) == Some(&Origin::File) || merged.service.backends.iter().any(|e| e.id == id);
+        let by_source =
+            matches!(merged.origins.get(&id), Some(Origin::File | Origin::Source)) || merged.service.backends.iter().any(|e| e.id == id);
         let changes = self.state.backends.entry(service.clone()).or_default();
         if by_source {
             changes.insert(id, Change { presence: Presence::Removed, ..Change::default() });

@@ -100,6 +100,8 @@ pub enum Origin {
     Config,
     /// The service's `backends_file`.
     File,
+    /// One of the service's `sources`.
+    Source,
     /// The CLI or the API.
     Cli,
 }
@@ -290,6 +292,7 @@ impl std::fmt::Display for Origin {
         f.pad(match self {
             Self::Config => "config",
             Self::File => "file",
+            Self::Source => "source",
             Self::Cli => "cli",
         })
     }

@@ -1,12 +1,30 @@
 //! Where endpoints come from. Discovery is data: each source says what changed, and a set keeps what it adds up to.
 
+mod backoff;
+mod consul;
+pub mod dns;
+mod entry;
+mod etcd;
 mod file;
 mod files;
+mod http;
+mod keyed;
+mod sources;
+mod spec;
+mod web;
+mod zookeeper;
 
 use std::collections::BTreeMap;
 
+pub use consul::ConsulSpec;
+pub use etcd::EtcdSpec;
 pub use file::{SourceError, read_endpoints};
 pub use files::{Files, WatchError};
+pub use http::HttpSpec;
+pub use sources::{Failure, News, Outlet, SourceState, SourceStatus, Sources};
+pub use spec::{Fit, SourceKey, SourceKind, SourceSpec, Told};
+pub use web::{BadUrl, HttpUrl};
+pub use zookeeper::ZooKeeperSpec;
 
 use crate::model::{BackendId, Endpoint};
 
@@ -54,7 +72,7 @@ mod tests {
     use crate::model::Weight;
 
     fn endpoint(port: u16, weight: u16) -> Endpoint {
-        Endpoint { id: id(port), weight: Weight(weight), name: None }
+        Endpoint { id: id(port), weight: Weight(weight), name: None, drain: false }
     }
 
     fn id(port: u16) -> BackendId {

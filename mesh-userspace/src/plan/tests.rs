@@ -18,8 +18,11 @@ struct Fixture {
 impl Fixture {
     /// Healthy backends of these weights.
     fn new(name: &str, weights: &[u16]) -> Self {
-        let endpoints: Vec<_> =
-            weights.iter().enumerate().map(|(i, &w)| Endpoint { id: id(i), weight: Weight(w), name: Some(format!("b{i}")) }).collect();
+        let endpoints: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(i, &w)| Endpoint { id: id(i), weight: Weight(w), name: Some(format!("b{i}")), drain: false })
+            .collect();
         Self {
             spec: ServiceSpec {
                 name: name.parse().unwrap(),

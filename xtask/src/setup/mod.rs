@@ -35,6 +35,8 @@ pub enum Need {
     Test,
     /// The tests in virtual machines.
     Vm,
+    /// The tests of sources of backends: the servers that they find them at.
+    Peers,
     /// The test of the container image.
     Image,
 }

@@ -1,0 +1,20 @@
+//! Sources of backends against the real servers of Debian's packages: they live, change, die and return in network namespaces of their own.
+
+#[path = "peer_sources/consul.rs"]
+mod consul;
+#[path = "peer_sources/dns.rs"]
+mod dns;
+#[path = "peer_sources/dns_broken.rs"]
+mod dns_broken;
+#[path = "peer_sources/etcd.rs"]
+mod etcd;
+#[path = "peer_sources/follower.rs"]
+mod follower;
+#[path = "peer_sources/ground.rs"]
+mod ground;
+#[path = "peer_sources/http.rs"]
+mod http;
+#[path = "peer_sources/web.rs"]
+mod web;
+#[path = "peer_sources/zookeeper.rs"]
+mod zookeeper;
