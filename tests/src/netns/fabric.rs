@@ -66,7 +66,8 @@ impl Host {
         let bits = if vip.is_ipv4() { 32 } else { 128 };
         self.ns.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
         self.ns.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
-        self.ns.ip(&format!("address add {vip}/{bits} dev lo"))
+        // Without a wait for duplicates, so that a server can listen at once.
+        self.ns.ip(&format!("address add {vip}/{bits} dev lo{}", if vip.is_ipv6() { " nodad" } else { "" }))
     }
 
     /// Attaches an XDP program that is none of mesh's to `eth0`.
