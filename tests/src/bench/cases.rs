@@ -62,7 +62,7 @@ pub fn cases() -> Vec<Case> {
     }
     for services in [100, 10_000] {
         all.push(Case { services, ..case(Kind::NonVip, false, Packet::Tcp, Flows::Log2(0)) });
-        for (kind, log2) in [(dsr, 0), (dsr, 14), (nat, 0), (nat, 14)] {
+        for (kind, log2) in [(nat, 0), (nat, 14), (dsr, 0), (dsr, 14)] {
             all.push(Case { services, ..case(kind, false, Packet::Tcp, Flows::Log2(log2)) });
         }
     }
@@ -111,6 +111,11 @@ impl Case {
 
     pub fn proto(&self) -> Proto {
         if self.packet == Packet::Udp { Proto::Udp } else { Proto::Tcp }
+    }
+
+    /// What the maps have to hold, but for translated flows.
+    pub fn published(&self) -> (u32, Mode, bool, Proto) {
+        (self.services, self.mode(), self.v6, self.proto())
     }
 
     /// The flows have to be known before they are measured.

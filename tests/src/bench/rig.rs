@@ -8,7 +8,7 @@ use mesh::{
     model::{BackendId, Weight},
     table::{self, BaseTable},
 };
-use mesh_common::abi::{Mode, NatFlow, REASONS, Reason, SlotWord, TableRef};
+use mesh_common::abi::{Mode, NatBucket, NatFlow, Proto, REASONS, Reason, SlotWord, TableRef};
 
 use super::{Case, Driver, Kind, cases::PORT};
 use crate::fixture::{Engine, Hook, INGRESS, Kernel, Maps, Member, Nat, Service, Sizes, place, rows};
@@ -23,6 +23,7 @@ pub struct Rig {
     kernel: Kernel,
     program: ProgramFd,
     services: u32,
+    published: Option<(u32, Mode, bool, Proto)>,
 }
 
 impl Rig {
@@ -40,7 +41,7 @@ impl Rig {
         };
         let mut kernel = Kernel::load(Hook::Xdp, sizes)?;
         let program = kernel.program()?.fd()?.try_clone()?;
-        Ok(Self { kernel, program, services })
+        Ok(Self { kernel, program, services, published: None })
     }
 
     /// Whether the maps are large enough for a case.
@@ -54,8 +55,12 @@ impl Rig {
 
     /// Fills the maps for a case and, where flows are remembered, opens them all.
     pub fn establish(&mut self, driver: &mut Driver, case: &Case) -> Result<()> {
-        let slots = shared_table()?;
-        self.kernel.reset(&mut |maps| publish(case, &slots, maps));
+        if self.published != Some(case.published()) {
+            let slots = shared_table()?;
+            self.kernel.reset(&mut |maps| publish(case, &slots, maps));
+            self.published = Some(case.published());
+        }
+        self.forget();
         let Some(flows) = case.flow_count().filter(|_| case.remembers()) else { return Ok(()) };
         driver.restart_flows();
         driver.slice(&self.program, &case.opening_run(flows))?;
@@ -72,6 +77,7 @@ impl Rig {
     pub fn forget(&mut self) {
         let maps = self.kernel.maps();
         maps.nat_flows.fill(NatFlow::default());
+        maps.nat_index.fill(NatBucket::default());
         maps.nat_gauges.half_open = 0;
     }
 
