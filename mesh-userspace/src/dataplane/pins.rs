@@ -3,11 +3,14 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
 
 use mesh_common::abi;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 use super::error::DataplaneError;
 
@@ -18,7 +21,7 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What a pin in the directory is.
@@ -109,18 +112,18 @@ pub fn remove(path: &Path) -> Result<(), DataplaneError> {
     }
 }
 
-/// Holds a directory's lock until the file is closed.
-pub fn lock(dir: &Path, instance: &str) -> Result<File, DataplaneError> {
+/// A directory that is ours alone while this value lives. A daemon that dies lets go of it, however it dies.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "only dropped")] Flock<File>);
+
+/// Takes the lock of an instance's directory.
+pub fn lock(dir: &Path, instance: &str) -> Result<Lock, DataplaneError> {
     let file = File::open(dir).map_err(DataplaneError::file("open", dir))?;
-    // SAFETY: flock takes two integers and touches no memory of ours; the descriptor is open.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(file);
-    }
-    let e = io::Error::last_os_error();
-    if e.kind() == io::ErrorKind::WouldBlock {
-        Err(DataplaneError::Running(instance.to_owned()))
-    } else {
-        Err(DataplaneError::file("lock", dir)(e))
+    // Unlocked as it is dropped, and not just closed: a child that is just being started has the file open, too.
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Lock(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(DataplaneError::Running(instance.to_owned())),
+        Err((_, e)) => Err(DataplaneError::file("lock", dir)(e.into())),
     }
 }
 
