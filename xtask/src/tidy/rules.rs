@@ -72,6 +72,8 @@ const UNSAFE: &[&str] = &[
     "mesh-userspace/src/dataplane/net/gratuitous.rs",
     "mesh-userspace/src/dataplane/op.rs",
     "mesh-userspace/src/dataplane/owner.rs",
+    // Scheduling of the bench, so that its slices are not disturbed.
+    "tests/src/bench/driver.rs",
     "tests/src/bench/mod.rs",
     "tests/src/bin/demo.rs",
     "tests/src/netns/link.rs",
