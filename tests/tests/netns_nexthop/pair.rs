@@ -61,13 +61,15 @@ impl Pair {
     }
 
     /// Sets `net.{ipv4,ipv6}.neigh.lb0.*` in the balancer's namespace.
-    pub fn lb_sysctls(&self, settings: &str) {
-        for setting in settings.split_whitespace() {
-            for family in ["ipv4", "ipv6"] {
-                let setting = format!("net.{family}.neigh.lb0.{setting}");
-                ip(&["netns", "exec", &self.lb, "sysctl", "-qw", &setting]);
+    pub fn lb_sysctls(&self, settings: &[(&str, u32)]) {
+        self.in_lb(async {
+            for (key, value) in settings {
+                for family in ["ipv4", "ipv6"] {
+                    let path = format!("/proc/sys/net/{family}/neigh/lb0/{key}");
+                    std::fs::write(&path, value.to_string()).unwrap_or_else(|e| panic!("{path}: {e}"));
+                }
             }
-        }
+        });
     }
 
     /// Runs a future on a thread that lives in the balancer's namespace.
