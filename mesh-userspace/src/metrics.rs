@@ -6,7 +6,7 @@ use ::metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge, w
 use mesh_common::abi::{self, Action, Reason};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, StateWord, Status, Traffic};
+use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic};
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,6 +21,7 @@ pub fn render(snapshot: &Snapshot) -> String {
         snapshot.status.interfaces.iter().for_each(interface);
         snapshot.services.iter().for_each(service);
         snapshot.backends.iter().for_each(backend);
+        snapshot.sources.iter().for_each(source);
     });
     recorder.handle().render()
 }
@@ -63,6 +64,9 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_backend_live_flows", "Translated flows of a backend"),
     ("mesh_backend_next_hop_ready", "1 if it is known where packets to a backend go"),
     ("mesh_backend_probe_rtt_seconds", "Time that the last answered probe took"),
+    ("mesh_source_live", "1 if a source of backends answers; 0 if what it said last holds, or it has not answered yet"),
+    ("mesh_source_backends", "Backends that a source names"),
+    ("mesh_source_answer_time_seconds", "When a source last gave a good answer, Unix time"),
 ];
 
 #[rustfmt::skip]
@@ -84,6 +88,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_backend_flows_total", "New flows of a backend"),
     ("mesh_backend_probes_total", "Probes of a backend"),
     ("mesh_backend_probe_failures_total", "Probes of a backend that failed"),
+    ("mesh_source_updates_total", "Changes that a source told"),
+    ("mesh_source_failures_total", "Times that a source could not be had or answered badly"),
 ];
 
 fn node(status: &Status) {
@@ -157,6 +163,17 @@ fn backend(backend: &BackendView) {
         count("mesh_backend_packets_total", "mesh_backend_bytes_total", with(&labels, "direction", direction), traffic);
     }
     heartbeat(backend, labels);
+}
+
+fn source(source: &SourceView) {
+    let labels = vec![Label::new("service", source.service.to_string()), Label::new("source", source.source.clone())];
+    gauge!("mesh_source_live", labels.clone()).set(flag(source.state == SourceStateWord::Live));
+    gauge!("mesh_source_backends", labels.clone()).set(source.endpoints);
+    if let Some(answered) = source.answered_ms {
+        gauge!("mesh_source_answer_time_seconds", labels.clone()).set(seconds(answered, 1e3));
+    }
+    counter!("mesh_source_updates_total", labels.clone()).absolute(source.updates);
+    counter!("mesh_source_failures_total", labels).absolute(source.failures);
 }
 
 fn heartbeat(backend: &BackendView, labels: Vec<Label>) {
@@ -249,6 +266,9 @@ mod tests {
             (r#"mesh_interface_attached{interface="eth1",hook=""}"#, 0.0),
             ("mesh_plan_duration_seconds", 0.0015),
             ("mesh_nat_flows_limit", 1024.0),
+            (r#"mesh_source_live{service="web",source="dns web.test"}"#, 0.0),
+            (r#"mesh_source_backends{service="web",source="dns web.test"}"#, 2.0),
+            (r#"mesh_source_failures_total{service="web",source="dns web.test"}"#, 3.0),
         ];
         for (series, value) in expected {
             assert_eq!(samples.get(series), Some(&value), "{series} in\n{text}");

@@ -21,7 +21,7 @@ use super::{BackendRef, WeightBody, paths};
 use crate::{
     control::{
         BackendSpec, ControlError, ServiceSpec,
-        view::{BackendView, ServiceView, Status},
+        view::{BackendView, ServiceView, SourceView, Status},
     },
     events::Event,
     model::ServiceName,
@@ -117,6 +117,11 @@ impl Client {
     pub async fn set_weight(&self, service: &ServiceName, backend: &BackendRef, weight: u16) -> Result<BackendView> {
         let path = format!("{}/weight", paths::backend(service, &backend.to_string()));
         self.call(Method::PUT, &path, Some(&WeightBody { weight })).await
+    }
+
+    /// The sources of all services.
+    pub async fn sources(&self) -> Result<Vec<SourceView>> {
+        self.get(paths::SOURCES).await
     }
 
     /// Events after number `since`, oldest first.

@@ -5,6 +5,7 @@ use crate::model::ServiceName;
 pub const STATUS: &str = "/v1/status";
 pub const SERVICES: &str = "/v1/services";
 pub const BACKENDS: &str = "/v1/backends";
+pub const SOURCES: &str = "/v1/sources";
 pub const EVENTS: &str = "/v1/events";
 pub const RELOAD: &str = "/v1/reload";
 

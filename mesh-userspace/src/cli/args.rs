@@ -88,6 +88,9 @@ pub enum Query {
     /// Show and change backends
     #[command(subcommand)]
     Backend(BackendCommand),
+    /// Show where backends are found
+    #[command(subcommand)]
+    Source(SourceCommand),
     /// Show what happened lately
     Events(EventsArgs),
     /// Read the configuration file again
@@ -149,6 +152,13 @@ pub enum BackendCommand {
         /// 0 to 65535; 0 = no new flows
         weight: u16,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum SourceCommand {
+    /// List the sources of all services: their state, age and last error
+    #[command(visible_alias = "list")]
+    Ls,
 }
 
 /// One backend of one service.

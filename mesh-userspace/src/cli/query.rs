@@ -5,7 +5,7 @@ use std::{
 
 use super::{
     Failure,
-    args::{BackendCommand, EventsArgs, Query, ServiceCommand, Target, Which},
+    args::{BackendCommand, EventsArgs, Query, ServiceCommand, SourceCommand, Target, Which},
     output::{Format, print, print_line},
     tables,
 };
@@ -72,6 +72,7 @@ async fn ask(query: &Query, client: &Client, target: &Target, out: &mut impl Wri
         Query::Status => print(out, format, &client.status().await?, tables::status)?,
         Query::Service(command) => service(command, client, format, out).await?,
         Query::Backend(command) => backend(command, client, format, out).await?,
+        Query::Source(SourceCommand::Ls) => print(out, format, &client.sources().await?, |sources, wide| tables::sources(sources, wide))?,
         Query::Events(args) => events(args, client, format, out).await?,
         Query::Reload => {
             client.reload().await?;

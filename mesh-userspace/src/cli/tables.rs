@@ -8,7 +8,7 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
-    control::view::{BackendView, ServiceView, Status, Traffic, Usage},
+    control::view::{BackendView, ServiceView, SourceView, Status, Traffic, Usage},
     events::Event,
 };
 
@@ -118,6 +118,20 @@ pub(super) fn backends(backends: &[BackendView], wide: bool) -> String {
             row.extend([b.slots.to_string(), b.forwarded.packets.to_string(), bytes(b.forwarded.bytes)]);
             row.extend([b.health.since_ms.map_or_else(|| "-".into(), ago), b.origin.to_string(), next_hop(b)]);
             row.push(b.health.error.clone().unwrap_or_else(|| "-".into()));
+        }
+        table.add_row(row);
+    }
+    finish(&table)
+}
+
+pub(super) fn sources(sources: &[SourceView], wide: bool) -> String {
+    let head = ["SERVICE", "SOURCE", "STATE", "BACKENDS", "AGE", "ERROR"];
+    let mut table = if wide { table(&[&head[..], &["UPDATES", "FAILURES"]].concat(), 3..5) } else { table(&head, 3..5) };
+    for s in sources {
+        let mut row = vec![s.service.to_string(), s.source.clone(), s.state.to_string(), s.endpoints.to_string()];
+        row.extend([s.answered_ms.map_or_else(|| "-".into(), ago), s.error.clone().unwrap_or_else(|| "-".into())]);
+        if wide {
+            row.extend([s.updates.to_string(), s.failures.to_string()]);
         }
         table.add_row(row);
     }

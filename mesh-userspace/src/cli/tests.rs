@@ -102,6 +102,10 @@ async fn tables_show_what_people_look_for() {
          web      10.0.0.1:8080  b1    active  up           3  50.0%     25     2  1.5ms\n\
          web      10.0.0.2:8080  -     down    down         3  50.0%     25     2      -\n"
     );
+    let sources = run(&seam, "source ls").await.unwrap();
+    let (head, row) = sources.split_once('\n').unwrap();
+    assert_eq!(head.split_whitespace().collect::<Vec<_>>(), ["SERVICE", "SOURCE", "STATE", "BACKENDS", "AGE", "ERROR"]);
+    assert!(row.starts_with("web      dns web.test  stale         2  ") && row.contains("Connection refused"), "{sources}");
     let services = run(&seam, "service ls").await.unwrap();
     assert_eq!(
         services,

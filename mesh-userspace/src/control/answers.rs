@@ -33,6 +33,7 @@ impl Daemon {
             Command::Services(answer) => drop(answer.send(self.ask(now, |_, f| f.services()))),
             Command::Service(name, answer) => drop(answer.send(self.service_view(&name, now))),
             Command::Backends(service, answer) => drop(answer.send(self.backend_views(service.as_ref(), now))),
+            Command::Sources(answer) => drop(answer.send(Ok(self.source_views()))),
             Command::Events(seq, answer) => drop(answer.send(Ok(self.ring.since(seq)))),
             Command::Reload(answer) => drop(answer.send(self.reload(now).map_err(ControlError::Invalid))),
             Command::AddService(spec, answer) => {
@@ -164,6 +165,12 @@ impl Daemon {
     }
 
     fn snapshot(&self, facts: &Facts<'_>) -> Snapshot {
-        Snapshot { status: self.status(facts), services: facts.services(), backends: facts.backends(None), publications: self.publications }
+        Snapshot {
+            status: self.status(facts),
+            services: facts.services(),
+            backends: facts.backends(None),
+            sources: self.source_views(),
+            publications: self.publications,
+        }
     }
 }

@@ -36,6 +36,8 @@ pub struct Core {
     evidence: BTreeMap<TargetKey, String>,
     /// Health that targets begin with.
     seeds: BTreeMap<TargetKey, Health>,
+    /// What was published before the start, until the first plan.
+    adopted: Vec<Adopted>,
     cache: Cache,
     plan: Plan,
 }
@@ -72,6 +74,7 @@ impl Core {
             seen: BTreeMap::new(),
             evidence: BTreeMap::new(),
             seeds: BTreeMap::new(),
+            adopted: Vec::new(),
             cache: Cache::default(),
             plan: Plan::default(),
         };
@@ -117,20 +120,29 @@ impl Core {
         changed
     }
 
-    /// What was published holds until the first checks are done.
+    /// What was published holds until the first checks are done; also of backends that are named between this and the first plan.
     pub fn adopt(&mut self, adopted: &[Adopted]) {
+        self.adopted = adopted.to_vec();
+        self.adopt_known();
+    }
+
+    fn adopt_known(&mut self) {
         for merged in self.merged.values().filter(|m| m.spec.checked) {
-            let Some((_, backends)) = adopted.iter().find(|(vip, _)| *vip == merged.spec.vip) else { continue };
+            let Some((_, backends)) = self.adopted.iter().find(|(vip, _)| *vip == merged.spec.vip) else { continue };
             for (id, state) in backends.iter().filter(|(id, _)| merged.has(id)) {
                 let health = match state {
                     BackendState::Absent => continue,
                     BackendState::Down | BackendState::Maintenance => Health::Down,
                     BackendState::Active | BackendState::Draining | BackendState::Soft | BackendState::Recovering => Health::Up,
                 };
+                let seen = self.seen.entry(merged.spec.name.clone()).or_default();
+                if seen.contains_key(id) {
+                    continue;
+                }
+                seen.insert(*id, Seen { health, back_since: None });
                 let key = TargetKey { service: merged.spec.name.clone(), backend: *id };
                 self.evidence.insert(key.clone(), "as published before the start".to_owned());
-                self.seeds.insert(key.clone(), health);
-                self.seen.entry(key.service).or_default().insert(*id, Seen { health, back_since: None });
+                self.seeds.insert(key, health);
             }
         }
     }
@@ -157,6 +169,7 @@ impl Core {
         let changed = self.files.entry(service.clone()).or_default().apply(update);
         if changed {
             self.merge();
+            self.adopt_known();
         }
         changed
     }
@@ -175,8 +188,14 @@ impl Core {
         }
         if changed {
             self.merge();
+            self.adopt_known();
         }
         changed
+    }
+
+    /// The sources of all services.
+    pub fn wanted_sources(&self) -> BTreeMap<SourceKey, SourceSpec> {
+        self.merged.values().flat_map(|m| m.sources().map(|(key, spec)| (key, spec.clone()))).collect()
     }
 
     /// Endpoints by source.
@@ -214,12 +233,12 @@ impl Core {
 
     /// What the rest of the system is to do now. The seeds are told once.
     pub fn wanted(&mut self) -> Wanted {
-        let mut wanted = Wanted { checks: self.checks(), seeds: std::mem::take(&mut self.seeds), ..Wanted::default() };
+        let mut wanted =
+            Wanted { checks: self.checks(), seeds: std::mem::take(&mut self.seeds), sources: self.wanted_sources(), ..Wanted::default() };
         for (name, merged) in &self.merged {
             wanted.next_hops.extend(merged.endpoints.iter().map(|e| e.id.0.ip()));
             wanted.announce.extend(merged.spec.announce.iter().map(|interface| (merged.spec.vip.addr, interface.clone())));
             wanted.files.extend(merged.service.backends_file.iter().map(|file| (name.clone(), file.clone())));
-            wanted.sources.extend(merged.sources().map(|(key, spec)| (key, spec.clone())));
         }
         wanted
     }
@@ -236,6 +255,7 @@ impl Core {
         let plan = plan::plan(&inputs, seed, now, &mut self.cache);
         let events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
         self.plan = plan;
+        self.adopted.clear();
         events
     }
 

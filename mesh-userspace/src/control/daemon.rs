@@ -27,7 +27,7 @@ use crate::{
         Dataplane, LayoutError, NatReport,
         net::{NextHops, Reason, Resolution, nexthop::Resolutions},
     },
-    discovery::{Files, News, Sources},
+    discovery::{Files, Memory, News, Sources},
     events::{Event, Ring, What},
     health::{HealthEvent, MonitorHandle},
     model::ServiceName,
@@ -79,6 +79,9 @@ pub struct Daemon {
     pub(super) next_hops: NextHops,
     pub(super) files: Option<Files>,
     pub(super) sources: Sources,
+    /// Where it is kept what sources said, and whether there is something to keep.
+    pub(super) memory: Option<Memory>,
+    pub(super) unremembered: bool,
     /// What each service's file says is wrong, so that it is told once.
     pub(super) file_problems: BTreeMap<ServiceName, String>,
     pub(super) announce: watch::Sender<BTreeSet<Place>>,
@@ -122,6 +125,8 @@ impl Daemon {
             next_hops,
             files,
             sources: Sources::default(),
+            memory: None,
+            unremembered: false,
             file_problems: BTreeMap::new(),
             announce,
             saver,
@@ -180,6 +185,7 @@ impl Daemon {
                 Input::ServerEnded => log::error!("the API has ended; forwarding and health checks go on"),
             }
         };
+        self.write_memory();
         log::info!("stopped: {won}; programs and tables stay in the kernel, and forwarding goes on");
     }
 

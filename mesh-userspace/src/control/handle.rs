@@ -4,7 +4,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
     error::ControlError,
-    view::{Admin, BackendView, Readiness, ServiceView, Snapshot, Status},
+    view::{Admin, BackendView, Readiness, ServiceView, Snapshot, SourceView, Status},
 };
 use crate::{
     config::written,
@@ -34,6 +34,7 @@ pub enum Command {
     RemoveBackend(ServiceName, BackendId, Answer<()>),
     SetAdmin(ServiceName, BackendId, Admin, Answer<BackendView>),
     SetWeight(ServiceName, BackendId, u16, Answer<BackendView>),
+    Sources(Answer<Vec<SourceView>>),
     Events(u64, Answer<Vec<Event>>),
     Reload(Answer<()>),
 }
@@ -117,6 +118,11 @@ impl Handle {
     /// Goes before the weight of any file.
     pub async fn set_weight(&self, service: ServiceName, id: BackendId, weight: u16) -> Result<BackendView, ControlError> {
         self.ask(|answer| Command::SetWeight(service, id, weight, answer)).await
+    }
+
+    /// The sources of all services.
+    pub async fn sources(&self) -> Result<Vec<SourceView>, ControlError> {
+        self.ask(Command::Sources).await
     }
 
     /// Events after number `seq` (0 = all that are kept), oldest first.

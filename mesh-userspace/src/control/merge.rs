@@ -67,8 +67,12 @@ pub fn merge(
     }
     let none = BTreeMap::new();
     let merged = services.into_iter().map(|(name, (service, origin))| {
-        let told =
-            Told { file: files.get(&name), sources: found.iter().filter(|(key, _)| key.service == name).map(|(_, set)| set).collect() };
+        // What is no longer asked for no longer counts.
+        let key = |spec: &SourceSpec| SourceKey { service: name.clone(), source: spec.kind.to_string() };
+        let told = Told {
+            file: files.get(&name).filter(|_| service.backends_file.is_some()),
+            sources: service.sources.iter().filter_map(|spec| found.get(&key(spec))).collect(),
+        };
         let merged = one(service, origin, &told, state.backends.get(&name).unwrap_or(&none));
         (name, merged)
     });

@@ -24,11 +24,11 @@ pub(super) const SWEEP: Duration = Duration::from_secs(1);
 pub(super) const REPAIR: Duration = Duration::from_secs(30);
 
 impl Daemon {
-    /// When to publish. The first time waits for next hops, because a table without them forwards nothing.
+    /// When to publish. The first time waits for sources and next hops, because a table without them forwards nothing.
     pub(super) fn publish_due(&self) -> Option<Instant> {
         let at = self.publish_at?;
         match self.first_lookup {
-            Some(limit) if !self.all_looked_up() => Some(limit.max(at)),
+            Some(limit) if self.unheard_sources() > 0 || !self.all_looked_up() => Some(limit.max(at)),
             _ => Some(at),
         }
     }
@@ -95,6 +95,7 @@ impl Daemon {
             Ok(report) => self.nat = report,
             Err(error) => log::error!("{error}"),
         }
+        self.write_memory();
         self.check_ready();
     }
 
@@ -137,6 +138,10 @@ impl Daemon {
         let undecided = undecided.count();
         if undecided > 0 {
             waiting.push(format!("the first health checks of {undecided} backends"));
+        }
+        let unheard = self.unheard_sources();
+        if unheard > 0 {
+            waiting.push(format!("the first word of {unheard} sources"));
         }
         Readiness { ready: waiting.is_empty(), waiting }
     }

@@ -1,9 +1,15 @@
-//! What the sources of backends say.
+//! What the sources of backends say, and what is remembered of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::daemon::Daemon;
-use crate::{discovery::News, events::What};
+use super::{
+    daemon::Daemon,
+    view::{SourceStateWord, SourceView},
+};
+use crate::{
+    discovery::{EndpointSet, Memory, News, Remembered, SourceKey, SourceState, SourceStatus, Update},
+    events::{What, unix_ms},
+};
 
 impl Daemon {
     /// Takes in all that the sources have said, and publishes it together.
@@ -15,8 +21,71 @@ impl Daemon {
             self.tell(What::SourceReturned { service: key.service, source: key.source });
         }
         if self.core.found(news.updates) {
+            self.unremembered = true;
             self.act();
             self.dirty(now);
         }
     }
+
+    /// Begins with what sources said before the daemon was started: until they answer it holds.
+    pub fn remember(&mut self, memory: Memory, remembered: &[Remembered]) {
+        self.memory = Some(memory);
+        self.sources.set(self.core.wanted_sources());
+        for one in remembered {
+            self.sources.kept(&one.key(), UNIX_EPOCH + Duration::from_millis(one.answered_ms));
+        }
+    }
+
+    /// Writes down what sources said, if that is news. Beside the loop, for a disk may be slow.
+    pub(super) fn write_memory(&mut self) {
+        let Some(memory) = self.memory.clone().filter(|_| self.unremembered) else { return };
+        self.unremembered = false;
+        let all = self.remembered();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = memory.save(&all) {
+                log::warn!("what sources of backends said can't be kept for the next start: {error}");
+            }
+        });
+    }
+
+    /// Sources that have neither answered nor failed yet.
+    pub(super) fn unheard_sources(&self) -> usize {
+        self.sources.statuses().filter(|(_, s)| s.state == SourceState::Starting && s.failures == 0).count()
+    }
+
+    pub(super) fn source_views(&self) -> Vec<SourceView> {
+        let found = self.core.endpoints_found();
+        let view = |key: &SourceKey, status: &SourceStatus| SourceView {
+            service: key.service.clone(),
+            source: key.source.clone(),
+            state: match status.state {
+                SourceState::Starting => SourceStateWord::Starting,
+                SourceState::Live => SourceStateWord::Live,
+                SourceState::Stale => SourceStateWord::Stale,
+            },
+            endpoints: found.get(key).map_or(0, |set| set.iter().count() as u32),
+            answered_ms: status.answered.map(unix_ms),
+            error: status.error.clone(),
+            updates: status.updates,
+            failures: status.failures,
+        };
+        self.sources.statuses().map(|(key, status)| view(key, status)).collect()
+    }
+
+    fn remembered(&self) -> Vec<Remembered> {
+        let found = self.core.endpoints_found();
+        let answered = self.sources.statuses().filter_map(|(key, status)| Some((key, status.answered?)));
+        let one = |(key, answered): (&SourceKey, _)| Remembered {
+            service: key.service.clone(),
+            source: key.source.clone(),
+            answered_ms: unix_ms(answered),
+            endpoints: found.get(key).into_iter().flat_map(EndpointSet::iter).cloned().collect(),
+        };
+        answered.map(one).collect()
+    }
+}
+
+/// What was remembered, as updates of a core.
+pub(super) fn updates(remembered: &[Remembered]) -> Vec<(SourceKey, Update)> {
+    remembered.iter().map(|one| (one.key(), Update::Reset(one.endpoints.clone()))).collect()
 }

@@ -16,6 +16,7 @@ use super::{
     handle::Handle,
     saver::Saver,
     shutdown::Signals,
+    sourcing,
     view::ConfigView,
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
         self, Dataplane, HookChoice, InterfaceOptions, KernelLog, KernelLogError, NatOptions, Options,
         net::{Announcer, NextHops},
     },
-    discovery::Files,
+    discovery::{Files, Memory},
     events::{What, unix_ms},
     health::Monitor,
     state::Store,
@@ -55,8 +56,14 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
     let _kernel_log = kernel_log(&mut plane);
     let own_ports = config.nat.ports.as_ref().and_then(taken_ports);
     let announced = found.state.announced.clone();
+    let memory = Memory::new(&config.state_dir, &config.instance);
     let (mut core, events) = Core::new(config, found.state);
     let adopted: Vec<Adopted> = adopted.services.into_iter().map(|s| (s.vip, s.backends.into_iter().flatten().collect())).collect();
+    let (remembered, forgotten) = match memory.load() {
+        Ok(remembered) => (remembered, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    core.found(sourcing::updates(&remembered));
     core.adopt(&adopted);
 
     let (handle, commands, followers) = Handle::channel();
@@ -72,7 +79,8 @@ pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
     let view = ConfigView { loaded_ms: unix_ms(SystemTime::now()), file: path, error: None, warnings: texts(&warnings) };
     let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
-    let problems = found.problem.into_iter().chain(unwatched).map(|error| What::StateFailed { error });
+    daemon.remember(memory, &remembered);
+    let problems = found.problem.into_iter().chain(unwatched).chain(forgotten).map(|error| What::StateFailed { error });
     if let Some(warning) = own_ports {
         log::warn!("{warning}");
     }

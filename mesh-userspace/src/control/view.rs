@@ -228,12 +228,44 @@ pub struct NextHopView {
     pub reason: Option<String>,
 }
 
+/// How a source of backends is doing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceStateWord {
+    /// It has not answered yet.
+    Starting,
+    /// What is known is what it says.
+    Live,
+    /// It can't be had; what it said last holds.
+    Stale,
+}
+
+/// One source of one service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SourceView {
+    pub service: ServiceName,
+    /// Type, and what is asked for.
+    pub source: String,
+    pub state: SourceStateWord,
+    pub endpoints: u32,
+    /// When it last gave a good answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_ms: Option<u64>,
+    /// What is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Changes that it told since the daemon's start, and times that it failed.
+    pub updates: u64,
+    pub failures: u64,
+}
+
 /// All that `/metrics` shows, of one moment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     pub status: Status,
     pub services: Vec<ServiceView>,
     pub backends: Vec<BackendView>,
+    pub sources: Vec<SourceView>,
     pub publications: Publications,
 }
 
@@ -278,6 +310,16 @@ impl From<BackendState> for StateWord {
             BackendState::Recovering => Self::Recovering,
             BackendState::Maintenance => Self::Maintenance,
         }
+    }
+}
+
+impl std::fmt::Display for SourceStateWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::Stale => "stale",
+        })
     }
 }
 

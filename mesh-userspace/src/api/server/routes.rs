@@ -16,7 +16,7 @@ use crate::{
     api::{BackendRef, EventsQuery, WeightBody, paths},
     control::{
         BackendSpec, ControlError, ServiceSpec,
-        view::{BackendView, ServiceView, Status},
+        view::{BackendView, ServiceView, SourceView, Status},
     },
     model::{BackendId, ServiceName},
 };
@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/services/{service}/backends/{backend}", get(backend).put(put_backend).delete(remove_backend))
         .route("/v1/services/{service}/backends/{backend}/drain", put(drain).delete(undrain))
         .route("/v1/services/{service}/backends/{backend}/weight", put(weight))
+        .route(paths::SOURCES, get(sources))
         .route(paths::EVENTS, get(events))
         .route(paths::RELOAD, post(reload))
         .fallback(unknown)
@@ -39,6 +40,10 @@ pub(super) fn routes() -> Router<App> {
 
 async fn status(State(app): State<App>) -> Answer<Status> {
     Answer(app.handle.status().await)
+}
+
+async fn sources(State(app): State<App>) -> Answer<Vec<SourceView>> {
+    Answer(app.handle.sources().await)
 }
 
 async fn services(State(app): State<App>) -> Answer<Vec<ServiceView>> {

@@ -6,7 +6,7 @@ use crate::{
     config::words::{ModeWord, ProtoWord},
     control::view::{
         Admin, BackendView, ConfigView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications, Readiness, ServiceView,
-        Snapshot, StateWord, Status, Traffic, Usage,
+        Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic, Usage,
     },
     model::{BackendId, Epoch},
 };
@@ -97,6 +97,19 @@ pub(crate) fn id(last: u8) -> BackendId {
     BackendId(([10, 0, 0, last], 8080).into())
 }
 
+pub(crate) fn source() -> SourceView {
+    SourceView {
+        service: "web".parse().unwrap(),
+        source: "dns web.test".into(),
+        state: SourceStateWord::Stale,
+        endpoints: 2,
+        answered_ms: Some(1_767_225_599_001),
+        error: Some("unreachable: 10.0.0.53:53: Connection refused".into()),
+        updates: 1,
+        failures: 3,
+    }
+}
+
 pub(crate) fn snapshot() -> Snapshot {
     let down = BackendView {
         state: StateWord::Down,
@@ -107,6 +120,7 @@ pub(crate) fn snapshot() -> Snapshot {
         status: status(),
         services: vec![service("web"), service("shop/api")],
         backends: vec![backend("web", 1, Some("b1")), down, backend("shop/api", 1, Some("b1"))],
+        sources: vec![source()],
         publications: Publications {
             count: 7,
             failures: 1,

@@ -98,6 +98,7 @@ async fn take_commands(mut inbox: mpsc::Receiver<Command>) {
             Command::RemoveBackend(name, id, answer) => reply(answer, node.remove_backend(&name, id)),
             Command::SetAdmin(name, id, admin, answer) => reply(answer, node.change(&name, id, |b| set_admin(b, admin))),
             Command::SetWeight(name, id, weight, answer) => reply(answer, node.change(&name, id, |b| b.weight = weight)),
+            Command::Sources(answer) => reply(answer, Ok(node.0.sources.clone())),
             Command::Events(since, answer) => {
                 reply(answer, Ok((since + 1..=KEPT).map(event).collect()));
             }
