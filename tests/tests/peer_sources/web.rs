@@ -90,7 +90,10 @@ async fn answer(mut stream: TcpStream, shared: &watch::Sender<Content>) -> Resul
     let mut seen = shared.subscribe();
     let start = seen.borrow_and_update().clone();
     let index = query("index").and_then(|i| i.parse::<u64>().ok());
-    if let Some(wait) = query("wait").and_then(|w| w.trim_end_matches('s').parse().ok()).filter(|_| index == Some(start.index)) {
+    if let Some(wait) = query("wait")
+        .and_then(|w| w.trim_end_matches('s').parse().ok())
+        .filter(|_| index == Some(start.index) && start.manner == Manner::Good)
+    {
         shared.send_modify(|c| c.waited += 1);
         let changed = seen.wait_for(|c| c.index != start.index || c.manner != start.manner);
         // Without a change the wait ends with what there is.
