@@ -64,7 +64,7 @@ fn a_long_poll_tells_at_once_and_no_answer_empties_the_list() -> Result<()> {
     ground.play(async || {
         let web = Web::start("127.0.0.1:8080", r#"["10.0.0.1"]"#).await?;
         let mut follower =
-            Follower::of("{type: http, url: 'http://127.0.0.1:8080/web?zone=a', interval: 200ms, wait: 20s, timeout: 500ms}")?;
+            Follower::of("{type: http, url: 'http://127.0.0.1:8080/web?zone=a', interval: 200ms, wait: 4s, timeout: 500ms}")?;
         follower.has(&["10.0.0.1:80"]).await?;
         let mut times = Times::default();
         for i in 2..=31 {
