@@ -20,7 +20,7 @@ pub struct InterfaceForm(pub Interface);
 #[serde(transparent)]
 pub struct BackendForm(pub Backend);
 
-/// `tcp`, `http`, `none`, or a [`Health`].
+/// `tcp`, `http`, `icmp`, `none`, ..., or a [`Health`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(transparent)]
 pub struct HealthForm(pub Health);
@@ -106,7 +106,7 @@ impl Form for BackendForm {
 
 impl Form for HealthForm {
     type Long = Health;
-    const EXPECTED: &'static str = "`tcp`, `http`, `none`, or a table with `type`";
+    const EXPECTED: &'static str = "a heartbeat such as `tcp`, `http`, `icmp` or `none`, or a table with `type`";
 
     fn short(text: &str) -> Result<Self, String> {
         let word: de::value::StrDeserializer<'_, de::value::Error> = text.into_deserializer();

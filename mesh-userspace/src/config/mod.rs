@@ -1,8 +1,10 @@
 //! What an operator wrote -> what it means, with the place of every error.
 
+mod check;
 mod diagnostic;
 pub mod forms;
 pub mod placed;
+mod probe;
 mod resolve;
 mod resolved;
 mod service;

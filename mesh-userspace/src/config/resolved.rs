@@ -65,6 +65,8 @@ pub struct Check {
     pub kind: CheckKind,
     /// Port that is probed; `None` = the backend's own.
     pub port: Option<u16>,
+    /// Address that is probed from; `None` = the kernel chooses.
+    pub source: Option<IpAddr>,
     /// Time from one probe to the next, more than zero.
     pub interval: Duration,
     /// Time after which a probe has failed, more than zero.
@@ -156,7 +158,8 @@ impl std::fmt::Display for Instance {
 impl Default for Check {
     /// A TCP probe each second.
     fn default() -> Self {
-        Self { kind: CheckKind::Tcp, port: None, interval: Duration::from_secs(1), timeout: Duration::from_millis(500), rise: 2, fall: 3 }
+        let (second, half) = (Duration::from_secs(1), Duration::from_millis(500));
+        Self { kind: CheckKind::Tcp, port: None, source: None, interval: second, timeout: half, rise: 2, fall: 3 }
     }
 }
 

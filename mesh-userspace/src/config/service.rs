@@ -3,22 +3,12 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    time::Duration,
 };
 
 use super::{
-    forms::{AnnounceForm, HealthForm},
-    placed::Placed,
-    resolve::Findings,
-    resolved::{Check, Service},
-    source::resolve_sources,
-    words::Span,
-    written::{self, ProbeWord},
+    check::resolve_check, forms::AnnounceForm, placed::Placed, resolve::Findings, resolved::Service, source::resolve_sources, written,
 };
-use crate::{
-    health::{BadCheck, CheckKind, HttpCheck, StatusSet},
-    model::{BackendId, Endpoint, Mode, Proto, ServiceName, VipAddr, Weight},
-};
+use crate::model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Weight};
 
 /// `None` only with an error in `findings`. Relative paths are relative to `base`.
 pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut Findings<'_>) -> Option<Service> {
@@ -28,7 +18,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let announce = announce(written, findings);
     let (name, vip) = (name?, vip?);
     let mode: Mode = written.mode.value.into();
-    let check = check(written, vip.proto, findings);
+    let check = resolve_check(written, vip, base, findings);
     let backends = backends(written, vip, mode, findings);
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
     if backends.is_empty() && written.backends_file.is_none() && written.sources.is_empty() {
@@ -169,81 +159,6 @@ fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<S
             }
         },
         (None, None) => None,
-    }
-}
-
-fn check(written: &written::Service, proto: Proto, findings: &mut Findings<'_>) -> Option<Check> {
-    let Some(placed) = &written.health else {
-        if proto == Proto::Udp {
-            findings.error(
-                &written.name,
-                "a UDP service has no default heartbeat",
-                "add `health: {type: tcp, port: PORT}` (or http) with a port that lives and dies with it, or `health: none`",
-            );
-            return None;
-        }
-        return Some(Check::default());
-    };
-    let HealthForm(health) = &placed.value;
-    let kind = match health.probe.value {
-        ProbeWord::None => return None,
-        ProbeWord::Tcp => CheckKind::Tcp,
-        ProbeWord::Http => http(health, findings)?,
-    };
-    if kind == CheckKind::Tcp
-        && let Some(key) = health.path.as_ref().or(health.host.as_ref())
-    {
-        findings.error(key, "a `tcp` heartbeat asks for nothing", "write `type: http`, or remove the key");
-    }
-    if let Some(port) = health.port.as_ref().filter(|p| p.value == 0) {
-        findings.error(port, "port 0 can't be probed", "write a port from 1 to 65535");
-    }
-    let d = Check::default();
-    let interval = span(health.interval.as_ref(), d.interval, findings);
-    let timeout = span(health.timeout.as_ref(), d.timeout.min(interval), findings);
-    if timeout > interval
-        && let Some(at) = health.timeout.as_ref().map(|t| t.place.clone()).or_else(|| health.interval.as_ref().map(|i| i.place.clone()))
-    {
-        findings.warn(
-            &Placed { value: (), place: at },
-            format!("timeout {} is longer than the interval {}", Span(timeout), Span(interval)),
-            "a probe that hangs delays the next one: failures are found later than the interval suggests",
-        );
-    }
-    let mut times = |n: Option<&Placed<u32>>, default: u32| match n {
-        None => default,
-        Some(n) if (1..=1000).contains(&n.value) => n.value,
-        Some(n) => {
-            findings.error(n, format!("{n} is out of range"), "write 1 to 1000");
-            default
-        }
-    };
-    let (rise, fall) = (times(health.rise.as_ref(), d.rise), times(health.fall.as_ref(), d.fall));
-    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), interval, timeout, rise, fall })
-}
-
-fn http(health: &written::Health, findings: &mut Findings<'_>) -> Option<CheckKind> {
-    let text = |t: &Option<Placed<String>>| t.as_ref().map(|t| t.value.clone());
-    let (path, host) = (text(&health.path).unwrap_or_else(|| "/".to_owned()), text(&health.host));
-    let status = health.status.as_ref().map_or_else(StatusSet::default, |s| s.value.0.clone());
-    match HttpCheck::new(&path, host.as_deref(), status) {
-        Ok(check) => Some(CheckKind::Http(check)),
-        Err(error) => {
-            let at = if matches!(error, BadCheck::Host(_)) { &health.host } else { &health.path };
-            findings.error(at.as_ref().unwrap_or(&Placed::default()), error.to_string(), "");
-            None
-        }
-    }
-}
-
-fn span(written: Option<&Placed<Span>>, default: Duration, findings: &mut Findings<'_>) -> Duration {
-    match written {
-        None => default,
-        Some(s) if (Duration::from_millis(10)..=Duration::from_hours(1)).contains(&s.value.0) => s.value.0,
-        Some(s) => {
-            findings.error(s, format!("{s} is out of range"), "write 10ms to 1h");
-            default
-        }
     }
 }
 

@@ -204,7 +204,28 @@ fn errors_name_place_and_remedy() {
         (with("    health: ping"), "6:13: unknown variant `ping`", ""),
         (with("    health: {type: http, path: healthz}"), "6:32: `healthz` is no path", ""),
         (with("    health: {type: http, status: 99}"), "6:34: ", ""),
-        (with("    health: {type: tcp, path: /}"), "6:31: a `tcp` heartbeat asks for nothing", "type: http"),
+        (with("    health: {type: tcp, path: /}"), "6:31: a `tcp` heartbeat has no `path`", "type: http"),
+        (with("    health: {type: icmp, send: x}"), "6:32: a `icmp` heartbeat has no `send`", "type: udp"),
+        (with("    health: udp"), "6:13: a `udp` heartbeat has nothing to send", "send: TEXT"),
+        (with("    health: {type: udp, send: 'hex:0'}"), "6:31: `0` is not hexadecimal", "two digits per byte"),
+        (with("    health: exec"), "6:13: an `exec` heartbeat has no command", "command: ["),
+        (with("    health: {type: exec, command: [true]}"), "6:", ""),
+        (with("    health: {type: exec, command: ['check', '-v']}"), "6:35: `check` is no absolute path", "whole path"),
+        (with("    health: {type: http, headers: {Host: x}}"), "6:35: `Host` is no header", "the key `host`"),
+        (with("    health: {type: https, ca: /nowhere.pem}"), "6:31: can't read /nowhere.pem", "may read"),
+        (with("    health: {type: tls, verify: false, ca: /dev/null}"), "6:44: nothing is compared with `ca`", "remove one"),
+        (with("    health: {type: tls, ca: /dev/null}"), "6:29: the authorities can't be used: it holds no certificate", "in PEM"),
+        (with("    health: {type: tls, verify: false, cert: /dev/null}"), "6:46: `cert` has no `key`", "private key"),
+        (with("    health: {type: tls, verify: false, server_name: a b}"), "6:53: `a b` is no name of a TLS server", "host name"),
+        (with("    health: {all: []}"), "6:19: there is nothing to check", ""),
+        (with("    health: {type: tcp, all: [tcp]}"), "6:20: `type` can't stand beside `all`", "into the list"),
+        (with("    health: {all: [tcp], any: [icmp]}"), "6:31: `all` and `any` can't stand side by side", ""),
+        (with("    health: {all: [tcp], path: /}"), "6:32: `path` belongs to one of the checks", ""),
+        (with("    health: {all: [{type: tcp, interval: 1s}]}"), "6:42: `interval` holds for all checks together", "beside"),
+        (with("    health: {any: [none, tcp]}"), "6:20: `none` is no check", ""),
+        (with("    health: {all: [{any: [{all: [{any: [tcp]}]}]}]}"), "6:40: checks are nested too deeply", "3 deep"),
+        (with("    health: {source: x}"), "6:22: `x` is no address", ""),
+        (with("    health: {source: '::1'}"), "6:22: ::1 is not of the family", ""),
         (with("    health: {interval: 1}"), "6:24: ", ""),
         (with("    health: {interval: 1 parsec}"), "6:24: `1 parsec` is no duration", ""),
         (with("    health: {interval: 1ms}"), "6:24: 1ms is out of range", "10ms to 1h"),
@@ -253,6 +274,29 @@ fn all_errors_are_told_at_once() {
     let text = "services:\n  - {name: a b, vip: x}\n  - {name: c, vip: y}\nlog: {level: loud}\n";
     let Err(ConfigError::Invalid(errors)) = yaml(text) else { panic!() };
     assert_eq!(errors.len(), 4);
+}
+
+#[test]
+fn every_kind_of_heartbeat() {
+    for (written, expected) in [
+        ("icmp", "icmp"),
+        ("{type: tls, verify: false}", "tls"),
+        ("{type: https, verify: false, path: /x, server_name: example.org, headers: {X-A: b}, body: ok}", "https /x"),
+        ("grpc", "grpc"),
+        ("{type: grpc, service: shop.Cart}", "grpc shop.Cart"),
+        ("{type: udp, send: 'hex:00FF', expect: pong}", "udp"),
+        ("{type: exec, command: [/bin/true, -x]}", "exec /bin/true"),
+        ("{all: [tcp, {any: [icmp, {type: http, port: 81}]}], interval: 2s}", "(tcp and (icmp or http / port 81))"),
+    ] {
+        let config = yaml(&with(&format!("    health: {written}"))).unwrap_or_else(|e| panic!("{written}\n{e}")).config;
+        let check = config.services.values().next().unwrap().check.clone().unwrap();
+        assert_eq!(check.kind.to_string(), expected);
+    }
+    let config = yaml(&with("    health: {type: udp, send: 'hex:00fF', expect: pong, source: 10.0.0.9}")).unwrap().config;
+    let check = config.services.values().next().unwrap().check.clone().unwrap();
+    assert_eq!(check.source, Some([10, 0, 0, 9].into()));
+    let CheckKind::Udp(udp) = check.kind else { panic!() };
+    assert_eq!((udp.send, udp.expect), (vec![0, 255], b"pong".to_vec()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The configuration as written: one struct per table of keys, and nothing decided yet.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ pub struct Service {
     /// Interface of `announce: address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<Placed<String>>,
-    /// Heartbeat: `tcp` (default of a TCP service), `http`, `none`, or a table of keys. A UDP service is probed over TCP too, and must say how.
+    /// Heartbeat: `tcp` (default of a TCP service), `tls`, `http`, `https`, `grpc`, `icmp`, `none`, or a table of keys. A UDP service must say how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Placed<HealthForm>>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
@@ -119,8 +119,20 @@ pub enum ProbeWord {
     /// A connection is accepted.
     #[default]
     Tcp,
+    /// A TLS handshake succeeds.
+    Tls,
     /// A GET is answered with an expected status.
     Http,
+    /// The same over TLS.
+    Https,
+    /// `grpc.health.v1` says that the server or one of its services serves.
+    Grpc,
+    /// A datagram is answered.
+    Udp,
+    /// An echo request (ping) is answered.
+    Icmp,
+    /// A command ends with status 0.
+    Exec,
     /// No probe: the backend counts as live.
     None,
 }
@@ -129,12 +141,21 @@ pub enum ProbeWord {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// `tcp`, `http` or `none`.
+    /// `tcp` (default), `tls`, `http`, `https`, `grpc`, `udp`, `icmp`, `exec` or `none`.
     #[serde(default, rename = "type")]
     pub probe: Placed<ProbeWord>,
+    /// In place of a type: several checks that all have to pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<Placed<Vec<Placed<HealthForm>>>>,
+    /// In place of a type: several checks of which one has to pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub any: Option<Placed<Vec<Placed<HealthForm>>>>,
     /// Port that is probed. Default: the backend's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Placed<u16>>,
+    /// Address of this host that probes come from. Default: the kernel chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Placed<String>>,
     /// Time from one probe to the next. Default 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Placed<Span>>,
@@ -156,6 +177,39 @@ pub struct Health {
     /// `http`: statuses that count as live, such as `200` or `200-299,404`. Default `200-399`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Placed<StatusForm>>,
+    /// `http`: further headers of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Placed<BTreeMap<String, String>>>,
+    /// `http`: text that the first 64 KiB of the body have to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Placed<String>>,
+    /// `tls`, `https`: name that is asked for and that the certificate must have. Default: the backend's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<Placed<String>>,
+    /// `tls`, `https`: whether the certificate has to be good. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Placed<bool>>,
+    /// `tls`, `https`: file of the authorities to trust (PEM). Default: those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Placed<PathBuf>>,
+    /// `tls`, `https`: file of the certificate chain to show (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<Placed<PathBuf>>,
+    /// `tls`, `https`: file of that certificate's private key (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Placed<PathBuf>>,
+    /// `grpc`: service that is asked about. Default: the server as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Placed<String>>,
+    /// `udp`: what is sent, as text or as `hex:0a0b`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send: Option<Placed<String>>,
+    /// `udp`: what the answer has to hold, as text or as `hex:0a0b`. Default: any answer will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Placed<String>>,
+    /// `exec`: absolute path of a program and its arguments; it finds the backend in MESH_ADDRESS and MESH_PORT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Placed<Vec<String>>>,
 }
 
 /// Translation of source addresses.

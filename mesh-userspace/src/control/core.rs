@@ -308,7 +308,7 @@ fn target(check: &config::Check, id: BackendId) -> Check {
     Check {
         kind: check.kind.clone(),
         address: SocketAddr::new(id.0.ip(), check.port.unwrap_or(id.0.port())),
-        source: None,
+        source: check.source,
         interval: check.interval,
         timeout: check.timeout,
         rise: check.rise,

@@ -20,7 +20,7 @@ use crate::{
         net::{Resolution, nexthop::Resolutions},
     },
     events::unix_ms,
-    health::{CheckKind, TargetKey, TargetStatus},
+    health::{TargetKey, TargetStatus},
     model::{BackendId, ServiceName, VipAddr},
     plan::{PlannedBackend, ServicePlan},
 };
@@ -205,10 +205,7 @@ pub fn mac(octets: [u8; 6]) -> String {
 
 fn check_in_words(check: &Check) -> String {
     let port = check.port.map(|p| format!(" port {p}")).unwrap_or_default();
-    let what = match &check.kind {
-        CheckKind::Tcp => "tcp".to_owned(),
-        CheckKind::Http(http) => format!("http {}", http.path()),
-    };
+    let what = &check.kind;
     format!("{what}{port} every {}", Span(check.interval))
 }
 

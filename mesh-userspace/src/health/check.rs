@@ -1,14 +1,19 @@
 //! What to ask a target, how often, and what answer is right.
 
+mod http;
+mod status;
+mod tls;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
-    str::FromStr,
+    path::PathBuf,
     time::Duration,
 };
 
-use hyper::{Uri, header::HeaderValue};
+pub use http::HttpCheck;
+pub use status::StatusSet;
+pub use tls::{TlsCheck, TlsSettings};
 
 use super::Thresholds;
 use crate::model::{BackendId, ServiceName};
@@ -64,16 +69,79 @@ impl Check {
 pub enum CheckKind {
     /// A connection is accepted.
     Tcp,
-    /// A GET is answered with a status that is expected.
-    Http(HttpCheck),
+    /// A TLS handshake succeeds.
+    Tls(TlsCheck),
+    /// A GET is answered as expected, plainly or over TLS.
+    Http(Box<HttpCheck>),
+    /// `grpc.health.v1.Health/Check` says that it serves: this service, or all of the server if empty.
+    Grpc { service: String },
+    /// A datagram is answered.
+    Udp(UdpCheck),
+    /// An echo request is answered; the port says nothing.
+    Icmp,
+    /// A command ends with status 0.
+    Exec(ExecCheck),
+    /// Each of these passes; at least one.
+    All(Vec<Part>),
+    /// One of these passes; at least one.
+    Any(Vec<Part>),
 }
 
-/// One HTTP/1.1 GET.
+/// One of several checks that are made together.
 #[derive(Clone, PartialEq, Debug)]
-pub struct HttpCheck {
-    path: Uri,
-    host: Option<HeaderValue>,
-    expect: StatusSet,
+pub struct Part {
+    pub kind: CheckKind,
+    /// `None` = that of the whole check.
+    pub port: Option<u16>,
+}
+
+/// A question in one datagram.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UdpCheck {
+    pub send: Vec<u8>,
+    /// What the answer has to hold; empty = any answer will do.
+    pub expect: Vec<u8>,
+}
+
+/// A command of this host. It finds the target in MESH_ADDRESS and MESH_PORT; of its environment it has only PATH besides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExecCheck {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+}
+
+impl CheckKind {
+    /// Whether processes have to be started for it.
+    pub fn starts_processes(&self) -> bool {
+        match self {
+            Self::Exec(_) => true,
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(|p| p.kind.starts_processes()),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for CheckKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, parts) = match self {
+            Self::Tcp => return f.write_str("tcp"),
+            Self::Tls(_) => return f.write_str("tls"),
+            Self::Http(http) => return write!(f, "http{} {}", if http.tls().is_some() { "s" } else { "" }, http.path()),
+            Self::Grpc { service } if service.is_empty() => return f.write_str("grpc"),
+            Self::Grpc { service } => return write!(f, "grpc {service}"),
+            Self::Udp(_) => return f.write_str("udp"),
+            Self::Icmp => return f.write_str("icmp"),
+            Self::Exec(exec) => return write!(f, "exec {}", exec.program.display()),
+            Self::All(parts) => (" and ", parts),
+            Self::Any(parts) => (" or ", parts),
+        };
+        f.write_str("(")?;
+        for (i, Part { kind, port }) in parts.iter().enumerate() {
+            let port = port.map(|p| format!(" port {p}")).unwrap_or_default();
+            write!(f, "{}{kind}{port}", if i > 0 { word } else { "" })?;
+        }
+        f.write_str(")")
+    }
 }
 
 /// Why a check can't be.
@@ -83,117 +151,18 @@ pub enum BadCheck {
     Path(String),
     #[error("`{0}` is no host name for a check")]
     Host(String),
+    #[error("`{0}` is no header that a check can send")]
+    Header(String),
+    #[error("`{0}` is no name of a TLS server")]
+    ServerName(String),
+    #[error("the authorities can't be used: {0}")]
+    Ca(String),
+    #[error("the certificate can't be used: {0}")]
+    Certificate(String),
+    #[error("the private key can't be used: {0}")]
+    Key(String),
+    #[error("TLS can't be used: {0}")]
+    Tls(String),
     #[error("`{0}` is no set of HTTP statuses: write `200`, `200-399` or `200-299,404`")]
     Status(String),
-}
-
-impl HttpCheck {
-    /// `path` may have a query; `host` stands in the Host header, the checked address if `None`.
-    pub fn new(path: &str, host: Option<&str>, expect: StatusSet) -> Result<Self, BadCheck> {
-        let bad_path = || BadCheck::Path(path.into());
-        if !path.starts_with('/') || path.contains('#') {
-            return Err(bad_path());
-        }
-        Ok(Self { path: path.parse().map_err(|_| bad_path())?, host: host.map(host_header).transpose()?, expect })
-    }
-
-    pub fn path(&self) -> &Uri {
-        &self.path
-    }
-
-    pub fn host(&self) -> Option<&HeaderValue> {
-        self.host.as_ref()
-    }
-
-    pub fn expect(&self) -> &StatusSet {
-        &self.expect
-    }
-}
-
-fn host_header(host: &str) -> Result<HeaderValue, BadCheck> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'[' | b']');
-    if host.is_empty() || !host.bytes().all(fits) {
-        return Err(BadCheck::Host(host.into()));
-    }
-    HeaderValue::from_str(host).map_err(|_| BadCheck::Host(host.into()))
-}
-
-/// HTTP statuses that count as passed, written `200-299,404`. The default is `200-399`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct StatusSet(Vec<RangeInclusive<u16>>);
-
-impl StatusSet {
-    pub fn contains(&self, status: u16) -> bool {
-        self.0.iter().any(|r| r.contains(&status))
-    }
-}
-
-impl Default for StatusSet {
-    fn default() -> Self {
-        Self(vec![200..=399])
-    }
-}
-
-impl FromStr for StatusSet {
-    type Err = BadCheck;
-
-    fn from_str(s: &str) -> Result<Self, BadCheck> {
-        let ranges: Option<Vec<_>> = s.split(',').map(|part| status_range(part.trim())).collect();
-        ranges.map(Self).ok_or_else(|| BadCheck::Status(s.into()))
-    }
-}
-
-fn status_range(s: &str) -> Option<RangeInclusive<u16>> {
-    let status = |s: &str| s.trim().parse().ok().filter(|n| (100..=599).contains(n));
-    let (first, last) = s.split_once('-').unwrap_or((s, s));
-    let range = status(first)?..=status(last)?;
-    (!range.is_empty()).then_some(range)
-}
-
-impl fmt::Display for StatusSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, r) in self.0.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            match (r.start(), r.end()) {
-                (a, b) if a == b => write!(f, "{comma}{a}")?,
-                (a, b) => write!(f, "{comma}{a}-{b}")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses() {
-        let set: StatusSet = "200-299, 404".parse().unwrap();
-        assert_eq!(set.to_string(), "200-299,404");
-        for (status, expected) in [(199, false), (200, true), (299, true), (300, false), (404, true), (405, false)] {
-            assert_eq!(set.contains(status), expected, "{status}");
-        }
-        assert!(StatusSet::default().contains(302) && !StatusSet::default().contains(500));
-        for bad in ["", "ok", "99", "600", "300-200", "200-", "-200", "200,,201", "200-299-300", "70000"] {
-            assert_eq!(bad.parse::<StatusSet>(), Err(BadCheck::Status(bad.into())), "{bad}");
-        }
-    }
-
-    #[test]
-    fn paths_and_hosts() {
-        let check = |path, host| HttpCheck::new(path, host, StatusSet::default());
-        for good in ["/", "/healthz", "/a/b?c=d&e", "/%20"] {
-            assert!(check(good, None).is_ok(), "{good}");
-        }
-        for bad in ["", "healthz", "http://x/", "/a b", "/a#b", "/\r\nX: y", "*"] {
-            assert_eq!(check(bad, None), Err(BadCheck::Path(bad.into())), "{bad}");
-        }
-        for good in ["example.org", "example.org:8080", "[2001:db8::1]:80", "a_b"] {
-            assert!(check("/", Some(good)).is_ok(), "{good}");
-        }
-        for bad in ["", "a b", "a\r\nX: y", "a/b", "ä"] {
-            assert_eq!(check("/", Some(bad)), Err(BadCheck::Host(bad.into())), "{bad}");
-        }
-    }
 }

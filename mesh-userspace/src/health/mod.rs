@@ -12,7 +12,7 @@ mod probe;
 mod stall;
 mod watch;
 
-pub use check::{BadCheck, Check, CheckKind, HttpCheck, StatusSet, TargetKey};
+pub use check::{BadCheck, Check, CheckKind, ExecCheck, HttpCheck, Part, StatusSet, TargetKey, TlsCheck, TlsSettings, UdpCheck};
 pub use driver::{Monitor, Options};
 pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
 pub use probe::{Fault, Outcome, ProbeError, probe};

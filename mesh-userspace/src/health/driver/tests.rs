@@ -173,7 +173,7 @@ fn jitter_stays_within_the_interval_and_spreads() {
     assert!(waits.iter().all(|w| *w < interval));
     for tenth in 0..10 {
         let range = interval * tenth / 10..interval * (tenth + 1) / 10;
-        let count = waits.iter().filter(|w| range.contains(w)).count();
+        let count = waits.iter().filter(|w| range.contains::<Duration>(w)).count();
         assert!((50..200).contains(&count), "{count} of 1000 in {range:?}");
     }
 }

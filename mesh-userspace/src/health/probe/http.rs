@@ -8,9 +8,9 @@ use hyper::{
     header::{ACCEPT, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::ProbeError;
+use super::{ProbeError, holds};
 use crate::health::HttpCheck;
 
 /// Of a body no more than this is read: an answer that goes on is an answer.
@@ -19,7 +19,10 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// Sends the GET and reads the answer.
 ///
 /// The server is not asked to close: whoever closes first keeps the socket in TIME_WAIT, and the reset that ends a check spares both.
-pub(super) async fn get(stream: TcpStream, address: SocketAddr, check: &HttpCheck) -> Result<(), ProbeError> {
+pub(super) async fn get<S>(stream: S, address: SocketAddr, check: &HttpCheck) -> Result<(), ProbeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = request(address, check)?;
     let exchange = async {
@@ -40,12 +43,14 @@ fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Empty<Bytes
         Some(host) => host.clone(),
         None => HeaderValue::from_str(&address.to_string()).map_err(|e| ProbeError::Http(e.to_string()))?,
     };
-    Request::get(check.path().clone())
+    let mut request = Request::get(check.path().clone())
         .header(HOST, host)
         .header(USER_AGENT, concat!("mesh/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
         .body(Empty::new())
-        .map_err(|e| ProbeError::Http(e.to_string()))
+        .map_err(|e| ProbeError::Http(e.to_string()))?;
+    request.headers_mut().extend(check.headers().clone());
+    Ok(request)
 }
 
 async fn judge(response: Response<Incoming>, check: &HttpCheck) -> Result<(), ProbeError> {
@@ -54,12 +59,15 @@ async fn judge(response: Response<Incoming>, check: &HttpCheck) -> Result<(), Pr
         return Err(ProbeError::Status { got, expected: check.expect().to_string() });
     }
     let mut body = response.into_body();
-    let mut read = 0;
-    while read < BODY_LIMIT {
+    let mut read = Vec::new();
+    while read.len() < BODY_LIMIT {
         let Some(frame) = body.frame().await else { break };
-        read += frame.map_err(broken)?.data_ref().map_or(0, Bytes::len);
+        read.extend_from_slice(frame.map_err(broken)?.data_ref().map_or(&[], Bytes::as_ref));
     }
-    Ok(())
+    match check.body() {
+        Some(wanted) if !holds(&read, wanted.as_bytes()) => Err(ProbeError::Body(wanted.to_owned())),
+        _ => Ok(()),
+    }
 }
 
 /// The cause says more than the wrapper around it does.

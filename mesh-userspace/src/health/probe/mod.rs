@@ -1,14 +1,23 @@
 //! Asking one target once. A probe never fails to answer: whatever happens is an [`Outcome`].
 
+mod exec;
+mod grpc;
 mod http;
+mod icmp;
 mod tcp;
+mod tls;
+mod udp;
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use super::{Check, CheckKind};
+use futures_util::future::{LocalBoxFuture, select_ok, try_join_all};
+use tokio::sync::Semaphore;
+
+use super::{Check, CheckKind, Part};
 
 /// What one check brought.
 #[derive(Debug)]
@@ -32,6 +41,19 @@ pub enum ProbeError {
     Status { got: u16, expected: String },
     #[error("no HTTP answer: {0}")]
     Http(String),
+    #[error("the body does not hold `{0}`")]
+    Body(String),
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
+    #[error("gRPC: {0}")]
+    Grpc(String),
+    #[error("the answer is not the expected one: {0}")]
+    Answer(String),
+    #[error("the command {0}")]
+    Exec(String),
+    /// One of several checks.
+    #[error("{kind}: {error}")]
+    Part { kind: String, error: Box<ProbeError> },
 }
 
 /// Whom a failed check tells something about.
@@ -50,24 +72,85 @@ impl ProbeError {
         match self {
             Self::Timeout(_) => Fault::Silence,
             Self::Local(_) => Fault::Own,
-            Self::Connect(_) | Self::Status { .. } | Self::Http(_) => Fault::Target,
+            Self::Part { error, .. } => error.fault(),
+            Self::Connect(_)
+            | Self::Status { .. }
+            | Self::Http(_)
+            | Self::Body(_)
+            | Self::Tls(_)
+            | Self::Grpc(_)
+            | Self::Answer(_)
+            | Self::Exec(_) => Fault::Target,
         }
     }
 }
 
-/// Runs `check` once, within its timeout. Cancel safe: dropping it closes the connection.
+/// Commands that run at once; a machine that is to balance has no more to spare.
+const PROCESSES: usize = 32;
+static PROCESS: Semaphore = Semaphore::const_new(PROCESSES);
+
+/// Runs `check` once, within its timeout. Cancel safe: dropping it closes the connection, and kills the command.
 pub async fn probe(check: &Check) -> Outcome {
+    // Waiting for a turn is no failure of the target, so it comes before the clock starts. The semaphore is never closed.
+    let _turn = if check.kind.starts_processes() { PROCESS.acquire().await.ok() } else { None };
     let start = Instant::now();
-    let ask = async {
-        let stream = tcp::connect(check).await?;
-        match &check.kind {
-            CheckKind::Tcp => Ok(()),
-            CheckKind::Http(http) => http::get(stream, check.address, http).await,
-        }
-    };
-    let result = tokio::time::timeout(check.timeout, ask).await.unwrap_or(Err(ProbeError::Timeout(check.timeout)));
-    Outcome { elapsed: start.elapsed(), result }
+    let place = Place { address: check.address, source: check.source };
+    let result = tokio::time::timeout(check.timeout, ask(&check.kind, place)).await;
+    Outcome { elapsed: start.elapsed(), result: result.unwrap_or(Err(ProbeError::Timeout(check.timeout))) }
 }
 
+/// Where to ask, and from where.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    address: SocketAddr,
+    source: Option<IpAddr>,
+}
+
+fn ask(kind: &CheckKind, place: Place) -> LocalBoxFuture<'_, Result<(), ProbeError>> {
+    Box::pin(async move {
+        match kind {
+            CheckKind::Tcp => tcp::connect(place).await.map(drop),
+            CheckKind::Tls(check) => tls::handshake(tcp::connect(place).await?, place.address, check).await.map(drop),
+            CheckKind::Http(check) => {
+                let stream = tcp::connect(place).await?;
+                match check.tls() {
+                    None => http::get(stream, place.address, check).await,
+                    Some(tls) => http::get(tls::handshake(stream, place.address, tls).await?, place.address, check).await,
+                }
+            }
+            CheckKind::Grpc { service } => grpc::check(tcp::connect(place).await?, place.address, service).await,
+            CheckKind::Udp(check) => udp::ask(place, check).await,
+            CheckKind::Icmp => icmp::echo(place).await,
+            CheckKind::Exec(check) => exec::run(place.address, check).await,
+            CheckKind::All(parts) => try_join_all(parts.iter().map(|part| ask_part(part, place))).await.map(drop),
+            CheckKind::Any(parts) if parts.is_empty() => Ok(()),
+            CheckKind::Any(parts) => select_ok(parts.iter().map(|part| ask_part(part, place))).await.map(drop),
+        }
+    })
+}
+
+fn ask_part(part: &Part, place: Place) -> LocalBoxFuture<'_, Result<(), ProbeError>> {
+    let address = SocketAddr::new(place.address.ip(), part.port.unwrap_or(place.address.port()));
+    let name = |error| ProbeError::Part { kind: part.kind.to_string(), error: Box::new(error) };
+    Box::pin(async move { ask(&part.kind, Place { address, ..place }).await.map_err(name) })
+}
+
+/// A failure to open, bind or connect a socket.
+fn blame(error: io::Error) -> ProbeError {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory => {
+            ProbeError::Local(error)
+        }
+        _ => ProbeError::Connect(error),
+    }
+}
+
+/// Whether `bytes` hold `wanted`; everything holds nothing.
+fn holds(bytes: &[u8], wanted: &[u8]) -> bool {
+    wanted.is_empty() || bytes.windows(wanted.len()).any(|w| w == wanted)
+}
+
+#[cfg(test)]
+mod kinds_tests;
 #[cfg(test)]
 mod tests;

@@ -6,15 +6,15 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Check, ProbeError};
+use super::{Place, ProbeError, blame};
 
-/// Connects to the check's address.
+/// Connects.
 ///
 /// The prober closes first, thousands of times a second: closed in order, every check would leave a socket in TIME_WAIT for a minute,
 /// and local ports would run out. With a linger time of zero the close is a reset, which leaves nothing on either side.
-pub(super) async fn connect(check: &Check) -> Result<TcpStream, ProbeError> {
-    let socket = open(check.address, check.source).map_err(ProbeError::Local)?;
-    socket.connect(check.address).await.map_err(blame)
+pub(super) async fn connect(place: Place) -> Result<TcpStream, ProbeError> {
+    let socket = open(place.address, place.source).map_err(ProbeError::Local)?;
+    socket.connect(place.address).await.map_err(blame)
 }
 
 fn open(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
@@ -26,13 +26,4 @@ fn open(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
         socket.bind(SocketAddr::new(source, 0))?;
     }
     Ok(socket)
-}
-
-fn blame(error: io::Error) -> ProbeError {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory => {
-            ProbeError::Local(error)
-        }
-        _ => ProbeError::Connect(error),
-    }
 }

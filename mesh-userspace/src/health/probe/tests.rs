@@ -71,7 +71,7 @@ fn tcp(address: SocketAddr) -> Check {
 
 fn http(address: SocketAddr) -> Check {
     let get = HttpCheck::new("/health?full=1", None, StatusSet::default()).unwrap();
-    Check { kind: CheckKind::Http(get), ..tcp(address) }
+    Check { kind: CheckKind::Http(Box::new(get)), ..tcp(address) }
 }
 
 async fn error(check: Check) -> ProbeError {
@@ -174,7 +174,7 @@ async fn http_asks_what_it_should() {
     assert!(!request.contains("\r\nconnection:"), "{request}");
 
     let named = HttpCheck::new("/", Some("shop.example"), StatusSet::default()).unwrap();
-    assert!(probe(&Check { kind: CheckKind::Http(named), ..http(address) }).await.result.is_ok());
+    assert!(probe(&Check { kind: CheckKind::Http(Box::new(named)), ..http(address) }).await.result.is_ok());
     assert!(told.recv().await.unwrap().to_lowercase().contains("\r\nhost: shop.example\r\n"));
 }
 
@@ -212,7 +212,7 @@ async fn http_tells_the_wrong_status() {
     assert!(matches!(error, ProbeError::Status { got: 503, .. }), "{error:?}");
     assert_eq!(error.to_string(), "status 503, expected 200-399");
     let only = HttpCheck::new("/", None, "503".parse().unwrap()).unwrap();
-    assert!(probe(&Check { kind: CheckKind::Http(only), ..http(address) }).await.result.is_ok());
+    assert!(probe(&Check { kind: CheckKind::Http(Box::new(only)), ..http(address) }).await.result.is_ok());
 }
 
 #[tokio::test]
