@@ -6,6 +6,7 @@
 //! ```
 
 mod check;
+pub mod detector;
 mod driver;
 mod machine;
 mod probe;
