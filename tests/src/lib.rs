@@ -8,4 +8,5 @@ pub mod fixture;
 pub mod mapped;
 pub mod netns;
 pub mod peer;
+pub mod sim;
 pub mod stage;

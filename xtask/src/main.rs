@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod lint;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 #[allow(dead_code, reason = "the build script of mesh-userspace uses the rest")]
@@ -42,6 +43,8 @@ enum Task {
     Test(test::Args),
     /// Measure tables, publication or the packet path.
     Bench(bench::Args),
+    /// Simulate failure detection: false alarms and times to detect.
+    Sim(sim::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Tidy => tidy::run()?,
         Task::Test(args) => test::run(&args)?,
         Task::Bench(args) => bench::run(&args)?,
+        Task::Sim(args) => sim::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

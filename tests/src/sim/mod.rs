@@ -1,0 +1,5 @@
+//! Failure detection without a network: false alarms and times to detect, by the project's own rules.
+
+pub mod fleet;
+pub mod noise;
+pub mod rules;
