@@ -73,10 +73,11 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
         ended(tables, sending.service, Reason::Malformed, linear);
         return Exit::Drop;
     }
+    let mut bytes = linear as u64;
     if sending.end > linear {
         received_more(tables, sending.end - linear);
+        bytes = sending.end as u64;
     }
-    let bytes = sending.end.max(linear) as u64;
     let Some(stats) = tables.backend_stats(sending.stats) else {
         ended(tables, sending.service, sending.reason, bytes as usize);
         return exit;

@@ -15,9 +15,9 @@ pub trait Address: Copy + PartialEq {
     /// The address that begins at byte `AT` of a shared value.
     fn load<T, const AT: usize, const NEXT: usize>(place: Shared<'_, T>) -> Self;
     fn store<T, const AT: usize, const NEXT: usize>(self, place: Shared<'_, T>);
-    /// Hash of this address and 32 bits more.
-    fn absorb_one(self, word: u64, seed: u64) -> u64;
-    /// Hash of two addresses.
+    /// Hash of this address and 32 bits more, still without its last step.
+    fn absorb(self, word: u64, seed: u64) -> u64;
+    /// The same of two addresses.
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64;
     /// Sum of its 32-bit words; the sum of their complements if `INVERT`. For checksums.
     fn sum<const INVERT: bool>(self) -> u64;
@@ -94,13 +94,13 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn absorb_one(self, word: u64, seed: u64) -> u64 {
-        hash::last(hash::step(seed, self.0 as u64 | word << 32))
+    fn absorb(self, word: u64, seed: u64) -> u64 {
+        hash::step(seed, self.0 as u64 | word << 32)
     }
 
     #[inline(always)]
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64 {
-        hash::last(hash::step(seed, a.0 as u64 | (b.0 as u64) << 32))
+        hash::step(seed, a.0 as u64 | (b.0 as u64) << 32)
     }
 
     #[inline(always)]
@@ -137,15 +137,15 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn absorb_one(self, word: u64, seed: u64) -> u64 {
+    fn absorb(self, word: u64, seed: u64) -> u64 {
         let [a, b] = self.0;
-        hash::last(hash::step(hash::step(hash::step(seed, a), b), word))
+        hash::step(hash::step(hash::step(seed, a), b), word)
     }
 
     #[inline(always)]
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64 {
         let h = hash::step(hash::step(seed, a.0[0]), a.0[1]);
-        hash::last(hash::step(hash::step(h, b.0[0]), b.0[1]))
+        hash::step(hash::step(h, b.0[0]), b.0[1])
     }
 
     #[inline(always)]

@@ -49,6 +49,7 @@ pub(crate) struct Arrival<'a, A> {
     /// Id of the service.
     pub service: u32,
     pub headers: Headers<A>,
+    pub network: header::Network<A>,
     /// TCP flags; 0 for UDP.
     pub flags: u8,
     /// Hash of the flow.
@@ -127,8 +128,8 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
 #[inline(always)]
 pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, headers: Headers<A>) -> S::Done {
     let Some(config) = run.tables.config() else { return run.foreign() };
-    let key = (headers.tuple.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
-    match find(run.tables, config, headers.tuple.dst, key) {
+    let key = (headers.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
+    match find(run.tables, config, headers.dst, key) {
         Some(vip) => service(run, config, vip, headers),
         None => nat::reply(run, config, &headers),
     }
@@ -165,12 +166,12 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     const DSR: u8 = Mode::Dsr as u8;
     const NAT: u8 = Mode::Nat as u8;
     let service = read!(vip, Vip.service as u32);
-    let flags = match headers.check(run.packet) {
-        Ok(flags) => flags,
+    let (network, flags) = match headers.check(run.packet) {
+        Ok(sound) => sound,
         Err(reason) => return run.end(service, reason),
     };
-    let hash = hash::flow(&headers.tuple, hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, service, headers, flags, hash };
+    let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
+    let arrival = Arrival { config, vip, service, headers, network, flags, hash };
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
         NAT => nat::forward(run, &arrival),
@@ -190,7 +191,7 @@ fn dsr<A, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &
             stats: backend.stats(),
             ifindex: backend.ifindex(),
             opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
-            end: arrival.headers.end,
+            end: arrival.network.end,
             edit: Edit { macs: backend.macs(), network: Network::Untouched },
         }),
         Err(reason) => run.end(arrival.service, reason),

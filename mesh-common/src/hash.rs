@@ -41,7 +41,7 @@ pub(crate) const fn position_in(hash: u64, base: u32, mask: u32, displacement: u
 /// [`vip_hash`] of a key in parts; `tail` is `port | proto | family` as it lies in memory.
 #[inline(always)]
 pub(crate) fn vip<A: Address>(addr: A, tail: u32, seed: u64) -> u64 {
-    addr.absorb_one(tail as u64, seed)
+    last(addr.absorb(tail as u64, seed))
 }
 
 /// The secret key that is published.
@@ -54,8 +54,7 @@ pub(crate) fn key(config: Shared<'_, Config>) -> [u64; 2] {
 /// Hash of a client's flow to a service: `key` is [`crate::abi::Config::hash_key`], `seed` the VIP's. The service's slot is `hash >> shift`.
 #[inline(always)]
 pub fn flow<A: Address>(tuple: &Tuple<A>, key: [u64; 2], seed: u64) -> u64 {
-    let h = tuple.src.absorb_one(tuple.ports as u64, key[0] ^ seed);
-    let h = (h ^ (h >> 32) ^ key[1]).wrapping_mul(M1);
+    let h = last(tuple.src.absorb(tuple.ports as u64, key[0] ^ seed) ^ key[1]);
     h ^ (h >> 32)
 }
 
@@ -63,8 +62,7 @@ pub fn flow<A: Address>(tuple: &Tuple<A>, key: [u64; 2], seed: u64) -> u64 {
 #[inline(always)]
 pub fn reply<A: Address>(tuple: &Tuple<A>, proto: u8, key: [u64; 2]) -> u64 {
     let h = A::absorb_two(tuple.src, tuple.dst, key[0]);
-    let h = (h ^ (h >> 32) ^ key[1] ^ (tuple.ports as u64 | (proto as u64) << 32)).wrapping_mul(M1);
-    (h ^ (h >> 32)).wrapping_mul(M2)
+    last(step(h ^ key[1], tuple.ports as u64 | (proto as u64) << 32))
 }
 
 /// `hash` brought down to `0..n`, by its upper half.
@@ -84,4 +82,62 @@ pub(crate) fn step(state: u64, word: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn last(state: u64) -> u64 {
     state.wrapping_mul(M2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of `hash`, over many inputs: how far from a half the chance is at worst that one of the upper 32 bits flips with one bit of the input.
+    fn worst_bias(bits: u32, hash: impl Fn(u128) -> u64) -> f64 {
+        const INPUTS: u64 = 4096;
+        let mut worst: f64 = 0.0;
+        for bit in 0..bits {
+            let mut flips = [0_u64; 32];
+            for i in 0..INPUTS {
+                let input = u128::from(i.wrapping_mul(0x9e37_79b9)) | u128::from(i) << 64;
+                let changed = hash(input) ^ hash(input ^ 1 << bit);
+                (0..32).for_each(|out| flips[out] += changed >> (32 + out) & 1);
+            }
+            let far = flips.iter().map(|n| (*n as f64 / INPUTS as f64 - 0.5).abs());
+            worst = far.fold(worst, f64::max);
+        }
+        worst
+    }
+
+    fn v4(input: u128) -> Tuple<V4> {
+        Tuple { src: V4(input as u32), dst: V4((input >> 64) as u32), ports: (input >> 32) as u32 }
+    }
+
+    fn v6(input: u128) -> Tuple<V6> {
+        Tuple { src: V6([input as u64, (input >> 64) as u64]), dst: V6([7, 9]), ports: 0x5000_1234 }
+    }
+
+    const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0x0f1e_2d3c_4b5a_6978];
+
+    #[test]
+    fn every_bit_of_a_flow_changes_half_of_the_hash() {
+        // Of IPv4, what differs among the flows of a service: source address and port.
+        assert!(worst_bias(48, |input| flow(&v4(input), KEY, 5)) < 0.05);
+        assert!(worst_bias(96, |input| reply(&v4(input), 6, KEY)) < 0.05);
+        assert!(worst_bias(128, |input| flow(&v6(input), KEY, 5)) < 0.05);
+        assert!(worst_bias(128, |input| reply(&v6(input), 17, KEY)) < 0.05);
+    }
+
+    #[test]
+    fn keys_and_seeds_matter() {
+        let tuple = v4(0x1234_5678_9abc_def0);
+        let all = [
+            flow(&tuple, KEY, 5),
+            flow(&tuple, KEY, 6),
+            flow(&tuple, [KEY[0], 1], 5),
+            flow(&tuple, [1, KEY[1]], 5),
+            reply(&tuple, 6, KEY),
+            reply(&tuple, 17, KEY),
+            reply(&tuple, 6, [1, KEY[1]]),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all[i + 1..].iter().all(|b| a >> 40 != b >> 40));
+        }
+    }
 }

@@ -12,7 +12,7 @@ use network_types::{
 
 use crate::{
     abi::Reason,
-    flow::{Tuple, V4, V6},
+    flow::{Address, Tuple, V4, V6},
     forward::{self, Run, Sink},
     packet::{Packet, u16_at, u32_at, u64_at},
     shared::blurred,
@@ -33,19 +33,64 @@ const TAGS: usize = 2;
 /// IPv6 extension headers that are looked behind.
 const EXTENSIONS: usize = 6;
 
-/// Where the headers of a packet are, and what they say.
+/// What finding a packet's VIP takes. The rest of its headers is read by those who need it, so that packets for no VIP don't pay for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Headers<A> {
-    pub tuple: Tuple<A>,
+    pub dst: A,
+    /// As in [`Tuple`].
+    pub ports: u32,
     pub proto: u8,
+    /// IPv6: the first of several fragments.
+    pub fragment: bool,
+    /// Offsets in the frame: IP header, TCP or UDP header.
+    pub l3: usize,
+    pub l4: usize,
+}
+
+/// What the IP header says besides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network<A> {
+    pub src: A,
     /// TTL or hop limit.
     pub ttl: u8,
     /// The first of several fragments.
     pub fragment: bool,
-    /// Offsets in the frame: IP header, TCP or UDP header, end of the IP packet by its own account.
-    pub l3: usize,
-    pub l4: usize,
+    /// Offset of the packet's end in the frame, by its own account.
     pub end: usize,
+}
+
+/// Families of IP headers.
+pub(crate) trait Ip: Address {
+    /// The IP header at `l3`; `None` where the frame ends before it does.
+    fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>>;
+}
+
+impl Ip for V4 {
+    #[inline(always)]
+    fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>> {
+        const MORE_OR_OFFSET: u16 = 0x3fff_u16.to_be();
+        let ip = packet.at::<{ Ipv4Hdr::LEN }>(l3)?;
+        Some(Network {
+            src: V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip)),
+            ttl: ip[offset_of!(Ipv4Hdr, ttl)],
+            fragment: u16_at::<{ offset_of!(Ipv4Hdr, frags) }, _>(ip) & MORE_OR_OFFSET != 0,
+            end: l3 + u16::from_be(u16_at::<{ offset_of!(Ipv4Hdr, tot_len) }, _>(ip)) as usize,
+        })
+    }
+}
+
+impl Ip for V6 {
+    #[inline(always)]
+    fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>> {
+        const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
+        let ip = packet.at::<{ Ipv6Hdr::LEN }>(l3)?;
+        Some(Network {
+            src: V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]),
+            ttl: ip[offset_of!(Ipv6Hdr, hop_limit)],
+            fragment: false,
+            end: l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<{ offset_of!(Ipv6Hdr, payload_len) }, _>(ip)) as usize,
+        })
+    }
 }
 
 /// EtherType and offset of what a frame carries behind its VLAN tags; zeros if it ends before.
@@ -74,7 +119,6 @@ fn is_tag(ether_type: u16) -> bool {
 /// Follows the IPv4 packet at `l3`.
 #[inline(always)]
 pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l3: usize) -> S::Done {
-    const MORE_OR_OFFSET: u16 = 0x3fff_u16.to_be();
     const OFFSET: u16 = 0x1fff_u16.to_be();
     let Some(ip) = run.packet.at::<{ Ipv4Hdr::LEN }>(l3) else { return run.foreign() };
     let dst = V4(u32_at::<{ offset_of!(Ipv4Hdr, dst_addr) }, _>(ip));
@@ -93,16 +137,7 @@ pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
     } else if ihl >= Ipv4Hdr::LEN
         && let Some(transport) = run.packet.at::<{ UdpHdr::LEN }>(l4)
     {
-        let src = V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip));
-        let headers = Headers {
-            tuple: Tuple { src, dst, ports: u32_at::<0, _>(transport) },
-            proto,
-            ttl: ip[offset_of!(Ipv4Hdr, ttl)],
-            fragment: frags & MORE_OR_OFFSET != 0,
-            l3,
-            l4,
-            end: l3 + u16::from_be(u16_at::<{ offset_of!(Ipv4Hdr, tot_len) }, _>(ip)) as usize,
-        };
+        let headers = Headers { dst, ports: u32_at::<0, _>(transport), proto, fragment: false, l3, l4 };
         return forward::flow(run, headers);
     } else {
         Reason::Malformed
@@ -114,26 +149,23 @@ pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
 #[inline(always)]
 pub(crate) fn ipv6<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l3: usize) -> S::Done {
     const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
-    const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
     let Some(ip) = run.packet.at::<{ Ipv6Hdr::LEN }>(l3) else { return run.foreign() };
     if ip[0] >> 4 != 6 {
         return run.foreign();
     }
-    let src = V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]);
     let dst = V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]);
-    let ttl = ip[offset_of!(Ipv6Hdr, hop_limit)];
-    let end = l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<{ offset_of!(Ipv6Hdr, payload_len) }, _>(ip)) as usize;
     let mut chain = Chain { proto: ip[offset_of!(Ipv6Hdr, next_hdr)], fragment: false, odd: 0, offset: (l3 + Ipv6Hdr::LEN) as u16 };
     if chain.proto != TCP && chain.proto != UDP {
-        chain = Chain::unpack(extensions(run.packet, chain.offset as usize, chain.proto), src.0[0]);
+        chain = Chain::unpack(extensions(run.packet, chain.offset as usize, chain.proto), dst.0[0]);
     }
     if chain.odd != 0 {
         return forward::portless(run, dst, Reason::from_u8(chain.odd));
     }
     let l4 = chain.offset as usize;
-    let Some(transport) = run.packet.at::<{ UdpHdr::LEN }>(l4) else { return forward::portless(run, dst, Reason::Malformed) };
-    let tuple = Tuple { src, dst, ports: u32_at::<0, _>(transport) };
-    forward::flow(run, Headers { tuple, proto: chain.proto, ttl, fragment: chain.fragment, l3, l4, end })
+    let Some(ports) = run.packet.at::<{ UdpHdr::LEN }>(l4).map(u32_at::<0, _>) else {
+        return forward::portless(run, dst, Reason::Malformed);
+    };
+    forward::flow(run, Headers { dst, ports, proto: chain.proto, fragment: chain.fragment, l3, l4 })
 }
 
 /// Flags of a TCP header.
@@ -144,32 +176,34 @@ pub(crate) mod tcp {
     pub const ACK: u8 = 0x10;
 }
 
-impl<A> Headers<A> {
-    /// The TCP flags (0 for UDP) of a packet that is sound: whole, with lengths that fit each other and the frame. Else what is wrong with it.
+impl<A: Ip> Headers<A> {
+    /// The IP header and the TCP flags (0 for UDP) of a packet that is sound: whole, with lengths that fit each other and the frame. Else what is
+    /// wrong with it.
     #[inline(always)]
-    pub(crate) fn check<P: Packet>(&self, packet: &P) -> Result<u8, Reason> {
-        if self.fragment {
+    pub(crate) fn check<P: Packet>(&self, packet: &P) -> Result<(Network<A>, u8), Reason> {
+        let Some(network) = A::network(packet, self.l3) else { return Err(Reason::Malformed) };
+        if self.fragment || network.fragment {
             return Err(Reason::Fragment);
         }
         let (flags, need) = if self.proto == TCP {
             let Some(tcp) = packet.at::<{ TcpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
             let [data_offset, flags] = u16_at::<12, _>(tcp).to_ne_bytes();
-            if data_offset >> 4 < 5 {
-                return Err(Reason::Malformed);
-            }
             (flags, (data_offset >> 4) as usize * 4)
         } else {
             let Some(udp) = packet.at::<{ UdpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
-            let length = u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize;
-            if length < UdpHdr::LEN {
-                return Err(Reason::Malformed);
-            }
-            (0, length)
+            (0, u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize)
         };
-        if self.end < self.l4 + need || !packet.holds(self.end) {
+        let least = if self.proto == TCP { TcpHdr::LEN } else { UdpHdr::LEN };
+        if need < least || network.end < self.l4 + need || !packet.holds(network.end) {
             return Err(Reason::Malformed);
         }
-        Ok(flags)
+        Ok((network, flags))
+    }
+
+    /// The flow that the packet belongs to.
+    #[inline(always)]
+    pub(crate) fn tuple(&self, network: &Network<A>) -> Tuple<A> {
+        Tuple { src: network.src, dst: self.dst, ports: self.ports }
     }
 }
 

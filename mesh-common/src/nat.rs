@@ -14,9 +14,9 @@ pub(crate) use reply::reply;
 
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Reason, Vip},
-    flow::{Address, Tuple, V4, V6, load_address, ports},
+    flow::{Tuple, V4, V6, load_address, ports},
     forward::{Arrival, Run, Sending, Sink},
-    header::{TCP, tcp},
+    header::{Ip, TCP, tcp},
     packet::{Packet, u32_at, u64_at},
     put, read,
     rewrite::{Edit, Macs, Network, Translation},
@@ -55,7 +55,7 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
                 if !backend.ready() {
                     return Err(Reason::NextHop);
                 }
-                if arrival.headers.ttl <= 1 {
+                if arrival.network.ttl <= 1 {
                     return Err(Reason::TtlExceeded);
                 }
                 life.client_sent(tables, flow, tcp, arrival.flags, now);
@@ -74,20 +74,20 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
 }
 
 /// Families that the engine can translate.
-pub(crate) trait Translated: Address {
-    fn network(translation: Translation<Self>) -> Network;
+pub(crate) trait Translated: Ip {
+    fn edit(translation: Translation<Self>) -> Network;
 }
 
 impl Translated for V4 {
     #[inline(always)]
-    fn network(translation: Translation<Self>) -> Network {
+    fn edit(translation: Translation<Self>) -> Network {
         Network::V4(translation)
     }
 }
 
 impl Translated for V6 {
     #[inline(always)]
-    fn network(translation: Translation<Self>) -> Network {
+    fn edit(translation: Translation<Self>) -> Network {
         Network::V6(translation)
     }
 }
@@ -166,8 +166,8 @@ fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, part
         stats: backend.stats(),
         ifindex: backend.ifindex(),
         opens,
-        end: headers.end,
-        edit: Edit { macs: backend.macs(), network: A::network(translation) },
+        end: arrival.network.end,
+        edit: Edit { macs: backend.macs(), network: A::edit(translation) },
     }
 }
 

@@ -44,24 +44,30 @@ pub trait PacketMut: Packet {
     fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]>;
 }
 
-/// Four bytes at `AT`, as they lie in memory.
-#[inline(always)]
-pub fn u32_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u32 {
-    const { assert!(AT + 4 <= N) };
-    u32::from_ne_bytes([bytes[AT], bytes[AT + 1], bytes[AT + 2], bytes[AT + 3]])
+macro_rules! word_at {
+    ($(#[$doc:meta])+ $name:ident, $word:ty) => {
+        $(#[$doc])+
+        #[inline(always)]
+        pub fn $name<const AT: usize, const N: usize>(bytes: &[u8; N]) -> $word {
+            const { assert!(AT + size_of::<$word>() <= N) };
+            // By reference to all the bytes at once, which stays one load; gathered from single bytes it does not.
+            match bytes.split_at(AT).1.first_chunk() {
+                Some(word) => <$word>::from_ne_bytes(*word),
+                None => 0,
+            }
+        }
+    };
 }
 
-/// Two bytes at `AT`, as they lie in memory.
-#[inline(always)]
-pub fn u16_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u16 {
-    const { assert!(AT + 2 <= N) };
-    u16::from_ne_bytes([bytes[AT], bytes[AT + 1]])
-}
-
-/// Eight bytes at `AT`, as they lie in memory.
-#[inline(always)]
-pub fn u64_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u64 {
-    const { assert!(AT + 8 <= N) };
-    let b = bytes;
-    u64::from_ne_bytes([b[AT], b[AT + 1], b[AT + 2], b[AT + 3], b[AT + 4], b[AT + 5], b[AT + 6], b[AT + 7]])
-}
+word_at!(
+    /// Two bytes at `AT`, as they lie in memory.
+    u16_at, u16
+);
+word_at!(
+    /// Four bytes at `AT`, as they lie in memory.
+    u32_at, u32
+);
+word_at!(
+    /// Eight bytes at `AT`, as they lie in memory.
+    u64_at, u64
+);

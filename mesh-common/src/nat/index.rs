@@ -25,8 +25,8 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, arrival: &Arrival<'
             continue;
         }
         let parties = Parties::of(flow);
-        if parties.client_port() == arrival.headers.tuple.src_port()
-            && load_address!(A, flow, NatFlow.client) == arrival.headers.tuple.src
+        if parties.client_port() == (arrival.headers.ports as u16)
+            && load_address!(A, flow, NatFlow.client) == arrival.network.src
             && read!(flow, NatFlow.service as u32) == arrival.service
             && read!(flow, NatFlow.claim as u64) == Parties::claim(arrival.hash)
         {

@@ -58,13 +58,13 @@ pub(crate) fn open<A: Address, P: Packet, T: Tables>(
     if !arrival.may_open() {
         return Err(Reason::NoFlow);
     }
-    if arrival.headers.ttl <= 1 {
+    if arrival.network.ttl <= 1 {
         return Err(Reason::TtlExceeded);
     }
     let Some(ethernet) = packet.at::<12>(0) else { return Err(Reason::Malformed) };
     let Some(opening) = tables.opening() else { return Err(Reason::BadTable) };
     let macs = received_macs(ethernet);
-    arrival.headers.tuple.src.store::<Opening, { offset_of!(Opening, client) }, { offset_of!(Opening, client) + 8 }>(opening);
+    arrival.network.src.store::<Opening, { offset_of!(Opening, client) }, { offset_of!(Opening, client) + 8 }>(opening);
     put!(opening, Opening.hash as u64, arrival.hash);
     put!(opening, Opening.client_mac as u64, client_word(macs, arrival.headers.proto));
     put!(opening, Opening.own_mac as u64, macs.dst);
@@ -73,7 +73,7 @@ pub(crate) fn open<A: Address, P: Packet, T: Tables>(
     put!(opening, Opening.service as u32, arrival.service);
     put!(opening, Opening.ifindex as u32, packet.ifindex());
     put!(opening, Opening.now as u32, now);
-    put!(opening, Opening.client_port as u16, arrival.headers.tuple.src_port());
+    put!(opening, Opening.client_port as u16, arrival.headers.ports as u16);
     put!(opening, Opening.family as u8, A::FAMILY as u8);
     put!(opening, Opening.proto as u8, arrival.headers.proto);
     let word = tables.open_flow();

@@ -24,10 +24,11 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     headers: &Headers<A>,
 ) -> S::Done {
     let (first, count) = port_range(config);
-    if u16::from_be(headers.tuple.dst_port()).wrapping_sub(first) >= count {
+    if u16::from_be((headers.ports >> 16) as u16).wrapping_sub(first) >= count {
         return run.foreign();
     }
-    let Some(found) = find(run.tables, config, headers) else { return run.foreign() };
+    let Some(network) = A::network(run.packet, headers.l3) else { return run.foreign() };
+    let Some(found) = find(run.tables, config, &headers.tuple(&network), headers.proto) else { return run.foreign() };
     let id = read!(found.flow, NatFlow.service as u32);
     let tuple = Tuple {
         src: load_address!(A, found.service, ServiceInfo.addr),
@@ -40,7 +41,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         return run.foreign();
     }
     let flags = match headers.check(run.packet) {
-        Ok(flags) if headers.ttl > 1 => flags,
+        Ok((_, flags)) if network.ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
         Err(Reason::Fragment) => return run.foreign(),
         Err(reason) => return run.end(id, reason),
@@ -53,8 +54,8 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         stats: found.backend.stats(),
         ifindex,
         opens: false,
-        end: headers.end,
-        edit: Edit { macs, network: A::network(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp }) },
+        end: network.end,
+        edit: Edit { macs, network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp }) },
     })
 }
 
@@ -69,16 +70,16 @@ struct Found<'a> {
 }
 
 #[inline(always)]
-fn find<'a, A: Translated, T: Tables>(tables: &'a T, config: Shared<'a, Config>, headers: &Headers<A>) -> Option<Found<'a>> {
-    let place = hash::range(hash::reply(&headers.tuple, headers.proto, hash::key(config)), read!(config, Config.nat.flows as u32));
+fn find<'a, A: Translated, T: Tables>(tables: &'a T, config: Shared<'a, Config>, tuple: &Tuple<A>, proto: u8) -> Option<Found<'a>> {
+    let place = hash::range(hash::reply(tuple, proto, hash::key(config)), read!(config, Config.nat.flows as u32));
     let flow = tables.nat_flow(place)?;
     let claim = read!(flow, NatFlow.claim as u64);
     let parties = Parties::of(flow);
-    if claim <= NatFlow::BUSY || parties.nat_port() != headers.tuple.dst_port() {
+    if claim <= NatFlow::BUSY || parties.nat_port() != tuple.dst_port() {
         return None;
     }
     let service = tables.service(read!(flow, NatFlow.service as u32))?;
-    let backend = from_backend(tables, config, service, parties, headers)?;
+    let backend = from_backend(tables, config, service, parties, tuple, proto)?;
     Some(Found { flow, claim, parties, service, backend })
 }
 
@@ -89,14 +90,15 @@ fn from_backend<'a, A: Translated, T: Tables>(
     config: Shared<'_, Config>,
     service: Shared<'_, ServiceInfo>,
     parties: Parties,
-    headers: &Headers<A>,
+    tuple: &Tuple<A>,
+    proto: u8,
 ) -> Option<Candidate<'a>> {
     let backend = Candidate::at(tables, read!(service, ServiceInfo.backend_base as u32), parties.backend())?;
     let source = config.source(parties.nat_source() as u64);
     let kind = read!(service, ServiceInfo.proto as u16);
-    (load_address!(A, backend.entry, Backend.addr) == headers.tuple.src
-        && backend.port() == headers.tuple.src_port()
-        && load_address!(A, source, NatSource.addr) == headers.tuple.dst
-        && kind == headers.proto as u16 | (A::FAMILY as u16) << 8)
+    (load_address!(A, backend.entry, Backend.addr) == tuple.src
+        && backend.port() == tuple.src_port()
+        && load_address!(A, source, NatSource.addr) == tuple.dst
+        && kind == proto as u16 | (A::FAMILY as u16) << 8)
         .then_some(backend)
 }

@@ -1,0 +1,5 @@
+//! The engine over tables of the host's: what becomes of a packet, and of a flow.
+
+mod decide;
+mod nat;
+mod world;
