@@ -1,0 +1,95 @@
+//! Servers and clients that everybody knows: nginx behind the VIP, curl and wrk in front of it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    daemon::{Daemon, Process},
+    netns::{Fabric, Host},
+    peer,
+};
+use tempfile::TempDir;
+
+const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
+const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
+
+/// nginx in the host's namespace, which answers with its name; its files go with the directory.
+fn nginx(host: &Host, name: &str, directory: &TempDir) -> Result<Process> {
+    let home = directory.path().join(name);
+    fs::create_dir(&home)?;
+    let file = home.join("nginx.conf");
+    let temporary =
+        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {}/{kind};", home.display())).concat();
+    let config = format!(
+        "daemon off; pid {home}/pid; error_log {home}/error.log; worker_processes 1; events {{}}\n\
+         http {{ access_log off; {temporary} server {{ listen 80; listen [::]:80; location / {{ default_type text/plain; return 200 {name}; }} }} }}\n",
+        home = home.display()
+    );
+    fs::write(&file, config)?;
+    let mut command = host.ns.command("nginx");
+    let server =
+        Process::spawn(command.arg("-e").arg(home.join("start.log")).arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let end = Instant::now() + Duration::from_secs(10);
+    let own = (host.v4, 80).into();
+    while host.ns.enter(|| peer::get(own, "/", Duration::from_secs(1)))?.is_err() {
+        ensure!(
+            Instant::now() < end,
+            "nginx of {name} does not answer: {}",
+            fs::read_to_string(home.join("start.log")).unwrap_or_default()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(server)
+}
+
+fn config(backends: &[(&str, Host)]) -> String {
+    let mut text = String::from("interfaces: [{name: eth0, hook: xdp}]\nservices:\n");
+    for (vip, v6) in VIPS.into_iter().zip([false, true]) {
+        let addresses = backends.iter().map(|(_, host)| if v6 { format!("\"[{}]:80\"", host.v6) } else { format!("\"{}:80\"", host.v4) });
+        text += &format!(
+            "  - {{name: web{}, vip: \"{vip}\", port: 80, announce: {{address: eth0}}, health: {{type: http, interval: 200ms, timeout: 200ms}}, backends: [{}]}}\n",
+            if v6 { "6" } else { "4" },
+            addresses.collect::<Vec<_>>().join(", ")
+        );
+    }
+    text
+}
+
+fn url(vip: &str) -> String {
+    if vip.contains(':') { format!("http://[{vip}]/") } else { format!("http://{vip}/") }
+}
+
+fn said(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{command:?}: {}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}
+
+#[test]
+fn curl_and_wrk_reach_nginx_through_the_vip() -> Result<()> {
+    let fabric = Fabric::new("mesh-tools")?;
+    let (client, balancer) = (fabric.host("client", 1)?, fabric.host("balancer", 2)?);
+    let directory = tempfile::tempdir()?;
+    let backends: Vec<(&str, Host)> = BACKENDS.into_iter().map(|(name, n)| Ok((name, fabric.host(name, n)?))).collect::<Result<_>>()?;
+    let _servers: Vec<Process> = backends.iter().map(|(name, host)| nginx(host, name, &directory)).collect::<Result<_>>()?;
+    let daemon = Daemon::start(&balancer.ns, &config(&backends))?;
+    for vip in VIPS {
+        let mut who = BTreeSet::new();
+        for _ in 0..30 {
+            who.insert(said(client.ns.command("curl").args(["--silent", "--show-error", "--fail", "--max-time", "5"]).arg(url(vip)))?);
+        }
+        ensure!(who.len() == BACKENDS.len(), "only {who:?} answered curl at {vip}; log:\n{}", daemon.log());
+        // Keep-alive connections, as many requests as they get through in two seconds.
+        let report = said(client.ns.command("wrk").args(["-t", "1", "-c", "16", "-d", "2s", "--timeout", "5s"]).arg(url(vip)))?;
+        ensure!(!report.contains("Socket errors") && !report.contains("Non-2xx"), "wrk met errors at {vip}:\n{report}");
+        let requests = report.lines().find_map(|line| line.trim().split_once(" requests in ")).and_then(|(n, _)| n.parse::<u64>().ok());
+        ensure!(requests.is_some_and(|n| n > 100), "wrk did not get through at {vip}:\n{report}");
+    }
+    Ok(())
+}
