@@ -28,11 +28,10 @@ pub fn named(prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the test binaries whose names begin with one of these.
-pub fn tests(prefixes: &[&str]) -> Result<Vec<Binary>> {
-    let names = prefixes.iter().map(|prefix| named(prefix)).collect::<Result<Vec<_>>>()?.concat();
+/// Builds these test binaries.
+pub fn tests(names: &[String]) -> Result<Vec<Binary>> {
     let mut command = cargo(&["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
-    for name in &names {
+    for name in names {
         command.args(["--test", name]);
     }
     let messages = output(&mut command)?;
