@@ -26,7 +26,7 @@ fn nginx(host: &Host, name: &str, directory: &TempDir) -> Result<Process> {
     let temporary =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {}/{kind};", home.display())).concat();
     let config = format!(
-        "daemon off; pid {home}/pid; error_log {home}/error.log; worker_processes 1; events {{}}\n\
+        "daemon off; master_process off; pid {home}/pid; error_log {home}/error.log; worker_processes 1; events {{}}\n\
          http {{ access_log off; {temporary} server {{ listen 80; listen [::]:80; location / {{ default_type text/plain; return 200 {name}; }} }} }}\n",
         home = home.display()
     );
