@@ -32,7 +32,7 @@ impl Daemon {
     pub fn start(ns: &Namespace, config: &str) -> Result<Self> {
         let mut daemon = Self::new(ns, config)?;
         daemon.launch()?;
-        daemon.wait_ready(Duration::from_secs(30))?;
+        daemon.wait_ready(Duration::from_secs(90))?;
         Ok(daemon)
     }
 

@@ -14,8 +14,8 @@ use mesh_tests::{
 };
 
 const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
-const PATIENCE: Duration = Duration::from_secs(5);
-const LIMIT: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 type Counts = BTreeMap<String, usize>;
 

@@ -15,7 +15,7 @@ use mesh_tests::{
 use serde_json::Value;
 
 const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
 
 fn stage(group: &str) -> Result<Stage> {
@@ -35,7 +35,7 @@ fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
             let family = if v6 { "6" } else { "4" };
             text += &format!(
                 "  - {{name: {protocol}{family}, vip: \"{vip}\", port: {port}, protocol: {protocol}, mode: {mode}, announce: {{address: eth0}}, \
-                 health: {{type: tcp, port: {PORT}, interval: 100ms, timeout: 100ms}}, backends: ["
+                 health: {{type: tcp, port: {PORT}, interval: 1s, timeout: 1s}}, backends: ["
             );
             for (name, _) in BACKENDS {
                 text += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, v6)?);
