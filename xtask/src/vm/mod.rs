@@ -123,10 +123,23 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(cache: &Path) -> Result<Self> {
+        remove_stale(cache)?;
         let folder = cache.join(format!("run-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
         Ok(Self(folder))
     }
+}
+
+/// Removes what runs that were killed have left.
+fn remove_stale(cache: &Path) -> Result<()> {
+    for entry in fs::read_dir(cache).with_context(|| format!("failed to list {}", cache.display()))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix("run-") else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            fs::remove_dir_all(entry.path()).with_context(|| format!("failed to remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Scratch {

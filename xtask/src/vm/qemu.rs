@@ -103,8 +103,10 @@ fn command(machine: &Machine, accelerator: Accelerator) -> Command {
         // With a thread per CPU, TCG's patching of code under a running CPU can crash the guest.
         Accelerator::Tcg => ("tcg,thread=single", "max"),
     };
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", accel, "-cpu", cpu, "-M", "q35", "-smp", "2", "-m", &format!("{MEMORY_MIB}M")])
+    // QEMU ends with us even where we are killed.
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+        .args(["-accel", accel, "-cpu", cpu, "-M", "q35", "-smp", "2", "-m", &format!("{MEMORY_MIB}M")])
         .args(["-nographic", "-nodefaults", "-no-reboot"])
         .args(["-serial", &format!("file:{}", machine.console.display()), "-serial", "stdio"])
         .arg("-kernel")
