@@ -24,7 +24,7 @@ pub use slot::{Slot, SlotFlags, SlotWord};
 pub use stats::{BackendStats, ReasonStats, RxStats};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names of the maps in the object and of their pins.
 pub mod map {
