@@ -96,7 +96,7 @@ fn spec(i: usize) -> ServiceSpec {
 }
 
 fn endpoint(i: usize) -> Endpoint {
-    Endpoint { id: id(i), weight: weight(i), name: None, drain: false }
+    Endpoint::new(id(i), weight(i))
 }
 
 criterion_group!(benches, tables, plans);

@@ -113,4 +113,17 @@ pub struct Endpoint {
     /// Its source wants new flows to go elsewhere; old ones stay.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain: bool,
+    /// Where it stands; nearer ones are preferred where the service says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Flows at once that it can carry; `None` = nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
+}
+
+impl Endpoint {
+    /// One of which no more is known.
+    pub fn new(id: BackendId, weight: Weight) -> Self {
+        Self { id, weight, name: None, drain: false, zone: None, capacity: None }
+    }
 }

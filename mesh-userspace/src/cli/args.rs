@@ -137,6 +137,12 @@ pub enum BackendCommand {
         /// Name for people
         #[arg(short, long)]
         name: Option<String>,
+        /// Where it stands, for services that prefer what is near
+        #[arg(long)]
+        zone: Option<String>,
+        /// Flows at once that it can carry; `mesh plan` tells which change would push it beyond
+        #[arg(long, value_name = "FLOWS")]
+        capacity: Option<u32>,
     },
     /// Remove a backend
     #[command(visible_alias = "remove")]

@@ -109,9 +109,10 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
             let backends = client.backends(service.as_ref()).await?;
             print(out, format, &backends, |backends, wide| tables::backends(backends, wide))?;
         }
-        BackendCommand::Add { service, address, weight, name } => {
+        BackendCommand::Add { service, address, weight, name, zone, capacity } => {
             let weight = weight.map(|w| i64::from(w).into());
-            let spec = BackendSpec { address: address.clone().into(), port: None, weight, name: name.clone() };
+            let (name, zone, capacity) = (name.clone(), zone.clone(), capacity.map(Into::into));
+            let spec = BackendSpec { address: address.clone().into(), port: None, weight, name, zone, capacity };
             changed(out, format, &client.add_backend(service, &spec).await?, "added")?;
         }
         BackendCommand::Rm(Which { service, backend }) => {

@@ -96,7 +96,7 @@ impl Form for BackendForm {
     const EXPECTED: &'static str = "a backend such as `10.0.0.1:8080` or \"[2001:db8::1]:8080\", or a table with `address`";
 
     fn short(text: &str) -> Result<Self, String> {
-        Ok(Self(Backend { address: text.to_owned().into(), port: None, weight: None, name: None }))
+        Ok(Self(Backend { address: text.to_owned().into(), ..Backend::default() }))
     }
 
     fn long(long: Backend) -> Self {

@@ -71,7 +71,12 @@ pub fn resolve_backend<T>(
             Weight(findings.ok(w, weight, "write a whole number from 0 to 65535")?)
         }
     };
-    let endpoint = Endpoint { id: BackendId(SocketAddr::new(addr, port)), weight, name: written.name.clone(), drain: false };
+    let endpoint = Endpoint {
+        name: written.name.clone(),
+        zone: written.zone.clone(),
+        capacity: written.capacity.as_ref().map(|c| c.value),
+        ..Endpoint::new(BackendId(SocketAddr::new(addr, port)), weight)
+    };
     (findings.errors.len() == errors).then_some(endpoint)
 }
 

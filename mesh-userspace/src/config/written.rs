@@ -96,7 +96,7 @@ pub struct Service {
 }
 
 /// One instance behind a VIP; also the body of the API's request to add one.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Address, with or without the port.
@@ -110,6 +110,12 @@ pub struct Backend {
     /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Where it stands, such as `eu-1a`; see the service's `locality`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Flows at once that it can carry: `mesh plan` tells which change would push it beyond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Placed<u32>>,
 }
 
 /// Which probe says that a backend lives.

@@ -90,7 +90,13 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
     let mut found: BTreeMap<BackendId, (Endpoint, Origin)> = BTreeMap::new();
     for (id, change) in changes.iter().filter(|(_, c)| c.presence == Presence::Added) {
         let weight = change.weight.map_or(Weight::ONE, Weight);
-        found.insert(*id, (Endpoint { id: *id, weight, name: change.name.clone(), drain: false }, Origin::Cli));
+        found.insert(
+            *id,
+            (
+                Endpoint { name: change.name.clone(), zone: change.zone.clone(), capacity: change.capacity, ..Endpoint::new(*id, weight) },
+                Origin::Cli,
+            ),
+        );
     }
     // Until a source answers for a service that has changed, what it said may no longer fit.
     let fit = Fit { vip: service.vip, mode: service.mode, port: service.vip.port };

@@ -66,14 +66,16 @@ impl Core {
         let merged = self.find(service)?;
         let mut findings = Findings::new("", None);
         let endpoint = resolve_backend(spec, &Placed::from(()), merged.spec.vip, merged.spec.mode, &mut findings);
-        let Some(Endpoint { id, weight, name, .. }) = endpoint else { return Err(ControlError::Invalid(listed(&findings))) };
+        let Some(Endpoint { id, weight, name, zone, capacity, .. }) = endpoint else {
+            return Err(ControlError::Invalid(listed(&findings)));
+        };
         if merged.has(&id) {
             return Err(ControlError::Conflict(format!("service `{service}` has the backend {id} already")));
         }
         self.room_for_backends(1)?;
         // If a file names it too, the weight that was given here still goes before.
         let weight = spec.weight.as_ref().map(|_| weight.0);
-        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name };
+        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity };
         self.state.backends.entry(service.clone()).or_default().insert(id, change);
         self.merge();
         Ok(id)

@@ -136,9 +136,7 @@ fn what_was_published_holds_after_a_restart() {
 #[test]
 fn the_rest_of_the_system_is_told_what_to_do() {
     let mut bench = Bench::new(TWO, State::default());
-    bench
-        .core
-        .discovered(&name("dns"), Update::Reset(vec![Endpoint { id: id("10.0.0.3:53"), weight: Weight::ONE, name: None, drain: false }]));
+    bench.core.discovered(&name("dns"), Update::Reset(vec![Endpoint::new(id("10.0.0.3:53"), Weight::ONE)]));
     let wanted = bench.core.wanted();
     assert_eq!(wanted.checks.keys().map(ToString::to_string).collect::<Vec<_>>(), ["web 10.0.0.1:80", "web 10.0.0.2:80"]);
     let addrs: Vec<IpAddr> = [1, 2, 3].map(|n| IpAddr::from([10, 0, 0, n])).to_vec();
@@ -150,7 +148,7 @@ fn the_rest_of_the_system_is_told_what_to_do() {
 #[test]
 fn files_add_and_take_backends() {
     let mut bench = Bench::new(TWO, State::default());
-    let endpoint = |s: &str| Endpoint { id: id(s), weight: Weight::ONE, name: None, drain: false };
+    let endpoint = |s: &str| Endpoint::new(id(s), Weight::ONE);
     assert!(bench.core.discovered(&name("dns"), Update::Reset(vec![endpoint("10.0.0.3:53"), endpoint("10.0.0.4:53")])));
     assert!(!bench.core.discovered(&name("dns"), Update::Remove(vec![id("10.0.0.9:53")])));
     bench.replan();

@@ -159,6 +159,7 @@ fn told(instance: Instance) -> Option<Told> {
         weight: Some(if worst("warning") { weights.warning } else { weights.passing }),
         name: Some(service.id),
         drain,
+        ..Told::default()
     })
 }
 

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::Told;
 
-/// `{"address": "10.0.0.1", "port": 8080, "weight": 5, "name": "web-1", "drain": false}`; keys that are not ours are others' business.
+/// `{"address": "10.0.0.1", "port": 8080, "weight": 5, "name": "web-1", "drain": false, "zone": "eu-1a", "capacity": 1000}`; keys that are not
+/// ours are others' business.
 #[derive(Deserialize)]
 struct Entry {
     address: String,
@@ -14,6 +15,9 @@ struct Entry {
     name: Option<String>,
     #[serde(default)]
     drain: bool,
+    // Registries of others may mean something else by these.
+    zone: Option<Value>,
+    capacity: Option<Value>,
 }
 
 /// From JSON: `"10.0.0.1:8080"`, or a table of keys.
@@ -21,8 +25,10 @@ pub(super) fn from_value(value: Value) -> Result<Told, String> {
     if let Value::String(address) = value {
         return Ok(Told { address, ..Told::default() });
     }
-    let Entry { address, port, weight, name, drain } = serde_json::from_value(value).map_err(|e| e.to_string())?;
-    Ok(Told { address, port, weight, name, drain })
+    let Entry { address, port, weight, name, drain, zone, capacity } = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let zone = zone.as_ref().and_then(Value::as_str).map(str::to_owned);
+    let capacity = capacity.as_ref().and_then(Value::as_u64).and_then(|c| u32::try_from(c).ok());
+    Ok(Told { address, port, weight, name, drain, zone, capacity })
 }
 
 /// From what stands at `key` (or in the node of that name): JSON, or the bare address; without content the key's last part is the address.

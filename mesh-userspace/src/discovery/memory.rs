@@ -79,7 +79,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let memory = Memory::new(dir.path(), &Instance::default());
         assert_eq!(memory.load(), Ok(Vec::new()));
-        let endpoint = Endpoint { id: BackendId(([10, 0, 0, 1], 80).into()), weight: Weight(7), name: Some("a".into()), drain: true };
+        let endpoint = Endpoint {
+            name: Some("a".into()),
+            drain: true,
+            zone: Some("z".into()),
+            capacity: Some(100),
+            ..Endpoint::new(BackendId(([10, 0, 0, 1], 80).into()), Weight(7))
+        };
         let all = vec![Remembered { service: "web".parse().unwrap(), source: "dns a".into(), answered_ms: 5, endpoints: vec![endpoint] }];
         memory.save(&all).unwrap();
         assert_eq!(memory.load(), Ok(all));

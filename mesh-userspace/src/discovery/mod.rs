@@ -74,7 +74,7 @@ mod tests {
     use crate::model::Weight;
 
     fn endpoint(port: u16, weight: u16) -> Endpoint {
-        Endpoint { id: id(port), weight: Weight(weight), name: None, drain: false }
+        Endpoint::new(id(port), Weight(weight))
     }
 
     fn id(port: u16) -> BackendId {

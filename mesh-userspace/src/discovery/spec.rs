@@ -52,6 +52,8 @@ pub struct Told {
     pub name: Option<String>,
     /// New flows are to go elsewhere.
     pub drain: bool,
+    pub zone: Option<String>,
+    pub capacity: Option<u32>,
 }
 
 impl Fit {
@@ -61,8 +63,9 @@ impl Fit {
             Ok(_) => told.port,
             Err(_) => Some(told.port.unwrap_or(self.port)),
         };
-        let Told { address, weight, name, drain, .. } = told;
-        let spec = written::Backend { address: address.into(), port: port.map(Into::into), weight: weight.map(Into::into), name };
+        let Told { address, weight, name, drain, zone, capacity, .. } = told;
+        let (port, weight, capacity) = (port.map(Into::into), weight.map(Into::into), capacity.map(Into::into));
+        let spec = written::Backend { address: address.into(), port, weight, name, zone, capacity };
         let mut findings = Findings::new("", None);
         let endpoint = config::resolve_backend(&spec, &Placed::from(()), self.vip, self.mode, &mut findings);
         let endpoint = endpoint.map(|endpoint| Endpoint { drain, ..endpoint });

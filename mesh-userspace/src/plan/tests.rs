@@ -18,11 +18,8 @@ struct Fixture {
 impl Fixture {
     /// Healthy backends of these weights.
     fn new(name: &str, weights: &[u16]) -> Self {
-        let endpoints: Vec<_> = weights
-            .iter()
-            .enumerate()
-            .map(|(i, &w)| Endpoint { id: id(i), weight: Weight(w), name: Some(format!("b{i}")), drain: false })
-            .collect();
+        let endpoints: Vec<_> =
+            weights.iter().enumerate().map(|(i, &w)| Endpoint { name: Some(format!("b{i}")), ..Endpoint::new(id(i), Weight(w)) }).collect();
         Self {
             spec: ServiceSpec {
                 name: name.parse().unwrap(),

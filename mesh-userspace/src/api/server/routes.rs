@@ -96,7 +96,7 @@ async fn add_backend(State(app): State<App>, Path(service): Path<String>, bytes:
 /// Adds the backend that the path names; the body is as for [`add_backend`], and may be empty.
 async fn put_backend(State(app): State<App>, Path((service, backend)): Path<(String, String)>, bytes: Bytes) -> Answer<BackendView> {
     let answer = async {
-        let spec = BackendSpec { address: backend.clone().into(), port: None, weight: None, name: None };
+        let spec = BackendSpec { address: backend.clone().into(), ..BackendSpec::default() };
         let spec = if bytes.is_empty() { spec } else { body::<BackendSpec>(&bytes)? };
         if spec.address.value != backend {
             return Err(ControlError::Invalid(format!("the path names backend `{backend}`, the body `{}`", spec.address)));

@@ -16,7 +16,7 @@ fn key(source: &str) -> SourceKey {
 }
 
 fn endpoint(s: &str, weight: u16, drain: bool) -> Endpoint {
-    Endpoint { id: id(s), weight: Weight(weight), name: None, drain }
+    Endpoint { drain, ..Endpoint::new(id(s), Weight(weight)) }
 }
 
 fn backends(bench: &Bench) -> Vec<(String, u16)> {
