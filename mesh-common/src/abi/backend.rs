@@ -58,23 +58,25 @@ pub struct Backend {
     pub port: [u8; 2],
     /// MAC of the interface that leads there.
     pub src_mac: [u8; 6],
-    pub reserved0: [u8; 2],
+    /// What fits through the way there: bytes of an IP packet; 0 = not known, anything goes. Read where a packet grows (`tunnel`).
+    pub mtu: u16,
     /// Interface to leave by; 0 = the one that the packet came in by.
     pub ifindex: u32,
     /// A [`BackendState`].
     pub state: u8,
-    /// [`Backend::READY`].
+    /// [`Backend::READY`], [`Backend::OUTER_V6`], [`Backend::GUE`].
     pub flags: u8,
     /// Index into [`super::Config::sources`]: the address that `nat` flows to this backend come from.
     pub nat_source: u16,
     /// Index of this backend's [`super::BackendStats`].
     pub stats: u32,
-    /// Ones'-complement sum of all that rewriting VIP:port to this backend's address:port adds to a transport checksum
-    /// (RFC 1624 section 3), not folded. IPv4's header checksum takes [`Backend::addr_csum`].
-    pub dnat_csum: u32,
-    /// The same for the addresses alone.
-    pub addr_csum: u32,
-    pub reserved1: [u32; 3],
+    /// `dnat`: ones'-complement sum of all that rewriting VIP:port to this backend's address:port adds to a transport checksum
+    /// (RFC 1624 section 3), folded. IPv4's header checksum takes [`Backend::addr_csum`].
+    pub dnat_csum: u16,
+    /// `dnat`: the same for the addresses alone. `tunnel`: sum of all words of the outer IPv4 header that are the same for every packet, folded.
+    pub addr_csum: u16,
+    /// `tunnel`: the outer header's source address, of the family of `addr`.
+    pub source: Addr,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
@@ -82,4 +84,11 @@ const _: () = assert!(size_of::<Backend>() == 64);
 impl Backend {
     /// The next hop is resolved: `dst_mac`, `src_mac` and `ifindex` mean something.
     pub const READY: u8 = 1;
+    /// `addr` is an IPv6 address (`tunnel`, where it need not be of the VIP's family).
+    pub const OUTER_V6: u8 = 2;
+    /// `tunnel` by UDP ([`super::GUE_PORT`]) in place of IP in IP.
+    pub const GUE: u8 = 4;
 }
+
+/// UDP port that GUE goes to (IANA), network order. Its variant 1 is spoken: the inner IP header follows the UDP header.
+pub const GUE_PORT: [u8; 2] = 6080_u16.to_be_bytes();

@@ -70,6 +70,7 @@ impl NatConfig {
 pub struct Config {
     /// Which half of the VIP table is searched: 0 or 1. The other one is free to be rebuilt once no packet can still be reading it.
     pub active: u32,
+    /// [`Config::RANGES`], [`Config::DNAT`].
     pub flags: u32,
     /// Key of the flow hash, secret; shared by all nodes that announce the same VIPs.
     pub hash_key: [u64; 2],
@@ -77,6 +78,13 @@ pub struct Config {
     pub nat: NatConfig,
     pub sources: [NatSource; NAT_SOURCES],
     pub displacements: [[u16; DISPLACEMENTS]; 2],
+}
+
+impl Config {
+    /// There are services of several ports: a packet that no VIP of its own port is found for is looked up again.
+    pub const RANGES: u32 = 1 << 1;
+    /// There are `dnat` services: a packet for no VIP may be a backend's answer.
+    pub const DNAT: u32 = 1 << 2;
 }
 
 const _: () = assert!(size_of::<Config>() == 8 + 16 + 48 + 40 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);

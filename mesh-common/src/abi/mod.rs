@@ -15,7 +15,7 @@ mod stats;
 mod user;
 
 pub use addr::{Addr, Family, Proto};
-pub use backend::{Backend, BackendState};
+pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};

@@ -40,10 +40,12 @@ pub enum Reason {
     HalfOpenLimit = 11,
     /// The maps contradict themselves; nothing is sent by guess.
     BadTable = 12,
+    /// With what `tunnel` adds, it does not fit the way to its backend.
+    TooBig = 13,
 }
 
 impl Reason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Forwarded,
         Self::Replied,
         Self::NotForVip,
@@ -57,6 +59,7 @@ impl Reason {
         Self::NatFull,
         Self::HalfOpenLimit,
         Self::BadTable,
+        Self::TooBig,
     ];
 
     /// The reason of this number; [`Reason::BadTable`] where there is none.
@@ -83,7 +86,8 @@ impl Reason {
             | Self::NoFlow
             | Self::NatFull
             | Self::HalfOpenLimit
-            | Self::BadTable => Action::Drop,
+            | Self::BadTable
+            | Self::TooBig => Action::Drop,
         }
     }
 
@@ -103,6 +107,7 @@ impl Reason {
             Self::NatFull => "nat_full",
             Self::HalfOpenLimit => "half_open_limit",
             Self::BadTable => "bad_table",
+            Self::TooBig => "too_big",
         }
     }
 }

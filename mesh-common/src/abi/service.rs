@@ -10,6 +10,10 @@ pub enum Mode {
     Nat = 1,
     /// Only the Ethernet addresses change; the backend owns the VIP and answers the client itself.
     Dsr = 2,
+    /// Destination translated, source kept; replies are routed back through the balancer, which needs no memory to reverse them.
+    Dnat = 3,
+    /// The packet goes to the backend whole, in an outer IP header; the backend owns the VIP and answers the client itself.
+    Tunnel = 4,
 }
 
 /// What an entry of the VIP table stands for.
@@ -23,6 +27,9 @@ pub enum VipKind {
     /// An address that some service has, with port 0 and protocol 0: by it, what carries no port (fragments, ICMP, truncated packets) is known to
     /// be for a VIP. One for each address; `service` is 0.
     Address = 2,
+    /// A `dnat` backend, by its address, port and protocol: what comes from there is an answer of `service`. `backend_base` is the backend's own
+    /// entry of the backend map.
+    Reverse = 3,
 }
 
 /// What the VIP table is searched by. Sixteen bytes of address, then `port | proto | family` as one 32-bit word.
@@ -42,6 +49,30 @@ pub struct VipKey {
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct TableRef(pub u64);
+
+impl Mode {
+    pub const ALL: [Self; 4] = [Self::Nat, Self::Dsr, Self::Dnat, Self::Tunnel];
+
+    pub const fn from_u8(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Nat),
+            2 => Some(Self::Dsr),
+            3 => Some(Self::Dnat),
+            4 => Some(Self::Tunnel),
+            _ => None,
+        }
+    }
+
+    /// Word of the configuration, the API and the CLI.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+            Self::Dnat => "dnat",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
 
 impl TableRef {
     /// `base`: first slot in the arena. `log2_slots`: 0 to 32; the table's size is a power of two so that slot = hash >> shift.

@@ -18,6 +18,9 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let announce = announce(written, findings);
     let (name, vip) = (name?, vip?);
     let mode: Mode = written.mode.value.into();
+    if matches!(mode, Mode::Dnat | Mode::Tunnel) {
+        findings.error(&written.mode, format!("this version does not know mode `{}` yet", mode.name()), "write `nat` or `dsr`");
+    }
     let check = resolve_check(written, vip, base, findings);
     let backends = backends(written, vip, mode, findings);
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
@@ -45,7 +48,7 @@ pub fn resolve_backend<T>(
     check_address(addr, &here, findings);
     if addr.is_ipv4() != vip.addr.is_ipv4() {
         let why = match mode {
-            Mode::Nat => "translation does not change the family of addresses",
+            Mode::Nat | Mode::Dnat | Mode::Tunnel => "translation does not change the family of addresses",
             Mode::Dsr => "the backend must own the VIP itself",
         };
         findings.error(

@@ -33,13 +33,15 @@ impl From<Proto> for ProtoWord {
     }
 }
 
-/// `nat` or `dsr`.
+/// `nat`, `dsr`, `dnat` or `tunnel`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModeWord {
     #[default]
     Nat,
     Dsr,
+    Dnat,
+    Tunnel,
 }
 
 impl From<ModeWord> for Mode {
@@ -47,6 +49,8 @@ impl From<ModeWord> for Mode {
         match w {
             ModeWord::Nat => Self::Nat,
             ModeWord::Dsr => Self::Dsr,
+            ModeWord::Dnat => Self::Dnat,
+            ModeWord::Tunnel => Self::Tunnel,
         }
     }
 }
@@ -56,6 +60,8 @@ impl From<Mode> for ModeWord {
         match m {
             Mode::Nat => Self::Nat,
             Mode::Dsr => Self::Dsr,
+            Mode::Dnat => Self::Dnat,
+            Mode::Tunnel => Self::Tunnel,
         }
     }
 }
@@ -97,7 +103,7 @@ macro_rules! words {
 }
 
 words!(ProtoWord: Tcp = "tcp", Udp = "udp");
-words!(ModeWord: Nat = "nat", Dsr = "dsr");
+words!(ModeWord: Nat = "nat", Dsr = "dsr", Dnat = "dnat", Tunnel = "tunnel");
 words!(Hook: Auto = "auto", Xdp = "xdp", XdpGeneric = "xdp-generic", Tc = "tc");
 
 /// A duration as `250ms`, `1s`, `1.5s`, `2m`, `1h` or `1d`.

@@ -5,7 +5,6 @@ use std::{collections::HashMap, time::Instant};
 use mesh_common::abi::{BackendState, Config, NAT_SOURCES, NatSource, ServiceInfo, Vip, VipKey, VipKind};
 
 use super::{
-    entry::mode_of,
     image::{Image, words_of},
     layout::{Entry, Layout, Service, ip_of, socket_of, table_len, vip_key},
     op::{Op, vip_word},
@@ -92,7 +91,7 @@ fn adopt_service(
         return if found.is_some() { Err(contradiction(format!("the VIP of service {id} is no address"))) } else { Ok(None) };
     };
     let mode = found
-        .map_or(Some(Mode::Nat), |(_, v)| mode_of(v.mode))
+        .map_or(Some(Mode::Nat), |(_, v)| Mode::from_u8(v.mode))
         .ok_or_else(|| contradiction(format!("service {id} has an unknown mode")))?;
     if u64::from(info.backend_base) + u64::from(info.backend_capacity) > image.backends.len() as u64 || info.backend_capacity > 1 << 16 {
         return Err(contradiction(format!("the backends of service {id} are beyond the map")));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use mesh_common::{
-    abi::{Backend, BackendState, Mode, ServiceInfo, SlotWord, Vip, VipKey, VipKind},
+    abi::{Backend, BackendState, ServiceInfo, SlotWord, Vip, VipKey, VipKind},
     checksum,
 };
 
@@ -35,8 +35,8 @@ pub fn backend(vip: &VipAddr, id: BackendId, state: BackendState, hop: Option<&H
         state: if state == BackendState::Absent { BackendState::Down } else { state } as u8,
         nat_source,
         stats,
-        dnat_csum: u32::from(checksum::fold(addr_delta + port_delta)),
-        addr_csum: u32::from(checksum::fold(addr_delta)),
+        dnat_csum: checksum::fold(addr_delta + port_delta),
+        addr_csum: checksum::fold(addr_delta),
         ..Backend::default()
     };
     match hop {
@@ -89,11 +89,6 @@ pub fn service_info(service: &Service) -> ServiceInfo {
         backend_capacity: service.capacity,
         flags: 0,
     }
-}
-
-/// A mode from the maps.
-pub fn mode_of(raw: u8) -> Option<Mode> {
-    [Mode::Nat, Mode::Dsr].into_iter().find(|m| *m as u8 == raw)
 }
 
 /// A port as it lies in a packet.

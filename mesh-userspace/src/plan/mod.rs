@@ -216,10 +216,7 @@ fn problem_text<S: Serializer>(problem: &Option<TableError>, s: S) -> Result<S::
 }
 
 fn mode_name<S: Serializer>(mode: &Mode, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(match mode {
-        Mode::Nat => "nat",
-        Mode::Dsr => "dsr",
-    })
+    s.serialize_str(mode.name())
 }
 
 fn state_name<S: Serializer>(state: &BackendState, s: S) -> Result<S::Ok, S::Error> {

@@ -78,10 +78,7 @@ impl Case {
             n => format!("_{n}svc"),
         };
         let Kind::Service(mode) = self.kind else { return format!("nonvip_{family}{services}") };
-        let mode = match mode {
-            Mode::Nat => "nat",
-            Mode::Dsr => "dsr",
-        };
+        let mode = mode.name();
         let packet = match self.packet {
             Packet::Tcp => "tcp",
             Packet::Syn => "syn",
