@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use mesh::{
-    cli::{self, CheckArgs, Cli, Command, DetachArgs, Query, RunArgs, Target},
+    cli::{
+        self, CheckArgs, Cli, Command, DetachArgs, Query, RunArgs, Target,
+        documents::{self, ManArgs},
+    },
     config::{self, Loaded},
     control,
 };
@@ -20,6 +23,12 @@ fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Check(args) => check(&args),
         Command::Detach(args) => detach(&args, &target),
+        Command::Config(command) => documents::configuration(&command).map(|text| say(text.as_bytes())).map_err(Into::into),
+        Command::Completions(args) => {
+            say(&documents::completions(args.shell));
+            Ok(())
+        }
+        Command::Man(args) => man(&args),
         Command::Query(query) => return ask(&query, &target),
     };
     match result {
@@ -56,9 +65,23 @@ fn check(args: &CheckArgs) -> Result<()> {
     let backends: usize = config.services.values().map(|s| s.backends.len()).sum();
     let (interfaces, services) = (config.interfaces.len(), config.services.len());
     let line = format!("{}: good: {interfaces} interfaces, {services} services, {backends} backends\n", args.config.display());
-    // Nobody has to be there to read it.
-    let _ = io::stdout().write_all(line.as_bytes());
+    say(line.as_bytes());
     Ok(())
+}
+
+fn man(args: &ManArgs) -> Result<()> {
+    match &args.directory {
+        Some(directory) => documents::man_pages(directory).with_context(|| format!("failed to write man pages to {}", directory.display())),
+        None => {
+            say(&documents::man_page()?);
+            Ok(())
+        }
+    }
+}
+
+fn say(text: &[u8]) {
+    // Nobody has to be there to read it.
+    let _ = io::stdout().write_all(text);
 }
 
 fn detach(args: &DetachArgs, target: &Target) -> Result<()> {

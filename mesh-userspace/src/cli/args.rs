@@ -2,7 +2,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{output::Format, service_spec::AddService};
+use super::{
+    documents::{CompletionsArgs, ConfigCommand, ManArgs},
+    output::Format,
+    service_spec::AddService,
+};
 use crate::{api::BackendRef, config::Instance, model::ServiceName};
 
 /// An L4 load balancer in the Linux kernel.
@@ -46,6 +50,13 @@ pub enum Command {
     Check(CheckArgs),
     /// Take the program off the interfaces and remove all that is pinned; forwarding ends
     Detach(DetachArgs),
+    /// Show what a configuration may say
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a script that has a shell complete this command line
+    Completions(CompletionsArgs),
+    /// Print or write the man pages
+    Man(ManArgs),
     #[command(flatten)]
     Query(Query),
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such thing, 4 contradicts what is there or can't be, 5 no daemon answers, 6 not allowed.
 
 mod args;
+pub mod documents;
 mod failure;
 mod output;
 mod query;

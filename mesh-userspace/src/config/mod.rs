@@ -3,10 +3,12 @@
 mod check;
 mod diagnostic;
 pub mod forms;
+pub mod keys;
 pub mod placed;
 mod probe;
 mod resolve;
 mod resolved;
+mod schema;
 mod service;
 mod source;
 pub mod sourced;
@@ -19,6 +21,7 @@ pub use diagnostic::{ConfigError, Diagnostic, Place};
 use placed::{Syntax, innermost_failure, split_place, with_places};
 pub use resolve::Findings;
 pub use resolved::{Api, Check, Config, Instance, Interface, Limits, Log, Nat, NatTimeouts, Service};
+pub use schema::schema;
 pub use service::{resolve_backend, resolve_service};
 pub use words::Hook;
 

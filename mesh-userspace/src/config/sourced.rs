@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{placed::Placed, words::Span};
 
 /// What kind of place backends are asked for at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceWord {
     /// The addresses or the service records of a name.
@@ -23,7 +24,7 @@ pub enum SourceWord {
 }
 
 /// Which records of a name are asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordWord {
     /// A or AAAA, as the VIP's family is.
@@ -34,7 +35,7 @@ pub enum RecordWord {
 }
 
 /// Where further backends of a service are found, and followed as they change.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// `dns`, `http`, `etcd`, `zookeeper` or `consul`.

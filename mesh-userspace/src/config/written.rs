@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 };
 
 /// The whole file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Name of this balancer on the node, part of its socket, pins and state file. Default `default`.
@@ -48,7 +49,7 @@ pub struct File {
 }
 
 /// An interface and where on it the program goes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     /// Name of the interface, such as `eth0`.
@@ -59,7 +60,7 @@ pub struct Interface {
 }
 
 /// One VIP and the backends behind it; also the body of the API's request to add a service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Name, unique on the node.
@@ -96,7 +97,7 @@ pub struct Service {
 }
 
 /// One instance behind a VIP; also the body of the API's request to add one.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Address, with or without the port.
@@ -119,7 +120,7 @@ pub struct Backend {
 }
 
 /// Which probe says that a backend lives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProbeWord {
     /// A connection is accepted.
@@ -144,7 +145,7 @@ pub enum ProbeWord {
 }
 
 /// The heartbeat of a service's backends.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// `tcp` (default), `tls`, `http`, `https`, `grpc`, `udp`, `icmp`, `exec` or `none`.
@@ -219,7 +220,7 @@ pub struct Health {
 }
 
 /// Translation of source addresses.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nat {
     /// Addresses that translated flows come from. Default: the node's own address towards each backend.
@@ -233,7 +234,7 @@ pub struct Nat {
 }
 
 /// Idle times after which a translated flow is forgotten.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NatTimeouts {
     /// No reply was seen. Default 15s.
@@ -249,7 +250,7 @@ pub struct NatTimeouts {
 }
 
 /// How much the kernel's maps hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Services. Default 1024.
@@ -263,7 +264,7 @@ pub struct Limits {
 }
 
 /// The admin API.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Api {
     /// Unix socket. Default `/run/mesh/<instance>.sock`.
@@ -273,7 +274,7 @@ pub struct Api {
 }
 
 /// Metrics and health endpoints.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Address and port that serve `/metrics`, `/livez` and `/readyz`. Default: none, only the API's socket serves them.
@@ -281,7 +282,7 @@ pub struct Metrics {
 }
 
 /// What is logged.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     /// `off`, `error`, `warn`, `info` (default), `debug` or `trace`; the environment variable RUST_LOG goes before it.
