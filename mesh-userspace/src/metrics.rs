@@ -204,6 +204,7 @@ const fn action(action: Action) -> &'static str {
         Action::Pass => "pass",
         Action::Drop => "drop",
         Action::Forward => "forward",
+        Action::Answer => "answer",
     }
 }
 

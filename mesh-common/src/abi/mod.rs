@@ -19,7 +19,7 @@ pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
-pub use service::{Mode, ServiceInfo, TableRef, Vip, VipKey, VipKind};
+pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
 pub use slot::{Slot, SlotFlags, SlotWord};
 pub use stats::{BackendStats, ReasonStats, RxStats};
 

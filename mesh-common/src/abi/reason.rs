@@ -5,6 +5,8 @@ pub enum Action {
     Drop,
     /// Sent on, out of the interface it came in by or of another one.
     Forward,
+    /// Turned into an answer, which leaves by the interface that it came in by.
+    Answer,
 }
 
 /// Reasons there are room for, a power of two: counters are found by service id x REASONS + reason.
@@ -20,9 +22,9 @@ pub enum Reason {
     Replied = 1,
     /// Not IP, not TCP or UDP, or for no VIP.
     NotForVip = 2,
-    /// For an address of a VIP, but ICMP: the host answers.
+    /// ICMP for an address of a VIP that is neither an echo request nor concerns a flow: the host's.
     Icmp = 3,
-    /// A fragment of a packet for a VIP.
+    /// A fragment of a packet for a VIP that can't be followed.
     Fragment = 4,
     /// A length or offset that can't be, in a packet for a VIP.
     Malformed = 5,
@@ -42,10 +44,30 @@ pub enum Reason {
     BadTable = 12,
     /// With what `tunnel` adds, it does not fit the way to its backend.
     TooBig = 13,
+    /// An echo request for a VIP's address, answered.
+    EchoAnswered = 14,
+    /// Nobody can take the packet, and its sender was told: by a RST, or by an ICMP error.
+    Rejected = 15,
+    /// As [`Reason::TooBig`], and its sender was told.
+    TooBigTold = 16,
+    /// As [`Reason::TtlExceeded`], and its sender was told.
+    TtlTold = 17,
+    /// A fragment that came before its first, or long after.
+    NoFirstFragment = 18,
+    /// The source is not allowed to use the service.
+    Denied = 19,
+    /// The source can't be where the packet comes from: a VIP, or an address that nobody has.
+    Spoofed = 20,
+    /// One more new connection than the service allows to one source.
+    SourceRate = 21,
+    /// One more new connection than the service takes.
+    ServiceRate = 22,
+    /// No backend can take the packet, and the service leaves it to the host.
+    HandedOver = 23,
 }
 
 impl Reason {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 24] = [
         Self::Forwarded,
         Self::Replied,
         Self::NotForVip,
@@ -60,6 +82,16 @@ impl Reason {
         Self::HalfOpenLimit,
         Self::BadTable,
         Self::TooBig,
+        Self::EchoAnswered,
+        Self::Rejected,
+        Self::TooBigTold,
+        Self::TtlTold,
+        Self::NoFirstFragment,
+        Self::Denied,
+        Self::Spoofed,
+        Self::SourceRate,
+        Self::ServiceRate,
+        Self::HandedOver,
     ];
 
     /// The reason of this number; [`Reason::BadTable`] where there is none.
@@ -77,7 +109,7 @@ impl Reason {
     pub const fn action(self) -> Action {
         match self {
             Self::Forwarded | Self::Replied => Action::Forward,
-            Self::NotForVip | Self::Icmp => Action::Pass,
+            Self::NotForVip | Self::Icmp | Self::HandedOver => Action::Pass,
             Self::Fragment
             | Self::Malformed
             | Self::NoBackend
@@ -87,7 +119,13 @@ impl Reason {
             | Self::NatFull
             | Self::HalfOpenLimit
             | Self::BadTable
-            | Self::TooBig => Action::Drop,
+            | Self::TooBig
+            | Self::NoFirstFragment
+            | Self::Denied
+            | Self::Spoofed
+            | Self::SourceRate
+            | Self::ServiceRate => Action::Drop,
+            Self::EchoAnswered | Self::Rejected | Self::TooBigTold | Self::TtlTold => Action::Answer,
         }
     }
 
@@ -108,6 +146,16 @@ impl Reason {
             Self::HalfOpenLimit => "half_open_limit",
             Self::BadTable => "bad_table",
             Self::TooBig => "too_big",
+            Self::EchoAnswered => "echo_answered",
+            Self::Rejected => "rejected",
+            Self::TooBigTold => "too_big_told",
+            Self::TtlTold => "ttl_told",
+            Self::NoFirstFragment => "no_first_fragment",
+            Self::Denied => "denied",
+            Self::Spoofed => "spoofed",
+            Self::SourceRate => "source_rate",
+            Self::ServiceRate => "service_rate",
+            Self::HandedOver => "handed_over",
         }
     }
 }

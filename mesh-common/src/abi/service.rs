@@ -94,6 +94,23 @@ impl TableRef {
     }
 }
 
+/// What a service wants beside balancing, each by its bit. Zero costs nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ServiceFlags(pub u16);
+
+impl ServiceFlags {
+    /// Sources are looked up in the lists of who is allowed and who is not.
+    pub const LISTS: u16 = 1 << 0;
+    /// New connections are counted, by source and altogether.
+    pub const RATES: u16 = 1 << 1;
+    /// Without a backend: TCP is answered by a RST, everything else by ICMP "port unreachable".
+    pub const REJECT: u16 = 1 << 2;
+    /// Without a backend: the host gets the packet.
+    pub const PASS: u16 = 1 << 3;
+    /// Sources that can't be are dropped.
+    pub const STRICT: u16 = 1 << 4;
+}
+
 /// One entry of the VIP table: all that the packet path needs of a service, in one cache line.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -111,6 +128,7 @@ pub struct Vip {
     pub mode: u8,
     /// A [`VipKind`].
     pub kind: u8,
+    /// [`ServiceFlags`].
     pub flags: u16,
     /// Mixed into the flow hash.
     pub seed: u64,
@@ -131,6 +149,7 @@ pub struct ServiceInfo {
     pub backend_base: u32,
     /// How many entries of the backend map belong to the service.
     pub backend_capacity: u32,
+    /// [`ServiceFlags`], the same as in [`Vip::flags`].
     pub flags: u32,
 }
 
