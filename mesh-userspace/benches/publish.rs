@@ -43,6 +43,7 @@ fn service(shift: usize) -> ServicePlan {
         configured: Weight::ONE,
         factor: Factor::ONE,
         effective: 2048,
+        capacity: None,
     };
     let owner = |i: usize| ((i + shift) % usize::from(BACKENDS)) as u16;
     ServicePlan {

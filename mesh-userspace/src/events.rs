@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     control::view::{Admin, StateWord},
     model::{BackendId, Epoch, ServiceName},
+    plan::{FlowsPreview, Preview},
 };
 
 /// One thing that happened.
@@ -69,6 +70,16 @@ pub enum What {
         service: ServiceName,
         backend: BackendId,
         weight: u16,
+    },
+    /// What a change did to a service: the numbers that `mesh plan` tells of it before.
+    SlotsMoved {
+        service: ServiceName,
+        moved: u32,
+        slots: u32,
+        secondaries: u32,
+        flows: FlowsPreview,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        over_capacity: Vec<BackendId>,
     },
     /// Tables were written. `stores`: changes of the maps.
     Published {
@@ -140,6 +151,12 @@ pub enum What {
 }
 
 impl What {
+    /// What a change did, as an event.
+    pub fn moved(preview: Preview) -> Self {
+        let Preview { service, moved, slots, secondaries, flows, over_capacity, .. } = preview;
+        Self::SlotsMoved { service, moved, slots, secondaries, flows, over_capacity }
+    }
+
     /// How loudly the log says it.
     pub fn level(&self) -> log::Level {
         match self {
@@ -173,6 +190,11 @@ impl fmt::Display for What {
             Self::AdminChanged { service, backend, admin: Admin::Drain } => write!(f, "{service}: backend {backend} drains"),
             Self::AdminChanged { service, backend, admin: Admin::In } => write!(f, "{service}: backend {backend} takes part again"),
             Self::WeightChanged { service, backend, weight } => write!(f, "{service}: backend {backend} has weight {weight}"),
+            Self::SlotsMoved { service, moved, slots, secondaries, flows, over_capacity } => {
+                let share = 100.0 * f64::from(*moved) / f64::from((*slots).max(1));
+                write!(f, "{service}: {moved} of {slots} slots moved ({share:.2} %), {secondaries} have another secondary, {flows}")?;
+                over_capacity.iter().try_for_each(|id| write!(f, "; {id} is beyond its capacity"))
+            }
             Self::Published { epoch, stores, plan_us, apply_us } => {
                 write!(f, "epoch {} published: {stores} stores, planned in {plan_us} us, applied in {apply_us} us", epoch.0)
             }

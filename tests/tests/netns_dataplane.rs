@@ -69,6 +69,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         configured: Weight::ONE,
         factor: Factor::ONE,
         effective: 2048,
+        capacity: None,
     };
     let members: Vec<_> = backends.iter().map(member).collect();
     let takes: Vec<u16> = (0..members.len() as u16).filter(|i| members[usize::from(*i)].state.takes_new()).collect();

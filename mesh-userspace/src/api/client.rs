@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use super::{BackendRef, WeightBody, paths};
 use crate::{
     control::{
-        BackendSpec, ControlError, ServiceSpec,
+        BackendSpec, ControlError, Intention, PlanView, ServiceSpec,
         view::{BackendView, ServiceView, SourceView, Status},
     },
     events::Event,
@@ -137,6 +137,11 @@ impl Client {
 
     pub async fn reload(&self) -> Result<()> {
         self.call(Method::POST, paths::RELOAD, NOTHING).await
+    }
+
+    /// What a change would do.
+    pub async fn plan(&self, intention: &Intention<String>) -> Result<PlanView> {
+        self.call(Method::POST, paths::PLAN, Some(intention)).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use super::{
     documents::{CompletionsArgs, ConfigCommand, ManArgs},
     output::Format,
+    plan::PlanArgs,
     service_spec::AddService,
 };
 use crate::{api::BackendRef, config::Instance, model::ServiceName};
@@ -106,6 +107,8 @@ pub enum Query {
     Events(EventsArgs),
     /// Read the configuration file again
     Reload,
+    /// Show what a change would do, before it is made
+    Plan(PlanArgs),
 }
 
 #[derive(Clone, Debug, Subcommand)]

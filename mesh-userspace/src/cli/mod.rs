@@ -6,6 +6,7 @@ mod args;
 pub mod documents;
 mod failure;
 mod output;
+mod plan;
 mod query;
 mod service_spec;
 mod tables;
@@ -15,5 +16,7 @@ pub use failure::Failure;
 pub use output::Format;
 pub use query::{answer, execute};
 
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod tests;

@@ -42,7 +42,7 @@ pub async fn execute(query: &Query, target: &Target, out: &mut impl Write) -> Re
     }
 }
 
-enum Trouble {
+pub(super) enum Trouble {
     Client(ClientError),
     Print(io::Error),
     Other(Failure),
@@ -78,6 +78,7 @@ async fn ask(query: &Query, client: &Client, target: &Target, out: &mut impl Wri
             client.reload().await?;
             done(out, format, "configuration reloaded")?;
         }
+        Query::Plan(args) => super::plan::execute(args, client, format, out).await?,
     }
     Ok(())
 }

@@ -163,7 +163,7 @@ fn indented(text: &str) -> String {
 }
 
 /// A table without lines, whose columns in `numbers` are right-aligned.
-fn table(head: &[&str], numbers: std::ops::Range<usize>) -> Table {
+pub(super) fn table(head: &[&str], numbers: std::ops::Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.to_vec());
     for (i, column) in table.column_iter_mut().enumerate() {
@@ -175,7 +175,7 @@ fn table(head: &[&str], numbers: std::ops::Range<usize>) -> Table {
     table
 }
 
-fn finish(table: &Table) -> String {
+pub(super) fn finish(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 

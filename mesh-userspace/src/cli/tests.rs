@@ -55,6 +55,12 @@ fn what_can_be_said() {
         "events",
         "events -f --since 7",
         "reload",
+        "plan add web 10.0.0.3 --weight 2 --capacity 100",
+        "plan drain web b1 --max-move 2%",
+        "plan --max-move 0.02 rm web b1",
+        "plan weight web 10.0.0.1:80 7 -o json",
+        "plan undrain web b1",
+        "plan apply mesh.yaml",
     ] {
         if let Err(e) = parse(line) {
             panic!("mesh {line}: {e}");
@@ -77,6 +83,8 @@ fn what_cannot_be_said() {
         ("backend weight web b1 65536", ErrorKind::ValueValidation),
         ("backend weight web b1 -1", ErrorKind::UnknownArgument),
         ("backend drain web", ErrorKind::MissingRequiredArgument),
+        ("plan", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("plan drain web b1 --max-move much", ErrorKind::ValueValidation),
         ("detach --config x --bpffs /y", ErrorKind::ArgumentConflict),
     ] {
         let error = parse(line).map(|_| ()).expect_err(line);
@@ -224,4 +232,32 @@ fn a_service_from_the_command_line() {
             "backends": [{ "address": "[2001:db8::2]:8080", "weight": 3 }, { "address": "2001:db8::3" }],
         })
     );
+}
+
+#[tokio::test]
+async fn a_plan_is_shown_and_may_be_too_much() {
+    let seam = Seam::start().await;
+    let shown = run(&seam, "plan drain web b1").await.unwrap();
+    assert_eq!(
+        shown,
+        "web: 512 of 1024 slots move (50.00 %), 512 have another secondary; of 5 open flows 5 stay and 0 are lost\n  \
+         10.0.0.2:8080 would have more flows than its capacity\n  \
+         BACKEND        BEFORE                AFTER                            SHARE     THEN  LIVE\n  \
+         10.0.0.1:8080  in service, weight 3  drained by the operator, weight 3  50.00%    0.00%     2\n  \
+         10.0.0.2:8080  in service, weight 3  in service, weight 3               50.00%  100.00%     3\n\
+         assumed: web: as it is\n"
+            .replace("AFTER                            SHARE", "AFTER                               SHARE")
+    );
+    assert_eq!(run(&seam, "plan drain web b1 --max-move 50%").await.as_deref(), Ok(&*shown));
+    let failure = run(&seam, "plan drain web b1 --max-move 2%").await.unwrap_err();
+    assert_eq!(failure.code, Failure::CONFLICT);
+    assert!(failure.message.contains("50.00 %") && failure.message.contains("web"), "{failure}");
+    assert_eq!(run(&seam, "plan rm web b9").await.unwrap_err().code, Failure::NOT_FOUND);
+    assert_eq!(run(&seam, "plan apply /nowhere.yaml").await.unwrap_err().code, Failure::USAGE);
+
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    let apply = run(&seam, &format!("plan apply {}", file.path().display())).await;
+    assert_eq!(apply.as_deref(), Ok("nothing would change\n"));
+    schema::check("plan", &json(&seam, "plan drain web b1").await);
+    schema::check("plan", &json(&seam, &format!("plan apply {}", file.path().display())).await);
 }

@@ -11,6 +11,7 @@ use super::{
     daemon::Daemon,
     error::ControlError,
     handle::Command,
+    publishing::table_seed,
     report::Facts,
     view::{BackendView, InterfaceView, ServiceView, Snapshot, Status, Traffic},
 };
@@ -36,6 +37,10 @@ impl Daemon {
             Command::Sources(answer) => drop(answer.send(Ok(self.source_views()))),
             Command::Events(seq, answer) => drop(answer.send(Ok(self.ring.since(seq)))),
             Command::Reload(answer) => drop(answer.send(self.reload(now).map_err(ControlError::Invalid))),
+            Command::Plan(intention, answer) => {
+                let seed = table_seed(self.plane.hash_key());
+                drop(answer.send(self.core.what_if(*intention, seed, now)));
+            }
             Command::AddService(spec, answer) => {
                 let done = self.core.add_service(*spec);
                 let done = done.and_then(|name| self.published_or_removed(name, now));

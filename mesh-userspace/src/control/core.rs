@@ -1,7 +1,7 @@
 //! The pure core of the daemon: inputs and `now` -> what is wanted of the rest of the system. No IO and no clock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Instant,
@@ -28,18 +28,20 @@ pub struct Core {
     pub(super) state: State,
     /// Services of the state, resolved.
     pub(super) added: BTreeMap<ServiceName, Service>,
-    files: BTreeMap<ServiceName, EndpointSet>,
-    found: BTreeMap<SourceKey, EndpointSet>,
+    pub(super) files: BTreeMap<ServiceName, EndpointSet>,
+    pub(super) found: BTreeMap<SourceKey, EndpointSet>,
     pub(super) merged: BTreeMap<ServiceName, Merged>,
-    seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
+    pub(super) seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
     /// Why a backend's health is what it is, in words.
     evidence: BTreeMap<TargetKey, String>,
     /// Health that targets begin with.
     seeds: BTreeMap<TargetKey, Health>,
     /// What was published before the start, until the first plan.
     adopted: Vec<Adopted>,
-    cache: Cache,
-    plan: Plan,
+    pub(super) cache: Cache,
+    pub(super) plan: Plan,
+    /// Open flows of backends, as counted last.
+    pub(super) live: HashMap<(VipAddr, BackendId), u64>,
 }
 
 /// What the rest of the system is to do.
@@ -77,6 +79,7 @@ impl Core {
             adopted: Vec::new(),
             cache: Cache::default(),
             plan: Plan::default(),
+            live: HashMap::new(),
         };
         let mut events = Vec::new();
         for (name, spec) in &core.state.services {
@@ -106,6 +109,11 @@ impl Core {
 
     pub fn services(&self) -> &BTreeMap<ServiceName, Merged> {
         &self.merged
+    }
+
+    /// Remembers how many flows are open on each backend.
+    pub fn set_live(&mut self, live: HashMap<(VipAddr, BackendId), u64>) {
+        self.live = live;
     }
 
     /// The plan that was made last.
@@ -253,7 +261,10 @@ impl Core {
             .map(|m| ServiceInput { spec: &m.spec, endpoints: &m.endpoints, intents: &m.intents, seen: seen(&m.spec.name) })
             .collect();
         let plan = plan::plan(&inputs, seed, now, &mut self.cache);
-        let events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
+        let mut events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
+        let live = |vip, id| self.live.get(&(vip, id)).copied().unwrap_or(0);
+        let noticed = plan::preview(&self.plan, &plan, &live).into_iter().filter(|p| !p.is_still());
+        events.extend(noticed.map(What::moved));
         self.plan = plan;
         self.adopted.clear();
         events

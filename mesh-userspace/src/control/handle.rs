@@ -5,6 +5,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{
     error::ControlError,
     view::{Admin, BackendView, Readiness, ServiceView, Snapshot, SourceView, Status},
+    whatif::{Intention, PlanView},
 };
 use crate::{
     config::written,
@@ -37,6 +38,7 @@ pub enum Command {
     Sources(Answer<Vec<SourceView>>),
     Events(u64, Answer<Vec<Event>>),
     Reload(Answer<()>),
+    Plan(Box<Intention<BackendId>>, Answer<PlanView>),
 }
 
 /// A way to the running daemon. Cheap to clone.
@@ -138,6 +140,11 @@ impl Handle {
     /// Reads the configuration file again, like SIGHUP; [`ControlError::Invalid`] says what is wrong with it.
     pub async fn reload(&self) -> Result<(), ControlError> {
         self.ask(Command::Reload).await
+    }
+
+    /// What a change would do; nothing is changed.
+    pub async fn plan(&self, intention: Intention<BackendId>) -> Result<PlanView, ControlError> {
+        self.ask(|answer| Command::Plan(Box::new(intention), answer)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, ControlError> {

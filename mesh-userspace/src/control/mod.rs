@@ -25,9 +25,11 @@ mod startup;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod whatif;
 
 pub use self::core::{Adopted, Core, Wanted};
 pub use detach::detach;
 pub use error::ControlError;
 pub use handle::{BackendSpec, Command, Handle, ServiceSpec};
 pub use startup::run;
+pub use whatif::{Intention, PlanView};

@@ -92,7 +92,10 @@ impl Daemon {
     pub(super) fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP;
         match self.plane.sweep(now) {
-            Ok(report) => self.nat = report,
+            Ok(report) => {
+                self.core.set_live(report.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect());
+                self.nat = report;
+            }
             Err(error) => log::error!("{error}"),
         }
         self.write_memory();
@@ -148,7 +151,7 @@ impl Daemon {
 }
 
 /// Seed of the tables: as secret as the hash key, and the same wherever that is.
-fn table_seed(key: [u64; 2]) -> u64 {
+pub(super) fn table_seed(key: [u64; 2]) -> u64 {
     key[0] ^ key[1].rotate_left(32)
 }
 

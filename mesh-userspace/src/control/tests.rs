@@ -57,8 +57,10 @@ impl Bench {
         bench
     }
 
+    /// What happened, but for how many slots moved.
     fn replan(&mut self) -> Vec<What> {
-        self.core.replan(1, self.now)
+        let events = self.core.replan(1, self.now).into_iter();
+        events.filter(|e| !matches!(e, What::SlotsMoved { .. })).collect()
     }
 
     fn health(&mut self, service: &str, backend: &str, health: Health) -> bool {
@@ -281,3 +283,4 @@ fn a_first_heartbeat_does_not_empty_the_table() {
 }
 
 mod sources;
+mod whatif;

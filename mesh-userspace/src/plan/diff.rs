@@ -116,7 +116,7 @@ fn backend_changes(old: &[PlannedBackend], new: &[PlannedBackend]) -> Vec<Backen
 }
 
 /// Two sorted lists side by side.
-fn merged<'a, T>(a: &'a [T], b: &'a [T], order: impl Fn(&T, &T) -> Ordering) -> Vec<(Option<&'a T>, Option<&'a T>)> {
+pub(super) fn merged<'a, T>(a: &'a [T], b: &'a [T], order: impl Fn(&T, &T) -> Ordering) -> Vec<(Option<&'a T>, Option<&'a T>)> {
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     let mut pairs = Vec::new();
     loop {

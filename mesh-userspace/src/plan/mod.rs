@@ -2,6 +2,7 @@
 
 mod cache;
 mod diff;
+mod preview;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::{
 
 pub use cache::Cache;
 pub use diff::{BackendChange, Change, ServiceChange, diff};
+pub use preview::{BackendPreview, BackendShare, FlowsPreview, Preview, of_service as preview_service, preview};
 pub use standing::Standing;
 
 /// What the planner has to know of a service.
@@ -122,6 +124,8 @@ pub struct PlannedBackend {
     pub factor: Factor,
     /// Their product, in units of 1/2048.
     pub effective: u32,
+    /// Flows at once that it can carry, where somebody said.
+    pub capacity: Option<u32>,
 }
 
 /// Plans all services. `seed`: of the tables; secret, and the same on every node that serves these VIPs.
@@ -193,6 +197,7 @@ fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, now: Instant
         configured,
         factor,
         effective: weights::effective(configured, factor),
+        capacity: endpoint.capacity,
     }
 }
 

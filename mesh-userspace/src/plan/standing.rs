@@ -1,6 +1,6 @@
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 
 /// Why a backend has the state that it has. Where several reasons hold, the first of this list counts: who is not to be reached at all comes before
 /// who is only to be spared new flows, because a dead backend's old flows are not saved by the wish to drain it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// The operator took it out.

@@ -3,6 +3,7 @@
 mod answer;
 mod follow;
 mod node;
+mod plan;
 mod routes;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, time::Duration};
@@ -96,7 +97,8 @@ impl Server {
 }
 
 async fn serve_api(listener: UnixListener, access: Access, app: App, stopping: watch::Receiver<bool>) {
-    let guarded = routes::routes().merge(node::routes()).with_state(app).layer(middleware::from_fn_with_state(access, admit));
+    let guarded =
+        routes::routes().merge(plan::routes()).merge(node::routes()).with_state(app).layer(middleware::from_fn_with_state(access, admit));
     let service = guarded.into_make_service_with_connect_info::<Peer>();
     if let Err(e) = axum::serve(listener, service).with_graceful_shutdown(stopped(stopping)).await {
         log::error!("the API ended: {e}");

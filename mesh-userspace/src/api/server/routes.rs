@@ -165,7 +165,7 @@ fn reference(backend: &str) -> BackendRef {
 }
 
 /// The backend that a path means. An id goes straight through: whether it is there is for the daemon's loop to say, at that moment.
-async fn target(app: &App, (service, backend): (String, String)) -> Result<(ServiceName, BackendId), ControlError> {
+pub(super) async fn target(app: &App, (service, backend): (String, String)) -> Result<(ServiceName, BackendId), ControlError> {
     let service = service_name(service)?;
     let reference = reference(&backend);
     if let BackendRef::Id(id) = reference {

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::{
     config::words::{ModeWord, ProtoWord},
-    control::view::{
-        Admin, BackendView, ConfigView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications, Readiness, ServiceView,
-        Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic, Usage,
+    control::{
+        Intention, PlanView,
+        view::{
+            Admin, BackendView, ConfigView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications, Readiness, ServiceView,
+            Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic, Usage,
+        },
     },
     model::{BackendId, Epoch},
+    plan::{BackendPreview, BackendShare, FlowsPreview, Preview, Standing},
 };
 
 fn traffic(packets: u64) -> Traffic {
@@ -131,4 +135,41 @@ pub(crate) fn snapshot() -> Snapshot {
             reload_failures: 1,
         },
     }
+}
+
+/// What draining `b1` of `web` would do, whatever is asked.
+pub(crate) fn plan<B>(intention: &Intention<B>) -> PlanView {
+    if matches!(intention, Intention::Apply { .. }) {
+        return PlanView { services: Vec::new(), moved_share: 0.0, flows_kept: 0, flows_lost: 0, assumed: Vec::new() };
+    }
+    let share = |standing, slots: u32| BackendShare { standing, weight: 3, slots, share: f64::from(slots) / 1024.0 };
+    let preview = Preview {
+        service: "web".parse().unwrap(),
+        moved: 512,
+        slots: 1024,
+        moved_share: 0.5,
+        secondaries: 512,
+        no_backends: false,
+        flows: FlowsPreview { live: Some(5), kept: Some(5), lost: Some(0), lost_share: 0.0 },
+        over_capacity: vec![id(2)],
+        backends: vec![
+            BackendPreview {
+                id: id(1),
+                before: Some(share(Standing::Serving, 512)),
+                after: Some(share(Standing::Draining, 0)),
+                live_flows: 2,
+                expected_flows: None,
+                capacity: None,
+            },
+            BackendPreview {
+                id: id(2),
+                before: Some(share(Standing::Serving, 512)),
+                after: Some(share(Standing::Serving, 1024)),
+                live_flows: 3,
+                expected_flows: Some(5),
+                capacity: Some(4),
+            },
+        ],
+    };
+    PlanView { services: vec![preview], moved_share: 0.5, flows_kept: 5, flows_lost: 0, assumed: vec!["web: as it is".into()] }
 }

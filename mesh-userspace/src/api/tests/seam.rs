@@ -102,6 +102,7 @@ async fn take_commands(mut inbox: mpsc::Receiver<Command>) {
             Command::Events(since, answer) => {
                 reply(answer, Ok((since + 1..=KEPT).map(event).collect()));
             }
+            Command::Plan(intention, answer) => reply(answer, Ok(sample::plan(&intention))),
             Command::Reload(answer) => reply(answer, Err(ControlError::Invalid("mesh.yaml:1:1: no such key".into()))),
         }
     }

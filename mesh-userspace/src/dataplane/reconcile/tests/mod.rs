@@ -180,5 +180,14 @@ fn plan_of(services: &[WantedService]) -> Plan {
 }
 
 fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
-    PlannedBackend { id, name: None, state, standing: Standing::Serving, configured: Weight::ONE, factor: Factor::ONE, effective: 0 }
+    PlannedBackend {
+        id,
+        name: None,
+        state,
+        standing: Standing::Serving,
+        configured: Weight::ONE,
+        factor: Factor::ONE,
+        effective: 0,
+        capacity: None,
+    }
 }
