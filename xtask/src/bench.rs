@@ -23,6 +23,9 @@ pub struct Args {
     /// Print the result as JSON, one object a line.
     #[arg(long)]
     json: bool,
+    /// Further options of `failover`; `cargo xtask bench failover -- --help` lists them.
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -33,6 +36,8 @@ enum Subject {
     Publish,
     /// Time of the loaded program for one packet (needs root).
     Packet,
+    /// How long a backend that has failed is still sent packets, beside HAProxy; `-- --full` for the whole proof (needs root).
+    Failover,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -45,7 +50,16 @@ pub fn run(args: &Args) -> Result<()> {
             let mut command = cargo(&["run", "--locked", "--package", "mesh-tests", "--bin", "mesh-bench", "--", "packet"]);
             execute(command.args(args.json.then_some("--json")))
         }
+        Subject::Failover => release("failover", args),
     }
+}
+
+/// Runs a bench of what users run: the daemon, built for release.
+fn release(subject: &str, args: &Args) -> Result<()> {
+    setup::ensure(&[Need::Build, Need::Bench])?;
+    execute(&mut cargo(&["build", "--locked", "--release", "--package", "mesh-userspace", "--package", "mesh-tests", "--bins"]))?;
+    let mut command = Command::new(target().join("release/mesh-bench"));
+    execute(command.arg(subject).args(args.json.then_some("--json")).args(&args.options))
 }
 
 /// Runs a bench of mesh-userspace. What criterion prints is for people; for programs there are the files that it leaves.

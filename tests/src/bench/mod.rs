@@ -5,9 +5,11 @@
 
 mod cases;
 mod driver;
+pub mod failover;
 mod rig;
 #[path = "../../../mesh-ebpf/src/bench/run.rs"]
 mod run;
+mod stall;
 
 pub use cases::{Case, Flows, Kind, cases};
 pub use driver::{DRIVER_OBJECT, Driver, Floor, pin_to_last_cpu};

@@ -1,11 +1,16 @@
 //! The benchmarks that need the kernel: `cargo xtask bench`.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use mesh_tests::bench::{self, Driver, Figure, Rig};
+use mesh_tests::bench::{
+    self, Driver, Figure, Rig,
+    failover::{self, Mode, Settings, Way},
+};
 
 #[derive(Parser)]
-#[command(about = "Measures the packet path in the kernel")]
+#[command(about = "Measures the packet path in the kernel, and what follows from a failure")]
 struct Args {
     #[command(subcommand)]
     subject: Subject,
@@ -15,6 +20,8 @@ struct Args {
 enum Subject {
     /// What a packet costs, by kind, flows and services.
     Packet(Packet),
+    /// How long a backend that has failed is still sent packets.
+    Failover(Failover),
 }
 
 #[derive(clap::Args)]
@@ -30,9 +37,79 @@ struct Packet {
     rounds: usize,
 }
 
+#[derive(clap::Args)]
+struct Failover {
+    /// Print one JSON object a way, mode and settings.
+    #[arg(long)]
+    json: bool,
+    /// Ways to fail [default: all].
+    #[arg(long = "way", value_delimiter = ',')]
+    ways: Vec<Way>,
+    /// Who forwards [default: all].
+    #[arg(long = "mode", value_delimiter = ',')]
+    modes: Vec<Mode>,
+    /// How backends are checked [default: both].
+    #[arg(long = "settings", value_delimiter = ',')]
+    settings: Vec<Settings>,
+    /// Trials of each hard way; of the others a fifth.
+    #[arg(long, default_value_t = 200)]
+    trials: usize,
+    #[arg(long, default_value_t = 8)]
+    backends: u8,
+    /// Requests a second.
+    #[arg(long, default_value_t = 1200)]
+    rate: u32,
+    /// Seconds that the trials of one way may take: then those that are done count.
+    #[arg(long, default_value_t = 600)]
+    budget: u64,
+    /// Seconds that healthy backends are watched for a false alarm, with all cores busy; 0 = not at all.
+    #[arg(long, default_value_t = 30)]
+    calm: u64,
+    /// Watch for ten minutes, as it takes to prove it.
+    #[arg(long)]
+    full: bool,
+}
+
 fn main() -> Result<()> {
-    let Subject::Packet(args) = Args::parse().subject;
-    packet(&args)
+    match Args::parse().subject {
+        Subject::Packet(args) => packet(&args),
+        Subject::Failover(args) => run_failover(&args),
+    }
+}
+
+fn run_failover(args: &Failover) -> Result<()> {
+    let options = failover::Options {
+        ways: or_all(&args.ways),
+        modes: or_all(&args.modes),
+        settings: or_all(&args.settings),
+        trials: args.trials,
+        backends: args.backends.clamp(2, 200),
+        rate: args.rate,
+        budget: Duration::from_secs(args.budget),
+    };
+    if !args.json {
+        println!("{}", failover::Figure::HEAD);
+    }
+    let mut missed = 0;
+    failover::measure(&options, |figure| {
+        missed += usize::from(!figure.met);
+        println!("{}", if args.json { serde_json::to_string(figure)? } else { figure.to_string() });
+        Ok(())
+    })?;
+    let seconds = if args.full { 600 } else { args.calm };
+    if let Some(&mode) = options.modes.iter().find(|m| **m != Mode::Haproxy).filter(|_| seconds > 0) {
+        for &settings in &options.settings {
+            let calm = failover::calm(mode, settings, Duration::from_secs(seconds))?;
+            missed += usize::from(!calm.calm);
+            println!("{}", if args.json { serde_json::to_string(&calm)? } else { calm.to_string() });
+        }
+    }
+    anyhow::ensure!(missed == 0, "{missed} figures miss what is to be reached");
+    Ok(())
+}
+
+fn or_all<T: clap::ValueEnum + Copy>(chosen: &[T]) -> Vec<T> {
+    if chosen.is_empty() { T::value_variants().to_vec() } else { chosen.to_vec() }
 }
 
 fn packet(args: &Packet) -> Result<()> {

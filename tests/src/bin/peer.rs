@@ -1,12 +1,13 @@
-//! The server of tests and demo: `mesh-peer NAME ADDRESS:PORT`.
+//! The server of tests and demo: `mesh-peer NAME ADDRESS:PORT...`.
 
 use anyhow::{Context, Result};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: mesh-peer NAME ADDRESS:PORT";
+    let usage = "usage: mesh-peer NAME ADDRESS:PORT...";
     let name = args.next().context(usage)?;
-    let listen = args.next().context(usage)?.parse().context(usage)?;
-    mesh_tests::peer::serve(&name, listen).await
+    let listen = args.map(|a| a.parse().context(usage)).collect::<Result<Vec<_>>>()?;
+    anyhow::ensure!(!listen.is_empty(), usage);
+    mesh_tests::peer::serve(&name, &listen).await
 }

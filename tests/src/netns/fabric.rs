@@ -54,6 +54,11 @@ impl Fabric {
         Ok(Host { ns, v4, v6 })
     }
 
+    /// The namespace of the bridge. The port of host number N is called `pN`.
+    pub fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
     /// Leaves the switch behind when this value goes.
     pub fn keep(&mut self) {
         self.switch.keep();

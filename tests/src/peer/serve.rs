@@ -3,13 +3,19 @@
 use std::{convert::Infallible, net::SocketAddr};
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UdpSocket};
 
-/// Serves until the process ends. `GET /` answers `name`; `GET /bytes/N` answers N bytes; a datagram is answered by `name`, a space and what it held.
-pub async fn serve(name: &str, listen: SocketAddr) -> Result<()> {
+/// Serves at all of these until the process ends. `GET /` answers `name`; `GET /bytes/N` answers N bytes; a datagram is answered by `name`, a
+/// space and what it held.
+pub async fn serve(name: &str, listen: &[SocketAddr]) -> Result<()> {
+    try_join_all(listen.iter().map(|&address| serve_at(name, address))).await.map(drop)
+}
+
+async fn serve_at(name: &str, listen: SocketAddr) -> Result<()> {
     let tcp = TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen}"))?;
     let udp = UdpSocket::bind(listen).await.with_context(|| format!("failed to bind UDP {listen}"))?;
     tokio::try_join!(serve_http(name, tcp), serve_udp(name, udp))?;

@@ -39,6 +39,8 @@ pub enum Need {
     Peers,
     /// The test of the container image.
     Image,
+    /// The benchmarks of failures, and the peer that they compare with.
+    Bench,
 }
 
 pub fn run(args: &Args) -> Result<()> {

@@ -13,12 +13,14 @@ pub struct Program {
 }
 
 const PROGRAMS: &[Program] = &[
-    Program { name: "ip", package: "iproute2", needed: &[Need::Demo, Need::Test, Need::Vm] },
+    Program { name: "ip", package: "iproute2", needed: &[Need::Demo, Need::Test, Need::Vm, Need::Bench] },
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needed: &[Need::Vm] },
     Program { name: "strip", package: "binutils", needed: &[Need::Vm] },
     Program { name: "dpkg-deb", package: "dpkg", needed: &[Need::Vm] },
     Program { name: "knotd", package: "knot", needed: &[Need::Peers] },
     Program { name: "knsupdate", package: "knot-dnsutils", needed: &[Need::Peers] },
+    Program { name: "haproxy", package: "haproxy", needed: &[Need::Peers, Need::Bench] },
+    Program { name: "nft", package: "nftables", needed: &[Need::Bench] },
     Program { name: "dnsmasq", package: "dnsmasq-base", needed: &[Need::Peers] },
     Program { name: "nginx", package: "nginx-light", needed: &[Need::Test, Need::Peers] },
     Program { name: "curl", package: "curl", needed: &[Need::Test] },

@@ -75,6 +75,7 @@ const UNSAFE: &[&str] = &[
     "mesh-userspace/src/dataplane/owner.rs",
     // Scheduling of the bench, so that its slices are not disturbed.
     "tests/src/bench/driver.rs",
+    "tests/src/bench/failover/wire.rs",
     "tests/src/bench/mod.rs",
     "tests/src/bin/demo.rs",
     "tests/src/netns/link.rs",

@@ -1,0 +1,165 @@
+//! A client, a balancer and backends that fail in turn, with requests going on all the time.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh::{control::view::StateWord, events::What};
+
+use super::{
+    balancer::{Balancer, CHECK_PORT, Mode, Named, PORT, Settings},
+    load::{Load, Tally},
+    ways::{Victim, Way, mac_of},
+    window::{Scene, Window, window},
+    wire::Wire,
+};
+use crate::netns::{Fabric, Host};
+
+const VIP: [u8; 4] = [10, 77, 0, 100];
+const FIRST: u8 = 11;
+/// A backend has to be back within this time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// So long nothing may have been sent to a backend before a trial is over.
+const QUIET: Duration = Duration::from_millis(120);
+
+/// All of it; ends with this value, the requests first.
+#[derive(Debug)]
+pub struct World {
+    load: Load,
+    wire: Wire,
+    balancer: Balancer,
+    victims: Vec<Victim>,
+    turn: usize,
+    /// Number of the last event that was looked at.
+    seq: u64,
+    mode: Mode,
+    vip: SocketAddr,
+    balancer_mac: [u8; 6],
+    balancer_port: usize,
+    _hosts: [Host; 2],
+    fabric: Fabric,
+}
+
+/// What one trial brought.
+#[derive(Clone, Copy, Debug)]
+pub enum Trial {
+    /// It was found out.
+    Found(Window),
+    /// It was still sent packets when time was up.
+    Kept,
+}
+
+impl World {
+    /// `rate`: requests a second.
+    pub fn build(group: &str, mode: Mode, settings: Settings, backends: u8, rate: u32) -> Result<Self> {
+        let fabric = Fabric::new(group)?;
+        let (client, balancer_host) = (fabric.host("client", 1)?, fabric.host("balancer", 2)?);
+        let vip = SocketAddr::from((VIP, PORT));
+        let victims = (0..backends).map(|i| victim(&fabric, FIRST + i, mode, vip)).collect::<Result<Vec<_>>>()?;
+        let named: Vec<_> = victims.iter().map(named).collect();
+        let balancer = match mode {
+            Mode::Haproxy => Balancer::haproxy(&balancer_host.ns, vip, &named)?,
+            Mode::Nat | Mode::Dsr => Balancer::mesh(&balancer_host.ns, mode, settings, vip, &named)?,
+        };
+        for backend in &named {
+            balancer.wait_for(backend, PATIENCE)?;
+        }
+        let wire = Wire::tap(fabric.switch(), port(&fabric, 1)?)?;
+        let load = Load::start(&client.ns, vip, rate)?;
+        std::thread::sleep(Duration::from_secs(1));
+        let tally = load.take();
+        ensure!(tally.done > 0 && tally.failed == 0, "before anything fails, {tally:?}; the balancer's log:\n{}", balancer.log());
+        let (balancer_mac, balancer_port) = (mac_of(&balancer_host)?, port(&fabric, 2)?);
+        let _hosts = [client, balancer_host];
+        Ok(Self { load, wire, balancer, victims, turn: 0, seq: 0, mode, vip, balancer_mac, balancer_port, _hosts, fabric })
+    }
+
+    /// Has the next backend fail, watches for `limit` at most, and brings it back.
+    pub fn trial(&mut self, way: Way, limit: Duration) -> Result<Trial> {
+        let n = self.turn % self.victims.len();
+        self.turn += 1;
+        let backend = named(&self.victims[n]);
+        self.balancer.wait_for(&backend, PATIENCE)?;
+        // Probes are regular: trials must not be.
+        std::thread::sleep(Duration::from_micros((self.turn as u64 * 7919) % 40_000));
+        self.wire.clear();
+        let victim_port = port(&self.fabric, FIRST + n as u8)?;
+        let failed_at = now_ns();
+        let slowness = self.victims[n].fail(way, self.balancer_mac)?;
+        let victim = self.victims[n].mac;
+        let outcome = self.watch(&backend, limit, &Scene { way, failed_at, victim, victim_port, balancer_port: self.balancer_port });
+        drop(slowness);
+        self.victims[n].heal(way)?;
+        let outcome = outcome?;
+        self.balancer.renew(&backend)?;
+        Ok(outcome)
+    }
+
+    fn watch(&self, backend: &Named, limit: Duration, scene: &Scene) -> Result<Trial> {
+        let end = Instant::now() + limit;
+        while !self.balancer.gave_up(backend)? {
+            if Instant::now() > end {
+                return Ok(Trial::Kept);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        loop {
+            let seen = window(&self.wire.frames(), scene, |f| self.mode.of_client(f, self.vip));
+            let quiet = now_ns().saturating_sub(seen.last.max(scene.failed_at));
+            if u128::from(quiet) > QUIET.as_nanos() {
+                return Ok(Trial::Found(seen));
+            }
+            if Instant::now() > end {
+                return Ok(Trial::Kept);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    /// How often a backend was called dead since the last call, by right or not.
+    pub fn called_dead(&mut self) -> Result<usize> {
+        let events = self.balancer.events(self.seq)?;
+        self.seq = events.last().map_or(self.seq, |e| e.seq);
+        Ok(events.iter().filter(|e| matches!(e.what, What::BackendState { to: StateWord::Down, .. })).count())
+    }
+
+    /// What became of the requests since the last call; the youngest are still under way.
+    pub fn tally(&self) -> Tally {
+        self.load.take()
+    }
+}
+
+fn victim(fabric: &Fabric, number: u8, mode: Mode, vip: SocketAddr) -> Result<Victim> {
+    let name = format!("b{number}");
+    let host = fabric.host(&name, number)?;
+    let mut addresses = vec![SocketAddr::from((host.v4, PORT))];
+    match mode {
+        Mode::Nat => {}
+        Mode::Dsr => {
+            host.own_quietly(vip.ip())?;
+            addresses.push(vip);
+        }
+        Mode::Haproxy => addresses.push((host.v4, CHECK_PORT).into()),
+    }
+    Victim::new(name, host, addresses)
+}
+
+fn named(victim: &Victim) -> Named {
+    Named { name: victim.name.clone(), address: (victim.host.v4, PORT).into() }
+}
+
+/// Interface index of a host's port on the switch.
+fn port(fabric: &Fabric, number: u8) -> Result<usize> {
+    let index = fabric.switch().enter(|| nix::net::if_::if_nametoindex(format!("p{number}").as_str()))?;
+    Ok(index.with_context(|| format!("host {number} has no port"))? as usize)
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
