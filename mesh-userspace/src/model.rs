@@ -116,6 +116,9 @@ pub struct Endpoint {
     /// Where it stands; nearer ones are preferred where the service says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Node that it runs on, where its source knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Flows at once that it can carry; `None` = nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
@@ -124,6 +127,6 @@ pub struct Endpoint {
 impl Endpoint {
     /// One of which no more is known.
     pub fn new(id: BackendId, weight: Weight) -> Self {
-        Self { id, weight, name: None, drain: false, zone: None, capacity: None }
+        Self { id, weight, name: None, drain: false, zone: None, node: None, capacity: None }
     }
 }

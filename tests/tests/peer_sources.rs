@@ -14,6 +14,8 @@ mod follower;
 mod ground;
 #[path = "peer_sources/http.rs"]
 mod http;
+#[path = "peer_sources/kubernetes.rs"]
+mod kubernetes;
 #[path = "peer_sources/web.rs"]
 mod web;
 #[path = "peer_sources/zookeeper.rs"]

@@ -4,6 +4,7 @@ mod check;
 mod diagnostic;
 pub mod forms;
 pub mod keys;
+mod kubernetes;
 pub mod placed;
 mod probe;
 mod resolve;

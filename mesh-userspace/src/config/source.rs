@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    kubernetes,
     placed::Placed,
     resolve::Findings,
     sourced::{RecordWord, Source, SourceWord},
@@ -53,6 +54,7 @@ fn source(placed: &Placed<Source>, vip: VipAddr, mode: Mode, base: &Path, findin
         SourceWord::Etcd => SourceKind::Etcd(etcd(written, findings)?),
         SourceWord::ZooKeeper => SourceKind::ZooKeeper(zookeeper(written, findings)?),
         SourceWord::Consul => SourceKind::Consul(consul(written, base, findings)?),
+        SourceWord::Kubernetes => SourceKind::Kubernetes(kubernetes::source(written, base, findings)?),
     };
     let fit = Fit { vip, mode, port: written.port.as_ref().map_or(vip.port, |p| p.value) };
     (findings.errors.len() == errors).then_some(SourceSpec { kind, fit })
@@ -60,7 +62,7 @@ fn source(placed: &Placed<Source>, vip: VipAddr, mode: Mode, base: &Path, findin
 
 /// Keys that mean nothing for a source of this type are mistakes.
 fn belongs(written: &Source, findings: &mut Findings<'_>) {
-    use SourceWord::{Consul, Dns, Etcd, Http, ZooKeeper};
+    use SourceWord::{Consul, Dns, Etcd, Http, Kubernetes, ZooKeeper};
     let keys = [
         ("name", written.name.as_ref().map(at), &[Dns][..]),
         ("record", written.record.as_ref().map(at), &[Dns][..]),
@@ -69,15 +71,18 @@ fn belongs(written: &Source, findings: &mut Findings<'_>) {
         ("max_refresh", written.max_refresh.as_ref().map(at), &[Dns][..]),
         ("url", written.url.as_ref().map(at), &[Http, Consul][..]),
         ("interval", written.interval.as_ref().map(at), &[Http][..]),
-        ("wait", written.wait.as_ref().map(at), &[Http, Consul][..]),
+        ("wait", written.wait.as_ref().map(at), &[Http, Consul, Kubernetes][..]),
         ("urls", written.urls.first().map(at), &[Etcd][..]),
         ("prefix", written.prefix.as_ref().map(at), &[Etcd][..]),
         ("path", written.path.as_ref().map(at), &[ZooKeeper][..]),
         ("session", written.session.as_ref().map(at), &[ZooKeeper][..]),
-        ("service", written.service.as_ref().map(at), &[Consul][..]),
+        ("service", written.service.as_ref().map(at), &[Consul, Kubernetes][..]),
         ("tags", written.tags.first().map(at), &[Consul][..]),
         ("datacenter", written.datacenter.as_ref().map(at), &[Consul][..]),
         ("token_file", written.token_file.as_ref().map(at), &[Consul][..]),
+        ("port_name", written.port_name.as_ref().map(at), &[Kubernetes][..]),
+        ("share", written.share.as_ref().map(at), &[Kubernetes][..]),
+        ("kubeconfig", written.kubeconfig.as_ref().map(at), &[Kubernetes][..]),
     ];
     for (key, place, of) in keys {
         if let Some(place) = place.filter(|_| !of.contains(&written.kind.value)) {
@@ -180,7 +185,7 @@ fn host(text: &Placed<String>, port: u16, findings: &mut Findings<'_>) -> Option
     findings.ok(text, parsed, "write HOST or HOST:PORT")
 }
 
-fn timeout(written: &Source, findings: &mut Findings<'_>) -> Duration {
+pub(super) fn timeout(written: &Source, findings: &mut Findings<'_>) -> Duration {
     span(written.timeout.as_ref(), Duration::from_secs(2), findings)
 }
 
@@ -193,7 +198,7 @@ fn server(text: &Placed<String>, port: u16, findings: &mut Findings<'_>) -> Opti
 }
 
 /// A key that a source of this type can't do without.
-fn needed<'a, T>(
+pub(super) fn needed<'a, T>(
     written: &Source,
     value: Option<&'a Placed<T>>,
     key: &str,
@@ -206,7 +211,7 @@ fn needed<'a, T>(
     value
 }
 
-fn span(written: Option<&Placed<Span>>, default: Duration, findings: &mut Findings<'_>) -> Duration {
+pub(super) fn span(written: Option<&Placed<Span>>, default: Duration, findings: &mut Findings<'_>) -> Duration {
     match written {
         None => default,
         Some(s) if (Duration::from_millis(50)..=Duration::from_hours(24)).contains(&s.value.0) => s.value.0,
@@ -252,6 +257,7 @@ mod tests {
             ("{type: etcd, prefix: /s/web/}", "etcd /s/web/"),
             ("{type: zookeeper, path: /s/web, servers: [zk1, 'zk2:2182', '::1']}", "zookeeper /s/web"),
             ("{type: consul, service: web, tags: [v1, eu], datacenter: dc2}", "consul web #v1 #eu @dc2"),
+            ("{type: kubernetes, service: shop/web, port_name: http}", "kubernetes shop/web http"),
         ] {
             let spec = one(source);
             assert_eq!(spec.kind.to_string(), shown);
@@ -276,6 +282,9 @@ mod tests {
             ("{type: zookeeper, path: s/web}", "lb.yaml:5:29: `s/web` is no path of a node"),
             ("{type: zookeeper, path: /s, servers: ['a:b']}", "lb.yaml:5:43: `a:b` is no server"),
             ("{type: consul}", "lb.yaml:5:12: the source lacks the key `service`"),
+            ("{type: kubernetes, service: web}", "lb.yaml:5:32: `web` is no Service"),
+            ("{type: kubernetes, service: Shop/web}", "lb.yaml:5:32: `Shop/web` is no Service"),
+            ("{type: kubernetes, service: shop/web, tags: [a]}", "lb.yaml:5:49: `tags` means nothing"),
             ("{type: dns, name: a.b, nam: c}", "lb.yaml:5:28: unknown field `nam`"),
             ("{type: dns, name: a.b}\n  - {type: dns, name: a.b.}", "lb.yaml:6:12: the source `dns a.b` is listed twice"),
         ] {

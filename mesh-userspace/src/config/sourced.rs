@@ -21,6 +21,8 @@ pub enum SourceWord {
     ZooKeeper,
     /// Instances of a service.
     Consul,
+    /// EndpointSlices of a Service.
+    Kubernetes,
 }
 
 /// Which records of a name are asked for.
@@ -38,7 +40,7 @@ pub enum RecordWord {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `dns`, `http`, `etcd`, `zookeeper` or `consul`.
+    /// `dns`, `http`, `etcd`, `zookeeper`, `consul` or `kubernetes`.
     #[serde(rename = "type")]
     pub kind: Placed<SourceWord>,
     /// Port of backends that the source gives none for. Default: the service's.
@@ -68,7 +70,7 @@ pub struct Source {
     /// `http`: time from one answer to the next question. Default 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Placed<Span>>,
-    /// `http`: the server may keep a question so long until the list changes. `consul`: the same; default 1m.
+    /// `http`: the server may keep a question so long until the list changes. `consul`, `kubernetes`: the same; default 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<Placed<Span>>,
     /// `etcd`: members of the cluster. Default http://127.0.0.1:2379.
@@ -83,7 +85,7 @@ pub struct Source {
     /// `zookeeper`: silence after which a session counts as lost. Default 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Placed<Span>>,
-    /// `consul`: name of the service.
+    /// `consul`: name of the service. `kubernetes`: NAMESPACE/NAME of the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Placed<String>>,
     /// `consul`: tags that instances have, all of them.
@@ -95,4 +97,13 @@ pub struct Source {
     /// `consul`: file with the token of an access list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<Placed<PathBuf>>,
+    /// `kubernetes`: name of the Service's port. Default: its only one, or the one whose endpoints have the number `port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_name: Option<Placed<String>>,
+    /// `kubernetes`: weight of all endpoints together, shared out evenly. Default: each has weight 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Placed<u16>>,
+    /// `kubernetes`: file that says where the API server is and who asks. Default: the pod's service account, else as `kubectl` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<Placed<PathBuf>>,
 }

@@ -28,7 +28,7 @@ pub(super) fn from_value(value: Value) -> Result<Told, String> {
     let Entry { address, port, weight, name, drain, zone, capacity } = serde_json::from_value(value).map_err(|e| e.to_string())?;
     let zone = zone.as_ref().and_then(Value::as_str).map(str::to_owned);
     let capacity = capacity.as_ref().and_then(Value::as_u64).and_then(|c| u32::try_from(c).ok());
-    Ok(Told { address, port, weight, name, drain, zone, capacity })
+    Ok(Told { address, port, weight, name, drain, zone, capacity, ..Told::default() })
 }
 
 /// From what stands at `key` (or in the node of that name): JSON, or the bare address; without content the key's last part is the address.

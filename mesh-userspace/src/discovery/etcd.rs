@@ -103,7 +103,7 @@ impl EtcdSource {
     async fn follow(&mut self, outlet: &Outlet) -> Result<(), Failure> {
         let url = self.spec.urls[self.member % self.spec.urls.len()].clone();
         let revision = self.read_all(&url).await?;
-        self.tell(outlet).await;
+        self.keyed.tell(outlet).await;
         let create = json!({ "create_request": {
             "key": BASE64.encode(self.spec.prefix.as_bytes()),
             "range_end": BASE64.encode(&range_end(&self.spec.prefix)),
@@ -122,7 +122,7 @@ impl EtcdSource {
             }
             // What came along in one piece is told in one piece.
             if !lines.has_more() {
-                self.tell(outlet).await;
+                self.keyed.tell(outlet).await;
             }
         }
     }
@@ -167,17 +167,6 @@ impl EtcdSource {
             }
         }
         Ok(true)
-    }
-
-    async fn tell(&mut self, outlet: &Outlet) {
-        let problem = self.keyed.problem();
-        let updates = self.keyed.updates();
-        if updates.is_empty() {
-            outlet.good(None, problem.clone()).await;
-        }
-        for update in updates {
-            outlet.good(Some(update), problem.clone()).await;
-        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! Endpoints of a registry that has one key for each. Pure.
+//! Endpoints of a registry that has one key for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Fit, Update, entry};
+use super::{Fit, Outlet, Update, entry};
 use crate::model::{BackendId, Endpoint};
 
 /// What the keys say, and what of it was told.
@@ -51,6 +51,18 @@ impl Keyed {
         self.told = None;
     }
 
+    /// Tells what has changed, or at least that the registry answers.
+    pub async fn tell(&mut self, outlet: &Outlet) {
+        let problem = self.problem();
+        let updates = self.updates();
+        if updates.is_empty() {
+            outlet.good(None, problem.clone()).await;
+        }
+        for update in updates {
+            outlet.good(Some(update), problem.clone()).await;
+        }
+    }
+
     /// What has changed since it was told last.
     pub fn updates(&mut self) -> Vec<Update> {
         // A backend at two keys is there as long as one of them is.
@@ -63,7 +75,7 @@ impl Keyed {
     }
 
     /// What is wrong, in words.
-    pub fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<String> {
         let shown: Vec<_> = self.problems.iter().take(SHOWN).map(|(key, why)| format!("{key}: {why}")).collect();
         let more = self.problems.len().saturating_sub(SHOWN);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };

@@ -18,6 +18,7 @@ use super::{
     dns::DnsSource,
     etcd::EtcdSource,
     http::HttpSource,
+    kubernetes::KubernetesSource,
     spec::{SourceKey, SourceKind, SourceSpec},
     zookeeper::ZooKeeperSource,
 };
@@ -242,6 +243,7 @@ enum Source {
     Etcd(EtcdSource),
     ZooKeeper(ZooKeeperSource),
     Consul(ConsulSource),
+    Kubernetes(KubernetesSource),
 }
 
 impl Source {
@@ -252,6 +254,7 @@ impl Source {
             SourceKind::Etcd(etcd) => Self::Etcd(EtcdSource::new(etcd.clone(), spec.fit)),
             SourceKind::ZooKeeper(zookeeper) => Self::ZooKeeper(ZooKeeperSource::new(zookeeper.clone(), spec.fit)),
             SourceKind::Consul(consul) => Self::Consul(ConsulSource::new(consul.clone(), spec.fit)),
+            SourceKind::Kubernetes(service) => Self::Kubernetes(KubernetesSource::new(service.clone(), spec.fit)),
         }
     }
 
@@ -263,6 +266,7 @@ impl Source {
             Self::Etcd(source) => source.run(outlet).await,
             Self::ZooKeeper(source) => source.run(outlet).await,
             Self::Consul(source) => source.run(outlet).await,
+            Self::Kubernetes(source) => source.run(outlet).await,
         }
     }
 }

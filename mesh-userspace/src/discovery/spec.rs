@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::{ConsulSpec, EtcdSpec, HttpSpec, ZooKeeperSpec, dns::DnsSpec};
+use super::{ConsulSpec, EtcdSpec, HttpSpec, KubernetesSpec, ZooKeeperSpec, dns::DnsSpec};
 use crate::{
     config::{self, Findings, placed::Placed, written},
     model::{Endpoint, Mode, ServiceName, VipAddr},
@@ -31,6 +31,7 @@ pub enum SourceKind {
     Etcd(EtcdSpec),
     ZooKeeper(ZooKeeperSpec),
     Consul(ConsulSpec),
+    Kubernetes(KubernetesSpec),
 }
 
 /// What a service asks of its endpoints.
@@ -53,6 +54,7 @@ pub struct Told {
     /// New flows are to go elsewhere.
     pub drain: bool,
     pub zone: Option<String>,
+    pub node: Option<String>,
     pub capacity: Option<u32>,
 }
 
@@ -63,12 +65,12 @@ impl Fit {
             Ok(_) => told.port,
             Err(_) => Some(told.port.unwrap_or(self.port)),
         };
-        let Told { address, weight, name, drain, zone, capacity, .. } = told;
+        let Told { address, port: _, weight, name, drain, zone, node, capacity } = told;
         let (port, weight, capacity) = (port.map(Into::into), weight.map(Into::into), capacity.map(Into::into));
         let spec = written::Backend { address: address.into(), port, weight, name, zone, capacity };
         let mut findings = Findings::new("", None);
         let endpoint = config::resolve_backend(&spec, &Placed::from(()), self.vip, self.mode, &mut findings);
-        let endpoint = endpoint.map(|endpoint| Endpoint { drain, ..endpoint });
+        let endpoint = endpoint.map(|endpoint| Endpoint { drain, node, ..endpoint });
         endpoint.ok_or_else(|| findings.errors.into_iter().map(|d| d.message).collect::<Vec<_>>().join("; "))
     }
 
@@ -93,6 +95,7 @@ impl fmt::Display for SourceKind {
             Self::Etcd(spec) => spec.fmt(f),
             Self::ZooKeeper(spec) => spec.fmt(f),
             Self::Consul(spec) => spec.fmt(f),
+            Self::Kubernetes(spec) => spec.fmt(f),
         }
     }
 }

@@ -96,7 +96,7 @@ impl ZooKeeperSource {
                 if let Some(listed) = ongoing.listed.take() {
                     self.keyed.retain(&listed);
                 }
-                self.tell(outlet).await;
+                self.keyed.tell(outlet).await;
                 changed = false;
             }
         }
@@ -146,17 +146,6 @@ impl ZooKeeperSource {
             (_, code) => return Err(Failure::Unreachable(format!("the server refuses a request with error {code}"))),
         }
         Ok(())
-    }
-
-    async fn tell(&mut self, outlet: &Outlet) {
-        let problem = self.keyed.problem();
-        let updates = self.keyed.updates();
-        if updates.is_empty() {
-            outlet.good(None, problem.clone()).await;
-        }
-        for update in updates {
-            outlet.good(Some(update), problem.clone()).await;
-        }
     }
 }
 
