@@ -282,9 +282,9 @@ mod tests {
             ("{type: zookeeper, path: s/web}", "lb.yaml:5:29: `s/web` is no path of a node"),
             ("{type: zookeeper, path: /s, servers: ['a:b']}", "lb.yaml:5:43: `a:b` is no server"),
             ("{type: consul}", "lb.yaml:5:12: the source lacks the key `service`"),
-            ("{type: kubernetes, service: web}", "lb.yaml:5:32: `web` is no Service"),
-            ("{type: kubernetes, service: Shop/web}", "lb.yaml:5:32: `Shop/web` is no Service"),
-            ("{type: kubernetes, service: shop/web, tags: [a]}", "lb.yaml:5:49: `tags` means nothing"),
+            ("{type: kubernetes, service: web}", "lb.yaml:5:33: `web` is no Service"),
+            ("{type: kubernetes, service: Shop/web}", "lb.yaml:5:33: `Shop/web` is no Service"),
+            ("{type: kubernetes, service: shop/web, tags: [a]}", "lb.yaml:5:50: `tags` means nothing"),
             ("{type: dns, name: a.b, nam: c}", "lb.yaml:5:28: unknown field `nam`"),
             ("{type: dns, name: a.b}\n  - {type: dns, name: a.b.}", "lb.yaml:6:12: the source `dns a.b` is listed twice"),
         ] {
