@@ -28,6 +28,7 @@ mod entry {
 
     /// The balancer where packets arrive, before the host has made anything of them.
     #[xdp(frags)]
+    #[inline(always)]
     pub fn mesh_xdp(ctx: XdpContext) -> u32 {
         let mut frame = XdpFrame::new(&ctx);
         match account::process(&mut frame, &Maps, report::rare) {
@@ -40,6 +41,7 @@ mod entry {
 
     /// The balancer at TC ingress, for interfaces without native XDP. What isn't ours goes on to the filters behind.
     #[classifier]
+    #[inline(always)]
     pub fn mesh_tc(ctx: TcContext) -> i32 {
         let mut skb = Skb::new(&ctx);
         match account::process(&mut skb, &Maps, report::rare) {

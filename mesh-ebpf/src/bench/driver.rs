@@ -21,18 +21,21 @@ static RUN: Array<Run> = Array::with_max_entries(1, MMAPABLE);
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_driver(ctx: XdpContext) -> u32 {
     drive(&ctx).unwrap_or(XDP_ABORTED)
 }
 
 /// Floor: what the repeat loop, the driver and the tail call cost by themselves.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_tx(_: XdpContext) -> u32 {
     XDP_TX
 }
 
 /// Floor: the least that any forwarding does.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_swap(ctx: XdpContext) -> u32 {
     let at = ctx.data();
     if at + 14 > ctx.data_end() {
@@ -53,6 +56,7 @@ pub fn bench_swap(ctx: XdpContext) -> u32 {
 
 /// Floor: the least that an IPv4 tunnel does: 20 bytes more of head, an Ethernet and an outer header written.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_encap(ctx: XdpContext) -> u32 {
     // SAFETY: `ctx` is the context that this program was called with.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -20) } != 0 {
