@@ -1,9 +1,10 @@
-//! Every packet ends in exactly one count: received = forwarded by backends + each (service, reason).
+//! Every packet ends in exactly one count: forwarded by a backend, or one (service, reason). What was received is the sum of them all, and is not
+//! counted by itself: a second counter would cost each packet as much as the first.
 
 use core::mem::offset_of;
 
 use crate::{
-    abi::{Action, BackendStats, REASONS, Reason, ReasonStats, RxStats},
+    abi::{Action, BackendStats, REASONS, Reason, ReasonStats},
     forward::{Run, Sending, Sink, Verdict},
     packet::Packet,
     rewrite::Rewrite,
@@ -23,10 +24,9 @@ pub enum Exit {
     Redirect(u32),
 }
 
-/// Takes a packet all the way: counts it in, decides, tells `watch` the verdict, changes the packet and counts it out.
+/// Takes a packet all the way: decides, tells `watch` the verdict, changes the packet and counts it.
 #[inline(always)]
 pub fn process<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Fn(&Verdict)) -> Exit {
-    received(packet, tables);
     Run { packet, tables, sink: Settle { watch } }.start()
 }
 
@@ -52,15 +52,6 @@ impl<P: Packet + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
     }
 }
 
-/// Counts a packet in, before anything of it is looked at.
-#[inline(always)]
-fn received<P: Packet, T: Tables>(packet: &P, tables: &T) {
-    if let Some(rx) = tables.rx_stats() {
-        rx.count::<{ offset_of!(RxStats, packets) }>(1);
-        rx.count::<{ offset_of!(RxStats, bytes) }>(packet.size() as u64);
-    }
-}
-
 #[inline(always)]
 fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> Exit {
     let linear = packet.size();
@@ -73,11 +64,8 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
         ended(tables, sending.service, Reason::Malformed, linear);
         return Exit::Drop;
     }
-    let mut bytes = linear as u64;
-    if sending.end > linear {
-        received_more(tables, sending.end - linear);
-        bytes = sending.end as u64;
-    }
+    // Of a packet in several buffers, what is beyond the first.
+    let bytes = linear.max(sending.end) as u64;
     let Some(stats) = tables.backend_stats(sending.stats) else {
         ended(tables, sending.service, sending.reason, bytes as usize);
         return exit;
@@ -97,14 +85,6 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
         }
     }
     exit
-}
-
-/// What a packet of several buffers has beyond the first one.
-#[inline(never)]
-fn received_more<T: Tables>(tables: &T, bytes: usize) {
-    if let Some(rx) = tables.rx_stats() {
-        rx.count::<{ offset_of!(RxStats, bytes) }>(bytes as u64);
-    }
 }
 
 #[inline(always)]

@@ -7,8 +7,8 @@ use bytemuck::Zeroable;
 
 use crate::{
     abi::{
-        Backend, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, RxStats, ServiceInfo,
-        SlotWord, Vip, VipHalf, VipKey, VipKind,
+        Backend, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotWord,
+        Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     forward::Verdict,
@@ -79,7 +79,8 @@ pub struct HostTables {
     /// What [`Tables::tick`] says.
     pub now: Cell<u32>,
     pub opening: Cell<Opening>,
-    pub rx_stats: Cell<RxStats>,
+    /// Frames that [`HostTables::run`] was given, counted beside the engine.
+    pub received: Cell<ReasonStats>,
     pub reason_stats: Vec<Cell<ReasonStats>>,
     pub backend_stats: Vec<Cell<BackendStats>>,
 }
@@ -102,7 +103,7 @@ impl HostTables {
             nat_gauges: Cell::default(),
             now: Cell::new(1),
             opening: Cell::default(),
-            rx_stats: Cell::default(),
+            received: Cell::default(),
             reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
             backend_stats: vec![Cell::default(); backends],
         }
@@ -151,6 +152,8 @@ impl HostTables {
 
     /// Takes a frame all the way: decides, changes and counts it.
     pub fn run(&self, frame: &mut Frame<'_>) -> (Verdict, Exit) {
+        let ReasonStats { packets, bytes } = self.received.get();
+        self.received.set(ReasonStats { packets: packets + 1, bytes: bytes + frame.size() as u64 });
         let verdict = Cell::new(Verdict::End { service: 0, reason: Reason::NotForVip });
         let exit = process(frame, self, |reached| verdict.set(*reached));
         (verdict.get(), exit)
@@ -239,10 +242,6 @@ impl Tables for HostTables {
 
     fn tick(&self) -> u32 {
         self.now.get()
-    }
-
-    fn rx_stats(&self) -> Option<Shared<'_, RxStats>> {
-        Some(Shared::of(&self.rx_stats))
     }
 
     fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>> {

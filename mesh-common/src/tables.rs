@@ -1,7 +1,7 @@
 //! Lookups: what the engine may ask of the maps. Every answer is a place in shared memory, or `None` where the index is beyond the map.
 
 use crate::{
-    abi::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip},
+    abi::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
     nat::Opening,
     shared::Shared,
 };
@@ -25,8 +25,6 @@ pub trait Tables {
     fn open_flow(&self) -> u64;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
     fn tick(&self) -> u32;
-    /// This CPU's count of all that came in.
-    fn rx_stats(&self) -> Option<Shared<'_, RxStats>>;
     /// This CPU's counters by service id x [`crate::abi::REASONS`] + reason.
     fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>>;
     /// This CPU's counters by `Backend::stats`.

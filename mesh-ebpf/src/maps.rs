@@ -9,9 +9,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use mesh_common::{
-    abi::{
-        Backend, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip,
-    },
+    abi::{Backend, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip},
     nat::{self, Opening},
     shared::Shared,
     tables::Tables,
@@ -43,8 +41,6 @@ static NAT_INDEX: Array<NatBucket> = Array::with_max_entries(size::NAT_BUCKETS, 
 static NAT_FLOWS: Array<NatFlow> = Array::with_max_entries(size::NAT_FLOWS, BPF_F_MMAPABLE);
 #[map]
 static NAT_GAUGES: Array<NatGauges> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static RX_STATS: PerCpuArray<RxStats> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static REASON_STATS: PerCpuArray<ReasonStats> = PerCpuArray::with_max_entries(size::SERVICES * REASONS, 0);
 #[map]
@@ -132,11 +128,6 @@ impl Tables for Maps {
     fn tick(&self) -> u32 {
         // SAFETY: the helper only reads a clock.
         (unsafe { bpf_ktime_get_coarse_ns() } >> NatConfig::TICK_SHIFT) as u32
-    }
-
-    #[inline(always)]
-    fn rx_stats(&self) -> Option<Shared<'_, RxStats>> {
-        look_up!(RX_STATS, 0)
     }
 
     #[inline(always)]

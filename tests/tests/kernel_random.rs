@@ -57,10 +57,10 @@ fn compare(kernel: &mut Kernel, world: &World, script: &[random::Event]) -> Resu
             let backends = if wanted.backends == is.backends { "the same" } else { "different" };
             return Err(format!(
                 "step {i}: the host counts {:?} {:?}, {} {:?} {:?}; backends {backends}",
-                wanted.rx,
+                wanted.received,
                 wanted.counted(),
                 kernel.name(),
-                is.rx,
+                is.received,
                 is.counted(),
             ));
         }

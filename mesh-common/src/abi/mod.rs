@@ -21,7 +21,7 @@ pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
 pub use slot::{Slot, SlotFlags, SlotWord};
-pub use stats::{BackendStats, ReasonStats, RxStats};
+pub use stats::{BackendStats, ReasonStats};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
 pub const VERSION: u32 = 2;
@@ -44,8 +44,6 @@ pub mod map {
     pub const NAT_FLOWS: &str = "NAT_FLOWS";
     /// One [`super::NatGauges`]; mmapped.
     pub const NAT_GAUGES: &str = "NAT_GAUGES";
-    /// [`super::RxStats`], one element, per CPU.
-    pub const RX_STATS: &str = "RX_STATS";
     /// [`super::BackendStats`] by `Backend::stats`, per CPU.
     pub const BACKEND_STATS: &str = "BACKEND_STATS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.

@@ -1,13 +1,5 @@
 use bytemuck::{Pod, Zeroable};
 
-/// All that came in, counted before anything is looked at. Per CPU.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
-pub struct RxStats {
-    pub packets: u64,
-    pub bytes: u64,
-}
-
 /// Packets that ended with one reason at one service. Per CPU. Bytes are those of the frame.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]

@@ -1,6 +1,6 @@
 //! Leave for aya's typed maps to carry the types of the contract.
 
-use super::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip};
+use super::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip};
 
 macro_rules! pod {
     ($($t:ty),+) => {
@@ -11,4 +11,4 @@ macro_rules! pod {
     };
 }
 
-pod!(Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip);
+pod!(Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip);

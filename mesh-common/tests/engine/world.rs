@@ -161,7 +161,7 @@ impl World {
 
     /// received = forwarded + ended.
     pub fn assert_counts_add_up(&self) {
-        let rx = self.tables.rx_stats.get();
+        let received = self.tables.received.get();
         let sent = self.tables.backend_stats.iter().map(|stats| stats.get());
         let ended = self.tables.reason_stats.iter().map(|stats| stats.get());
         let (mut packets, mut bytes) = (0, 0);
@@ -173,7 +173,7 @@ impl World {
             packets += stats.packets;
             bytes += stats.bytes;
         }
-        assert_eq!((rx.packets, rx.bytes), (packets, bytes));
+        assert_eq!((received.packets, received.bytes), (packets, bytes));
     }
 }
 

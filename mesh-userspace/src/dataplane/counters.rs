@@ -1,13 +1,14 @@
 //! Per-CPU counters, summed: a batch of elements by one system call.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 use aya::maps::{IterableMap, MapData, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
-use mesh_common::abi::{BackendStats, REASONS, Reason, ReasonStats, RxStats, map};
+use mesh_common::abi::{BackendStats, REASONS, Reason, ReasonStats, map};
 
 use super::{
     error::DataplaneError,
@@ -20,9 +21,17 @@ const CHUNK: u32 = 256;
 
 /// The maps of counters.
 pub struct Stats {
-    pub rx: PerCpuArray<MapData, RxStats>,
     pub reasons: PerCpuArray<MapData, ReasonStats>,
     pub backends: PerCpuArray<MapData, BackendStats>,
+}
+
+/// What was counted, since the daemon started, by those that are no more.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// By the id of a service that still is.
+    backends: HashMap<u32, BackendStats>,
+    /// Packets of services.
+    services: ReasonStats,
 }
 
 /// Counters that can be summed.
@@ -31,27 +40,29 @@ pub trait Sum: Pod + aya::Pod {
 }
 
 impl Stats {
-    /// All counters. `gone` says what the backends of a service have counted that are no more.
-    pub fn read(&self, layout: &Layout, gone: &impl Fn(u32) -> BackendStats) -> Result<Counters, DataplaneError> {
-        let rx = totals(&self.rx, map::RX_STATS, 0, 1)?;
+    /// All counters.
+    pub fn read(&self, layout: &Layout, gone: &Gone) -> Result<Counters, DataplaneError> {
         let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
         let backends = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
-        let services = layout.services.values().map(|s| self.service(s, &backends, gone(s.id))).collect::<Result<_, _>>()?;
-        Ok(Counters { rx: rx.first().copied().unwrap_or_default(), no_service: self.reasons(0)?, services })
+        let services: Vec<_> =
+            layout.services.values().map(|s| self.service(s, &backends, gone.backends(s.id))).collect::<Result<_, _>>()?;
+        let no_service = self.reasons(0)?;
+        let mut rx = gone.services;
+        services.iter().flat_map(|s: &ServiceCounters| &s.reasons).chain(&no_service).for_each(|ended| rx.add(ended));
+        Ok(Counters { rx, no_service, services })
     }
 
-    /// Counters of one backend.
-    pub fn backend(&self, index: u32) -> Result<BackendStats, DataplaneError> {
-        Ok(totals(&self.backends, map::BACKEND_STATS, index, 1)?.first().copied().unwrap_or_default())
-    }
-
-    /// Counts a backend from zero on.
-    pub fn clear_backend(&mut self, index: u32) -> Result<(), DataplaneError> {
+    /// Counts a backend from zero on; what it has counted is kept as that of one that is gone.
+    pub fn clear_backend(&mut self, service: u32, index: u32, gone: &mut Gone) -> Result<(), DataplaneError> {
+        let last = totals(&self.backends, map::BACKEND_STATS, index, 1)?;
+        last.iter().for_each(|last| gone.backends.entry(service).or_default().add(last));
         clear(&mut self.backends, map::BACKEND_STATS, [index])
     }
 
-    /// Counts a service from zero on.
-    pub fn clear_service(&mut self, id: u32) -> Result<(), DataplaneError> {
+    /// Counts a service from zero on, whose backends are gone.
+    pub fn clear_service(&mut self, id: u32, gone: &mut Gone) -> Result<(), DataplaneError> {
+        let [forwarded, replied] = sent(&gone.backends.remove(&id).unwrap_or_default());
+        self.reasons(id)?.iter().chain([&forwarded, &replied]).for_each(|ended| gone.services.add(ended));
         clear(&mut self.reasons, map::REASON_STATS, id * REASONS..(id + 1) * REASONS)
     }
 
@@ -61,8 +72,9 @@ impl Stats {
         let mut total = gone;
         backends.iter().for_each(|(_, b)| total.add(b));
         let mut reasons = self.reasons(service.id)?;
-        reasons[Reason::Forwarded as usize].add(&ReasonStats { packets: total.tx + total.redirect, bytes: total.bytes });
-        reasons[Reason::Replied as usize].add(&ReasonStats { packets: total.reply_tx + total.reply_redirect, bytes: total.reply_bytes });
+        let [forwarded, replied] = sent(&total);
+        reasons[Reason::Forwarded as usize].add(&forwarded);
+        reasons[Reason::Replied as usize].add(&replied);
         Ok(ServiceCounters { name: service.name.clone(), vip: service.vip, reasons, backends, gone })
     }
 
@@ -72,6 +84,20 @@ impl Stats {
         reasons.iter_mut().zip(read).for_each(|(r, read)| *r = read);
         Ok(reasons)
     }
+}
+
+impl Gone {
+    fn backends(&self, service: u32) -> BackendStats {
+        self.backends.get(&service).copied().unwrap_or_default()
+    }
+}
+
+/// What backends have counted, as reasons: sent to them, and answered by them.
+fn sent(stats: &BackendStats) -> [ReasonStats; 2] {
+    [
+        ReasonStats { packets: stats.tx + stats.redirect, bytes: stats.bytes },
+        ReasonStats { packets: stats.reply_tx + stats.reply_redirect, bytes: stats.reply_bytes },
+    ]
 }
 
 /// Sums over the CPUs of `count` elements from `first` on; fewer at the end of the map.
@@ -97,7 +123,6 @@ fn totals<T: Sum>(map: &PerCpuArray<MapData, T>, name: &'static str, first: u32,
 
 fn reading(name: &'static str) -> &'static str {
     match name {
-        map::RX_STATS => "read map RX_STATS",
         map::REASON_STATS => "read map REASON_STATS",
         _ => "read map BACKEND_STATS",
     }
@@ -163,13 +188,6 @@ fn clear<T: Sum>(
             PerCpuValues::try_from(vec![T::zeroed(); cpus]).map_err(|source| DataplaneError::System { what: "clear counters", source })?;
         map.set(index, zero, 0).map_err(failed)
     })
-}
-
-impl Sum for RxStats {
-    fn add(&mut self, more: &Self) {
-        self.packets = self.packets.wrapping_add(more.packets);
-        self.bytes = self.bytes.wrapping_add(more.bytes);
-    }
 }
 
 impl Sum for ReasonStats {

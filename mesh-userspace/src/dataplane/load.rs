@@ -9,7 +9,7 @@ use aya::{
 };
 use bytemuck::Pod;
 use mesh_common::abi::{
-    Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, RxStats, ServiceInfo, SlotWord, Vip, map, program,
+    Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip, map, program,
 };
 
 use super::{
@@ -74,7 +74,7 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 11] {
+    fn shapes(&self) -> [Shape; 10] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -90,7 +90,6 @@ impl Sizes {
             array::<NatBucket>(map::NAT_INDEX, self.nat_buckets),
             array::<NatFlow>(map::NAT_FLOWS, self.nat_flows),
             array::<NatGauges>(map::NAT_GAUGES, 1),
-            percpu::<RxStats>(map::RX_STATS, 1),
             percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
             percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
         ]
@@ -122,11 +121,7 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
     };
-    let stats = Stats {
-        rx: percpu(&mut ebpf, map::RX_STATS)?,
-        reasons: percpu(&mut ebpf, map::REASON_STATS)?,
-        backends: percpu(&mut ebpf, map::BACKEND_STATS)?,
-    };
+    let stats = Stats { reasons: percpu(&mut ebpf, map::REASON_STATS)?, backends: percpu(&mut ebpf, map::BACKEND_STATS)? };
     Ok(Loaded { ebpf, image, stats, reused, sizes })
 }
 

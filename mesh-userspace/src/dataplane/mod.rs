@@ -24,16 +24,16 @@ mod settings;
 pub mod vip_index;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::IpAddr,
     path::Path,
     time::{Duration, Instant},
 };
 
-use mesh_common::abi::{BackendStats, NatConfig};
+use mesh_common::abi::NatConfig;
 
 pub use adopt::Contradiction;
-use counters::Sum;
+use counters::Gone;
 pub use detach::Detached;
 use entry::Hop;
 pub use error::DataplaneError;
@@ -65,8 +65,7 @@ pub struct Dataplane {
     sweeper: nat::Sweeper,
     interfaces: Vec<AttachedIface>,
     epoch: Epoch,
-    /// Counts of backends that are no more, by service id.
-    gone: HashMap<u32, BackendStats>,
+    gone: Gone,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -104,7 +103,7 @@ impl Dataplane {
             sweeper: nat::Sweeper::default(),
             interfaces,
             epoch: Epoch::default(),
-            gone: HashMap::new(),
+            gone: Gone::default(),
         };
         Ok((plane, adopted))
     }
@@ -132,7 +131,7 @@ impl Dataplane {
 
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        self.loaded.stats.read(&self.layout, &|id| self.gone.get(&id).copied().unwrap_or_default())
+        self.loaded.stats.read(&self.layout, &self.gone)
     }
 
     /// Removes translated flows that are over, and gives back the places of backends and services that nothing names any more. To be called
@@ -157,13 +156,10 @@ impl Dataplane {
         report.freed = freed.backends.len();
         execute(image, &freed.ops);
         for (service, entry) in &freed.backends {
-            let last = self.loaded.stats.backend(entry.stats)?;
-            self.gone.entry(*service).or_default().add(&last);
-            self.loaded.stats.clear_backend(entry.stats)?;
+            self.loaded.stats.clear_backend(*service, entry.stats, &mut self.gone)?;
         }
         for id in freed.services {
-            self.gone.remove(&id);
-            self.loaded.stats.clear_service(id)?;
+            self.loaded.stats.clear_service(id, &mut self.gone)?;
         }
         Ok(report)
     }

@@ -1,6 +1,6 @@
 //! What the data plane says of itself: plain values for logs, metrics and the API.
 
-use mesh_common::abi::{BackendState, BackendStats, Mode, Reason, ReasonStats, RxStats, SlotWord};
+use mesh_common::abi::{BackendState, BackendStats, Mode, Reason, ReasonStats, SlotWord};
 
 use crate::model::{BackendId, Epoch, ServiceName, VipAddr};
 
@@ -73,7 +73,8 @@ pub struct AttachedIface {
 /// All counters, summed over the CPUs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    pub rx: RxStats,
+    /// All packets that came in, which is all that is counted: each ends in one count.
+    pub rx: ReasonStats,
     /// Packets that belong to no service, by [`Reason`] (index = its number).
     pub no_service: [ReasonStats; Reason::ALL.len()],
     /// By service id.

@@ -65,7 +65,8 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
     }
     let after = rig.counted(case)?;
     let no_room = after.no_room - before.no_room;
-    bad += (packets * (rounds as u64 + 1)).abs_diff(after.right - before.right + no_room);
+    let sent = packets * (rounds as u64 + 1);
+    bad += sent.abs_diff(after.right - before.right + no_room) + sent.abs_diff(after.ended - before.ended);
     let base = quantile(&mut tx, 0.5);
     Ok(Figure {
         case: case.name(),

@@ -84,20 +84,21 @@ impl Rig {
     /// Packets that went as they should so far, and those of flows that found no room.
     pub fn counted(&self, case: &Case) -> Result<Count> {
         let counters = self.kernel.counters();
-        counters.balance().map_err(anyhow::Error::msg)?;
         let ended =
             |reason: Reason| -> u64 { counters.reasons.iter().skip(reason as usize).step_by(REASONS as usize).map(|r| r.packets).sum() };
         let right = match case.kind {
             Kind::Service(_) => counters.backends.iter().map(|b| b.tx).sum(),
             Kind::NonVip => counters.reasons.get(Reason::NotForVip as usize).context("there are reason counters")?.packets,
         };
-        Ok(Count { right, no_room: ended(Reason::NoFlow) + ended(Reason::NatFull) })
+        Ok(Count { ended: counters.ended().packets, right, no_room: ended(Reason::NoFlow) + ended(Reason::NatFull) })
     }
 }
 
 /// What became of packets.
 #[derive(Clone, Copy, Debug)]
 pub struct Count {
+    /// All that were counted at all.
+    pub ended: u64,
     pub right: u64,
     pub no_room: u64,
 }
