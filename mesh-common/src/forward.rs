@@ -14,6 +14,7 @@ use crate::{
     select,
     shared::Shared,
     tables::Tables,
+    tunnel,
 };
 
 /// What becomes of a packet.
@@ -165,6 +166,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 ) -> S::Done {
     const DSR: u8 = Mode::Dsr as u8;
     const NAT: u8 = Mode::Nat as u8;
+    const TUNNEL: u8 = Mode::Tunnel as u8;
     let service = read!(vip, Vip.service as u32);
     let (network, flags) = match headers.check(run.packet) {
         Ok(sound) => sound,
@@ -175,6 +177,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
         NAT => nat::forward(run, &arrival),
+        TUNNEL => tunnel::forward(run, &arrival),
         _ => run.end(service, Reason::BadTable),
     }
 }

@@ -1,4 +1,4 @@
-//! The engine on the host: a frame in a slice, tables in vectors. For tests, and for explaining what the kernel would do.
+//! The engine on the host: a frame in a vector, tables in vectors. For tests, and for explaining what the kernel would do.
 
 use core::cell::Cell;
 use std::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
@@ -20,16 +20,16 @@ use crate::{
     tables::Tables,
 };
 
-/// A frame in a slice.
+/// A frame in a vector, where there is always room at the front.
 #[derive(Debug)]
 pub struct Frame<'a> {
-    bytes: &'a mut [u8],
+    bytes: &'a mut Vec<u8>,
     ifindex: u32,
 }
 
 impl<'a> Frame<'a> {
     /// `ifindex`: the interface that it came in by.
-    pub fn new(bytes: &'a mut [u8], ifindex: u32) -> Self {
+    pub fn new(bytes: &'a mut Vec<u8>, ifindex: u32) -> Self {
         Self { bytes, ifindex }
     }
 }
@@ -55,6 +55,11 @@ impl Packet for Frame<'_> {
 impl PacketMut for Frame<'_> {
     fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
         self.bytes.get_mut(offset..offset.checked_add(N)?)?.first_chunk_mut()
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.bytes.splice(0..0, core::iter::repeat_n(0, bytes));
+        true
     }
 }
 

@@ -28,6 +28,7 @@ pub mod rewrite;
 mod select;
 pub mod shared;
 pub mod tables;
+mod tunnel;
 
 #[cfg(target_endian = "big")]
 compile_error!("words of packets and maps are compared as they lie in memory, which is worked out for little-endian machines only");

@@ -13,6 +13,11 @@ pub trait Packet {
 
     /// Interface that the frame came in by.
     fn ifindex(&self) -> u32;
+
+    /// Bytes of payload of each packet that this one stands for and will be cut into; 0 = it stands for itself.
+    fn segment(&self) -> usize {
+        0
+    }
 }
 
 /// A view of a view: for those who only read.
@@ -36,12 +41,21 @@ impl<P: Packet> Packet for &P {
     fn ifindex(&self) -> u32 {
         (**self).ifindex()
     }
+
+    #[inline(always)]
+    fn segment(&self) -> usize {
+        (**self).segment()
+    }
 }
 
 /// A frame that is changed by plain stores.
 pub trait PacketMut: Packet {
     /// `N` bytes at `offset`, or `None` where the linear part ends before.
     fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]>;
+
+    /// Makes room for this many bytes at the front, whatever they are; offsets count from the new beginning. Whether there was room.
+    #[must_use]
+    fn grow(&mut self, bytes: usize) -> bool;
 }
 
 macro_rules! word_at {

@@ -2,6 +2,8 @@
 //!
 //! What is to be changed is an [`Edit`]; how it is done depends on who holds the frame. [`by_stores`] is for those who hold plain bytes.
 
+mod encap;
+
 use core::mem::offset_of;
 
 use network_types::{
@@ -15,6 +17,9 @@ use crate::{
     flow::{Address, Tuple, V4, V6},
     packet::{PacketMut, u16_at, u32_at, u64_at},
 };
+
+pub(crate) use encap::class_of;
+pub use encap::{Encap, Outer, constant_sum, encapsulate, outer_protocol};
 
 /// A frame whose holder can carry out an [`Edit`].
 pub trait Rewrite {
@@ -43,6 +48,7 @@ pub enum Network {
     Untouched,
     V4(Translation<V4>),
     V6(Translation<V6>),
+    Encap(Encap),
 }
 
 /// New addresses and ports, with the checksums that cover them; the TTL or hop limit goes down by one.
@@ -77,6 +83,7 @@ pub fn by_stores<P: PacketMut>(packet: &mut P, edit: &Edit) -> bool {
         Network::Untouched => Some(()),
         Network::V4(to) => translate(packet, to, ipv4),
         Network::V6(to) => translate(packet, to, ipv6),
+        Network::Encap(encap) => return encapsulate(packet, edit.macs, encap).is_some(),
     };
     let Some(ethernet) = packet.at_mut::<12>(0) else { return false };
     let (first, rest) = edit.macs.words();

@@ -80,6 +80,17 @@ impl<'a> Candidate<'a> {
         self.status & (Backend::READY as u32) << 8 != 0
     }
 
+    /// [`Backend::flags`].
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u8 {
+        (self.status >> 8) as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn mtu(self) -> u16 {
+        read!(self.entry, Backend.mtu as u16)
+    }
+
     #[inline(always)]
     pub(crate) fn nat_source(self) -> u16 {
         (self.status >> 16) as u16

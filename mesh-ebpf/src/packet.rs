@@ -4,9 +4,13 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, xdp_md},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode, xdp_md,
+    },
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_get_buff_len,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_pull_data,
+        bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
@@ -14,9 +18,13 @@ use mesh_common::{
     checksum,
     flow::{Address, V4, V6},
     packet::{Packet, PacketMut, u16_at, u32_at, u64_at},
-    rewrite::{Edit, Network, Rewrite, Translation, by_stores, checksum_offset},
+    rewrite::{Edit, Encap, Network, Outer, Rewrite, Translation, by_stores, checksum_offset},
 };
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
 
 /// Sends the frame out of another interface when the program ends; the action that says so.
 #[inline(always)]
@@ -91,6 +99,15 @@ impl PacketMut for XdpFrame {
         let from = self.linear.at(offset, N)?;
         // SAFETY: `Linear::at` checked that N bytes at `from` are the frame's; bytes need no alignment, and `&mut self` keeps others away.
         Some(unsafe { &mut *(from as *mut [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, bytes: usize) -> bool {
+        // SAFETY: `ctx` is the context that the kernel called with; what it says of the frame is read anew before the frame is.
+        let grown = unsafe { bpf_xdp_adjust_head(self.ctx, -(bytes as i32)) == 0 };
+        // SAFETY: as above.
+        self.linear = unsafe { Linear { start: (*self.ctx).data as usize, end: (*self.ctx).data_end as usize } };
+        grown
     }
 }
 
@@ -194,6 +211,71 @@ impl Skb {
     }
 }
 
+impl Skb {
+    /// The outer header, where the kernel keeps in step what it knows of the packet: protocol, offsets, segments still to be cut.
+    #[inline(always)]
+    fn encap(&mut self, encap: &Encap) -> Option<()> {
+        let kind = if encap.udp.is_some() { BPF_F_ADJ_ROOM_ENCAP_L4_UDP } else { 0 };
+        let ip = match encap.outer {
+            Outer::V4 { src, dst, sum } => {
+                let mut head = Words([0; Ipv4Hdr::LEN]);
+                encap.ipv4::<0, _>(&mut head.0, src, dst, sum);
+                self.make_room(encap, kind | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)?;
+                self.store(encap.l3, head.0, BPF_F_RECOMPUTE_CSUM as u64)?;
+                Ipv4Hdr::LEN
+            }
+            Outer::V6 { src, dst } => {
+                let mut head = Words([0; Ipv6Hdr::LEN]);
+                encap.ipv6::<0, _>(&mut head.0, src, dst);
+                self.make_room(encap, kind | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)?;
+                self.store(encap.l3, head.0, BPF_F_RECOMPUTE_CSUM as u64)?;
+                Ipv6Hdr::LEN
+            }
+        };
+        if let Some(port) = encap.udp {
+            let mut head = Words([0; UdpHdr::LEN]);
+            encap.udp::<0, _>(&mut head.0, port);
+            self.store(encap.l3 + ip, head.0, BPF_F_RECOMPUTE_CSUM as u64)?;
+        }
+        self.store(encap.l3 - size_of::<u16>(), encap.ether_type().to_ne_bytes(), 0)
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, encap: &Encap, kind: u32) -> Option<()> {
+        if encap.l3 != EthHdr::LEN {
+            return self.make_room_behind_tags(encap);
+        }
+        // Whether segments fit was asked before: they stay as large as they are.
+        let flags = (kind | BPF_F_ADJ_ROOM_FIXED_GSO) as u64;
+        // SAFETY: `skb` is the context that the kernel called with; no address into the packet is used from here on.
+        let error = unsafe { bpf_skb_adjust_room(self.skb, encap.room() as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags) };
+        (error == 0).then_some(())
+    }
+}
+
+impl Skb {
+    /// Room behind VLAN tags that stand in the bytes (of two tags the inner one does). The helper for outer headers refuses such packets; this one
+    /// knows nothing of what it makes room for, so segments could not be cut any more.
+    #[inline(always)]
+    fn make_room_behind_tags(&mut self, encap: &Encap) -> Option<()> {
+        const TAGS: usize = 12;
+        let tags = u64_at::<0, _>(self.at::<8>(TAGS)?);
+        if self.segment() != 0 {
+            return None;
+        }
+        // SAFETY: `skb` is the context that the kernel called with; no address into the packet is used from here on.
+        let error = unsafe { bpf_skb_change_head(self.skb, encap.room() as u32, 0) };
+        if error != 0 {
+            return None;
+        }
+        self.store(TAGS, tags.to_ne_bytes(), 0)
+    }
+}
+
+/// Bytes on the stack, where a word has to be aligned.
+#[repr(align(8))]
+struct Words<const N: usize>([u8; N]);
+
 /// A sum brought down to the 32 bits that the helpers take.
 #[inline(always)]
 fn fold32(sum: u64) -> u32 {
@@ -225,6 +307,12 @@ impl Packet for Skb {
         // SAFETY: `skb` is the context that the kernel called with.
         unsafe { (*self.skb).ifindex }
     }
+
+    #[inline(always)]
+    fn segment(&self) -> usize {
+        // SAFETY: `skb` is the context that the kernel called with.
+        unsafe { (*self.skb).gso_size as usize }
+    }
 }
 
 impl Rewrite for Skb {
@@ -234,6 +322,7 @@ impl Rewrite for Skb {
             Network::Untouched => Some(()),
             Network::V4(to) => self.ipv4(to),
             Network::V6(to) => self.ipv6(to),
+            Network::Encap(encap) => self.encap(encap),
         };
         let (first, rest) = edit.macs.words();
         network.is_some() && self.store(0, first.to_ne_bytes(), 0).is_some() && self.store(8, rest.to_ne_bytes(), 0).is_some()

@@ -1,0 +1,90 @@
+//! `tunnel`: the packet goes to its backend whole, in an outer header; the backend owns the VIP and answers the client itself.
+
+use crate::{
+    abi::{Backend, Reason, TableRef, Vip},
+    flow::{V4, V6, load_address},
+    forward::{Arrival, Run, Sending, Sink},
+    header::{Ip, TCP, tcp},
+    packet::Packet,
+    read,
+    rewrite::{Edit, Encap, Network, Outer, class_of},
+    select::{self, Candidate},
+    tables::Tables,
+};
+
+/// Bytes of outer headers.
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const UDP: usize = 8;
+
+/// First of the source ports of GUE (RFC 6335 section 6: dynamic ports), and how many there are.
+const FIRST_PORT: u16 = 0xc000;
+const PORTS: u16 = 0x4000;
+
+/// Sends the packet to the backend that its slot names, as `dsr` does, in an outer header of the family of the backend's address.
+#[inline(always)]
+pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
+    let table = TableRef(read!(arrival.vip, Vip.table as u64));
+    let backend = match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
+        Ok((_, backend)) => backend,
+        Err(reason) => return run.end(arrival.service, reason),
+    };
+    let udp = (backend.flags() & Backend::GUE != 0).then(|| (FIRST_PORT | arrival.hash as u16 & (PORTS - 1)).to_be());
+    let v6 = backend.flags() & Backend::OUTER_V6 != 0;
+    let room = if v6 { IPV6 } else { IPV4 } + if udp.is_some() { UDP } else { 0 };
+    if !fits(run.packet, arrival, room, backend.mtu()) {
+        return run.end(arrival.service, Reason::TooBig);
+    }
+    let Some(class) = run.packet.at::<4>(arrival.headers.l3).map(|ip| class_of(A::FAMILY, ip)) else {
+        return run.end(arrival.service, Reason::Malformed);
+    };
+    // The length fits 16 bits, or the packet would not have fitted.
+    let len = arrival.network.end.wrapping_sub(arrival.headers.l3) as u16;
+    let encap = |outer| Encap { outer, l3: arrival.headers.l3, len, class, inner: A::FAMILY, udp, label: arrival.hash as u32 & 0xf_ffff };
+    if v6 {
+        let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
+        run.send(sending(arrival, backend, encap(Outer::V6 { src, dst })))
+    } else {
+        let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
+        let sum = read!(backend.entry, Backend.addr_csum as u16);
+        run.send(sending(arrival, backend, encap(Outer::V4 { src, dst, sum })))
+    }
+}
+
+#[inline(always)]
+fn sending<A>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, encap: Encap) -> Sending {
+    Sending {
+        reason: Reason::Forwarded,
+        service: arrival.service,
+        stats: backend.stats(),
+        ifindex: backend.ifindex(),
+        opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        end: arrival.network.end,
+        edit: Edit { macs: backend.macs(), network: Network::Encap(encap) },
+    }
+}
+
+/// Whether the packet, or the largest segment that will be cut from it, fits the way to the backend with `room` bytes more.
+#[inline(always)]
+fn fits<A: Ip, P: Packet>(packet: &P, arrival: &Arrival<'_, A>, room: usize, mtu: u16) -> bool {
+    let most = if mtu == 0 { u16::MAX } else { mtu } as usize;
+    let len = arrival.network.end.wrapping_sub(arrival.headers.l3);
+    if len + room <= most {
+        return true;
+    }
+    match packet.segment() {
+        0 => false,
+        segment => len + room <= u16::MAX as usize && headers(packet, arrival) + segment + room <= most,
+    }
+}
+
+/// Bytes from the IP header to the payload.
+#[inline(always)]
+fn headers<A: Ip, P: Packet>(packet: &P, arrival: &Arrival<'_, A>) -> usize {
+    let (l3, l4) = (arrival.headers.l3, arrival.headers.l4);
+    if arrival.headers.proto != TCP {
+        return l4.wrapping_sub(l3) + UDP;
+    }
+    let words = packet.at::<1>(l4 + 12).map_or(0xf, |byte| (byte[0] >> 4) as usize);
+    l4.wrapping_sub(l3) + words * 4
+}
