@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::view::{Admin, StateWord},
+    control::{
+        DrainEnd,
+        view::{Admin, StateWord},
+    },
     model::{BackendId, Epoch, ServiceName},
     plan::{FlowsPreview, Preview},
 };
@@ -65,6 +68,23 @@ pub enum What {
         service: ServiceName,
         backend: BackendId,
         admin: Admin,
+    },
+    /// A drain is over: all flows have ended, or its deadline has come.
+    DrainEnded {
+        service: ServiceName,
+        backend: BackendId,
+        how: DrainEnd,
+        /// Flows that were still open (`nat`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        flows_left: Option<u64>,
+        took_ms: u64,
+    },
+    /// A drain's deadline has come, and it waits on.
+    DrainOverdue {
+        service: ServiceName,
+        backend: BackendId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        flows_left: Option<u64>,
     },
     WeightChanged {
         service: ServiceName,
@@ -167,6 +187,7 @@ impl What {
             | Self::ServiceWithoutBackends { .. }
             | Self::AnnounceFailed { .. }
             | Self::Repaired { .. }
+            | Self::DrainOverdue { .. }
             | Self::BackendState { to: StateWord::Down, .. }
             | Self::NextHop { ready: false, .. } => log::Level::Warn,
             Self::Published { .. } => log::Level::Debug,
@@ -189,6 +210,14 @@ impl fmt::Display for What {
             Self::ServiceWithoutBackends { service } => write!(f, "{service}: no backend takes new flows, its packets are dropped"),
             Self::AdminChanged { service, backend, admin: Admin::Drain } => write!(f, "{service}: backend {backend} drains"),
             Self::AdminChanged { service, backend, admin: Admin::In } => write!(f, "{service}: backend {backend} takes part again"),
+            Self::DrainEnded { service, backend, how, flows_left, took_ms } => {
+                write!(f, "{service}: backend {backend} is drained after {} s: {how}", took_ms / 1000)?;
+                flows_left.filter(|n| *n > 0).map_or(Ok(()), |n| write!(f, ", {n} flows were still open"))
+            }
+            Self::DrainOverdue { service, backend, flows_left } => {
+                let left = flows_left.map_or("packets still come".to_owned(), |n| format!("{n} flows are still open"));
+                write!(f, "{service}: backend {backend} is not drained by its deadline, {left}; it goes on waiting")
+            }
             Self::WeightChanged { service, backend, weight } => write!(f, "{service}: backend {backend} has weight {weight}"),
             Self::SlotsMoved { service, moved, slots, secondaries, flows, over_capacity } => {
                 let share = 100.0 * f64::from(*moved) / f64::from((*slots).max(1));

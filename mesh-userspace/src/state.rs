@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Instance, written},
-    control::view::Admin,
+    control::{DrainOrder, view::Admin},
     model::{BackendId, ServiceName},
 };
 
@@ -55,6 +55,9 @@ pub struct Change {
     /// Name that an added backend was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// How the drain is to go on, while `admin` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainOrder>,
     /// What else an added backend was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,

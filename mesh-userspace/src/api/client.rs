@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use super::{BackendRef, WeightBody, paths};
 use crate::{
     control::{
-        BackendSpec, ControlError, Intention, PlanView, ServiceSpec,
+        BackendSpec, ControlError, DrainSpec, DrainView, Intention, PlanView, ServiceSpec,
         view::{BackendView, ServiceView, SourceView, Status},
     },
     events::Event,
@@ -112,6 +112,17 @@ impl Client {
     pub async fn drain(&self, service: &ServiceName, backend: &BackendRef, on: bool) -> Result<BackendView> {
         let path = format!("{}/drain", paths::backend(service, &backend.to_string()));
         self.call(if on { Method::PUT } else { Method::DELETE }, &path, NOTHING).await
+    }
+
+    /// New flows go elsewhere, and old ones stay until `spec` says otherwise.
+    pub async fn drain_as(&self, service: &ServiceName, backend: &BackendRef, spec: &DrainSpec) -> Result<BackendView> {
+        let path = format!("{}/drain", paths::backend(service, &backend.to_string()));
+        self.call(Method::PUT, &path, Some(spec)).await
+    }
+
+    /// How the drains go, those that ended a while ago included.
+    pub async fn drains(&self) -> Result<Vec<DrainView>> {
+        self.get(paths::DRAINS).await
     }
 
     pub async fn set_weight(&self, service: &ServiceName, backend: &BackendRef, weight: u16) -> Result<BackendView> {

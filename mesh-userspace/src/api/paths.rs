@@ -8,6 +8,7 @@ pub const BACKENDS: &str = "/v1/backends";
 pub const SOURCES: &str = "/v1/sources";
 pub const EVENTS: &str = "/v1/events";
 pub const RELOAD: &str = "/v1/reload";
+pub const DRAINS: &str = "/v1/drains";
 pub const PLAN: &str = "/v1/plan";
 
 pub fn service(name: &ServiceName) -> String {

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     documents::{CompletionsArgs, ConfigCommand, ManArgs},
+    drain::DrainArgs,
     output::Format,
     plan::PlanArgs,
     service_spec::AddService,
@@ -162,7 +163,12 @@ pub enum BackendCommand {
     #[command(visible_alias = "remove")]
     Rm(Which),
     /// Send new flows elsewhere; old ones stay until they end
-    Drain(Which),
+    Drain(DrainArgs),
+    /// Show how the drains go
+    Drains {
+        /// Name of the service
+        service: Option<ServiceName>,
+    },
     /// Let a drained backend take new flows again
     Undrain(Which),
     /// Change the share of new flows

@@ -4,6 +4,7 @@
 
 mod args;
 pub mod documents;
+mod drain;
 mod failure;
 mod output;
 mod plan;

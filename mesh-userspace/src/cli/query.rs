@@ -120,9 +120,8 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
             client.remove_backend(service, backend).await?;
             done(out, format, &format!("{service}: backend {backend} removed"))?;
         }
-        BackendCommand::Drain(Which { service, backend }) => {
-            changed(out, format, &client.drain(service, backend, true).await?, "drains: new flows go elsewhere, old ones stay")?;
-        }
+        BackendCommand::Drain(args) => super::drain::execute(args, client, format, out).await?,
+        BackendCommand::Drains { service } => super::drain::list(service.as_ref(), client, format, out).await?,
         BackendCommand::Undrain(Which { service, backend }) => {
             changed(out, format, &client.drain(service, backend, false).await?, "takes part again")?;
         }
@@ -145,7 +144,7 @@ async fn events(args: &EventsArgs, client: &Client, format: Format, out: &mut im
     Err(Failure { code: Failure::UNREACHABLE, message: "the daemon stopped".into(), remedy: String::new() }.into())
 }
 
-fn changed(out: &mut impl Write, format: Format, view: &BackendView, how: &str) -> io::Result<()> {
+pub(super) fn changed(out: &mut impl Write, format: Format, view: &BackendView, how: &str) -> io::Result<()> {
     print(out, format, view, |view, _| format!("{}: backend {} {how} ({})\n", view.service, tables::backend_name(view), view.state))
 }
 

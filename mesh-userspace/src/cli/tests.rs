@@ -50,6 +50,9 @@ fn what_can_be_said() {
         "backend add web 10.0.0.1:80 --weight 5 --name b1",
         "backend rm web b1",
         "backend drain web [2001:db8::1]:80",
+        "backend drain web b1 b2 --deadline 10m --then remove --wait",
+        "backend drains",
+        "backend drains web -o json",
         "backend undrain web 10.0.0.1:80 -o json",
         "backend weight web b1 0",
         "events",
@@ -83,6 +86,8 @@ fn what_cannot_be_said() {
         ("backend weight web b1 65536", ErrorKind::ValueValidation),
         ("backend weight web b1 -1", ErrorKind::UnknownArgument),
         ("backend drain web", ErrorKind::MissingRequiredArgument),
+        ("backend drain web b1 --then vanish", ErrorKind::InvalidValue),
+        ("backend drain web b1 --deadline soon", ErrorKind::ValueValidation),
         ("plan", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
         ("plan drain web b1 --max-move much", ErrorKind::ValueValidation),
         ("detach --config x --bpffs /y", ErrorKind::ArgumentConflict),
@@ -260,4 +265,20 @@ async fn a_plan_is_shown_and_may_be_too_much() {
     assert_eq!(apply.as_deref(), Ok("nothing would change\n"));
     schema::check("plan", &json(&seam, "plan drain web b1").await);
     schema::check("plan", &json(&seam, &format!("plan apply {}", file.path().display())).await);
+}
+
+#[tokio::test]
+async fn a_drain_is_waited_for_and_listed() {
+    let seam = Seam::start().await;
+    let said = run(&seam, "backend drain web b1 10.0.0.2:8080 --wait").await.unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[2], "web: backend 10.0.0.1:8080 is drained after 2.5s: the last flow has ended");
+    assert_eq!(lines.len(), 4);
+    let list = run(&seam, "backend drains web").await.unwrap();
+    assert!(list.contains("ended: the last flow has ended      0         2    0.8"), "{list}");
+    assert!(run(&seam, "backend drains shop/api").await.unwrap().lines().count() == 1);
+    schema::check("drain", &json(&seam, "backend drains").await);
+    let lines = run(&seam, "backend drain web b1 --wait -o json").await.unwrap();
+    let line: Value = serde_json::from_str(lines.trim()).unwrap();
+    schema::check("drain", &Value::Array(vec![line]));
 }

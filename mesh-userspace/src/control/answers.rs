@@ -63,6 +63,13 @@ impl Daemon {
                 let done = done.map(|event| event.into_iter().for_each(|e| self.tell(e)));
                 self.finish(done, now, answer, |d, ()| d.backend_view(&service, id, now));
             }
+            Command::Drain(service, id, spec, answer) => {
+                let done = self.core.drain(&service, id, spec.order(SystemTime::now()));
+                let done = done.map(|event| event.into_iter().for_each(|e| self.tell(e)));
+                self.finish(done, now, answer, |d, ()| d.backend_view(&service, id, now));
+                self.watch_drains(now);
+            }
+            Command::Drains(answer) => drop(answer.send(Ok(self.drain_views(now)))),
             Command::SetWeight(service, id, weight, answer) => {
                 let done = self.core.set_weight(&service, id, weight);
                 self.finish(done, now, answer, |d, ()| d.backend_view(&service, id, now));

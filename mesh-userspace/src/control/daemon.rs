@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     announcing::{Place, Report},
     core::Core,
+    drains::Drains,
     handle::Command,
     publishing::{REPAIR, SWEEP},
     saver::{Done, Saver},
@@ -94,6 +95,7 @@ pub struct Daemon {
     pub(super) sweep_at: Instant,
     pub(super) repair_at: Instant,
     pub(super) ready: bool,
+    pub(super) drains: Drains,
     /// Services that could not be published as wanted.
     pub(super) refused: BTreeMap<ServiceName, LayoutError>,
 }
@@ -136,6 +138,7 @@ impl Daemon {
             sweep_at: now + SWEEP,
             repair_at: now + REPAIR,
             ready: false,
+            drains: Drains::default(),
             refused: BTreeMap::new(),
         }
     }

@@ -3,6 +3,7 @@
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
+    drains::{DrainSpec, DrainView},
     error::ControlError,
     view::{Admin, BackendView, Readiness, ServiceView, Snapshot, SourceView, Status},
     whatif::{Intention, PlanView},
@@ -38,6 +39,8 @@ pub enum Command {
     Sources(Answer<Vec<SourceView>>),
     Events(u64, Answer<Vec<Event>>),
     Reload(Answer<()>),
+    Drain(ServiceName, BackendId, DrainSpec, Answer<BackendView>),
+    Drains(Answer<Vec<DrainView>>),
     Plan(Box<Intention<BackendId>>, Answer<PlanView>),
 }
 
@@ -108,9 +111,14 @@ impl Handle {
         self.ask(|answer| Command::RemoveBackend(service, id, answer)).await
     }
 
-    /// New flows go elsewhere at once, old ones stay.
-    pub async fn drain(&self, service: ServiceName, id: BackendId) -> Result<BackendView, ControlError> {
-        self.ask(|answer| Command::SetAdmin(service, id, Admin::Drain, answer)).await
+    /// New flows go elsewhere at once, old ones stay, until `spec` says otherwise.
+    pub async fn drain(&self, service: ServiceName, id: BackendId, spec: DrainSpec) -> Result<BackendView, ControlError> {
+        self.ask(|answer| Command::Drain(service, id, spec, answer)).await
+    }
+
+    /// How the drains go, those that ended a while ago included.
+    pub async fn drains(&self) -> Result<Vec<DrainView>, ControlError> {
+        self.ask(Command::Drains).await
     }
 
     pub async fn undrain(&self, service: ServiceName, id: BackendId) -> Result<BackendView, ControlError> {

@@ -11,6 +11,8 @@ mod changes;
 mod core;
 mod daemon;
 mod detach;
+mod draining;
+mod drains;
 mod error;
 mod following;
 mod handle;
@@ -29,6 +31,7 @@ mod whatif;
 
 pub use self::core::{Adopted, Core, Wanted};
 pub use detach::detach;
+pub use drains::{DrainEnd, DrainOrder, DrainSpec, DrainState, DrainView, Then};
 pub use error::ControlError;
 pub use handle::{BackendSpec, Command, Handle, ServiceSpec};
 pub use startup::run;

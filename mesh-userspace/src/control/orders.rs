@@ -2,6 +2,7 @@
 
 use super::{
     core::{Core, listed, resolve_spec},
+    drains::DrainOrder,
     error::ControlError,
     handle::{BackendSpec, ServiceSpec},
     merge::Merged,
@@ -75,7 +76,7 @@ impl Core {
         self.room_for_backends(1)?;
         // If a file names it too, the weight that was given here still goes before.
         let weight = spec.weight.as_ref().map(|_| weight.0);
-        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity };
+        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity, drain: None };
         self.state.backends.entry(service.clone()).or_default().insert(id, change);
         self.merge();
         Ok(id)
@@ -101,8 +102,15 @@ impl Core {
     /// Drains a backend, or ends that.
     pub fn set_admin(&mut self, service: &ServiceName, id: BackendId, admin: Admin) -> Result<Option<What>, ControlError> {
         let before = self.find_backend(service, id)?.admin(&id);
-        self.change(service, id, |c| c.admin = admin);
+        self.change(service, id, |c| (c.admin, c.drain) = (admin, None));
         Ok((before != admin).then(|| What::AdminChanged { service: service.clone(), backend: id, admin }))
+    }
+
+    /// Drains a backend as `order` says.
+    pub fn drain(&mut self, service: &ServiceName, id: BackendId, order: DrainOrder) -> Result<Option<What>, ControlError> {
+        let event = self.set_admin(service, id, Admin::Drain)?;
+        self.change(service, id, |c| c.drain = Some(order));
+        Ok(event)
     }
 
     /// Sets a weight that goes before that of any file.

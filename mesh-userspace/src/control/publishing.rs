@@ -98,6 +98,7 @@ impl Daemon {
             }
             Err(error) => log::error!("{error}"),
         }
+        self.watch_drains(now);
         self.write_memory();
         self.check_ready();
     }

@@ -282,5 +282,6 @@ fn a_first_heartbeat_does_not_empty_the_table() {
     expect(&bench, "web", &[("10.0.0.1:80", Standing::Serving, true), ("10.0.0.2:80", Standing::Serving, true)]);
 }
 
+mod drains;
 mod sources;
 mod whatif;

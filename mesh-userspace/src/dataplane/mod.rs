@@ -46,9 +46,12 @@ use op::{Op, grace_period};
 pub use options::{HookChoice, InterfaceOptions, Limits, NatOptions, NatTimeouts, Options};
 use pins::Pins;
 use reconcile::{Batch, Hops, Translation};
-pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, Published, ServiceCounters};
+pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, OpenFlows, Published, ServiceCounters};
 
-use crate::{model::Epoch, plan::Plan};
+use crate::{
+    model::{BackendId, Epoch, VipAddr},
+    plan::Plan,
+};
 
 /// A batch that takes longer than this waits for packets under way before it counts as done: what it gave up is reused after a fixed time.
 const QUICK: Duration = Duration::from_millis(20);
@@ -144,7 +147,13 @@ impl Dataplane {
             let entry = service.entries.get(usize::from(*local))?.as_ref()?;
             Some((service.vip, entry.id, *count))
         });
+        let open = swept.live.open.iter().filter_map(|((service, local), (flows, quiet))| {
+            let service = self.layout.services.get(service)?;
+            let entry = service.entries.get(usize::from(*local))?.as_ref()?;
+            Some(((service.vip, entry.id), OpenFlows { flows: *flows, quiet: nat::span(*quiet) }))
+        });
         let mut report = NatReport {
+            open: open.collect(),
             flows: swept.flows,
             capacity: image.nat_flows.len() as u64,
             half_open: swept.half_open,
@@ -162,6 +171,12 @@ impl Dataplane {
             self.loaded.stats.clear_service(id, &mut self.gone)?;
         }
         Ok(report)
+    }
+
+    /// Ends the translated flows with a backend, and tells how many there were: their packets are dropped from now on.
+    pub fn cut(&self, vip: VipAddr, backend: BackendId) -> u64 {
+        let service = self.layout.services.values().find(|s| s.vip == vip);
+        service.and_then(|s| Some(nat::cut(&self.loaded.image, s.id, s.local(&backend)?))).unwrap_or(0)
     }
 
     /// Interfaces that packets are balanced on, in the order of the options.

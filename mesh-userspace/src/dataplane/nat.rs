@@ -89,6 +89,11 @@ impl Sweeper {
         }
         swept.flows += 1;
         swept.half_open += u64::from(life.phase(tcp) == Phase::HalfOpen);
+        if life.phase(tcp) != Phase::Closed {
+            let (open, quiet) = swept.live.open.entry((flow.service, flow.backend)).or_default();
+            *open += 1;
+            *quiet = (*quiet).max(tick.wrapping_sub(flow.seen).min(i32::MAX as u32));
+        }
         *swept.live.flows.entry((flow.service, flow.backend)).or_default() += 1;
         if let Some(used) = swept.live.sources.get_mut(usize::from(flow.nat_source)) {
             *used = true;
@@ -108,6 +113,19 @@ impl Sweeper {
         }
         self.drift.clear();
     }
+}
+
+/// Ends all flows with a backend, and tells how many there were.
+pub fn cut(image: &Image, service: u32, local: u16) -> u64 {
+    let mut cut = 0;
+    for place in 0..image.nat_flows.len() {
+        let claim = image.nat_flows.word(place, flow_word::CLAIM);
+        if claim != 0 && claim != NatFlow::BUSY {
+            let flow = image.nat_flows.get(place);
+            cut += u64::from(flow.service == service && flow.backend == local && remove(image, place, claim));
+        }
+    }
+    cut
 }
 
 /// Ends the flow at `place` as the kernel half would: by the claim, so that only one of both does. Tells whether it was us.
@@ -171,6 +189,11 @@ fn largest_outside(first: u16, last: u16) -> Option<RangeInclusive<u16>> {
     let below = first.checked_sub(1).map(|end| FIRST_PORT..=end);
     let above = last.checked_add(1).map(|start| start.max(FIRST_PORT)..=u16::MAX);
     [below, above].into_iter().flatten().filter(|r| r.len() >= MIN_PORTS).max_by_key(ExactSizeIterator::len)
+}
+
+/// A number of ticks as a span of time.
+pub fn span(ticks: u32) -> Duration {
+    Duration::from_nanos(u64::from(ticks) << NatConfig::TICK_SHIFT)
 }
 
 /// Now, by the clock that the kernel half reads.
@@ -241,12 +264,15 @@ mod tests {
         let swept = sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
         assert_eq!((swept.flows, swept.half_open, swept.expired), (2, 1, 3));
         assert_eq!(swept.live.flows.get(&(1, 0)), Some(&2));
+        assert_eq!(swept.live.open.get(&(1, 0)), Some(&(2, 99)));
         assert!(swept.live.sources[3] && !swept.live.sources[0]);
         assert_eq!(gauge(&image), 1);
         assert_eq!(image.nat_flows.get(2).claim, 0);
         assert_eq!(image.nat_flows.get(6).claim, NatFlow::BUSY);
         sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
         assert_eq!(image.nat_flows.get(6).claim, 0, "left busy by somebody who is gone");
+        assert_eq!((cut(&image, 2, 0), cut(&image, 1, 1), cut(&image, 1, 0), gauge(&image)), (0, 0, 2, 0));
+        assert_eq!(sweeper.sweep(&image, &layout, &config, 1000, Instant::now()).flows, 0);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the data plane says of itself: plain values for logs, metrics and the API.
 
+use std::{collections::HashMap, time::Duration};
+
 use mesh_common::abi::{BackendState, BackendStats, Mode, Reason, ReasonStats, SlotWord};
 
 use crate::model::{BackendId, Epoch, ServiceName, VipAddr};
@@ -94,6 +96,14 @@ pub struct ServiceCounters {
     pub gone: BackendStats,
 }
 
+/// Flows of one backend that have not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenFlows {
+    pub flows: u64,
+    /// For how long the quietest of them has been quiet.
+    pub quiet: Duration,
+}
+
 /// What one sweep of the translated flows found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NatReport {
@@ -107,6 +117,8 @@ pub struct NatReport {
     pub expired: u64,
     /// Live flows of each backend that has any.
     pub backends: Vec<(VipAddr, BackendId, u64)>,
+    /// Flows that have not ended, of each backend that has any.
+    pub open: HashMap<(VipAddr, BackendId), OpenFlows>,
     /// Backends whose entry this sweep gave back, for nothing names them any more.
     pub freed: usize,
 }

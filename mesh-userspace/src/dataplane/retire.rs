@@ -19,6 +19,8 @@ use super::{
 pub struct Live {
     /// By (service id, backend's local index).
     pub flows: HashMap<(u32, u16), u64>,
+    /// Of these, the ones that have not ended, and for how many ticks the quietest of them has been quiet.
+    pub open: HashMap<(u32, u16), (u64, u32)>,
     /// Source addresses that a flow names.
     pub sources: [bool; NAT_SOURCES],
     /// When the counting began: what was retired later may have got a flow unseen.
@@ -27,7 +29,7 @@ pub struct Live {
 
 impl Default for Live {
     fn default() -> Self {
-        Self { flows: HashMap::new(), sources: [false; NAT_SOURCES], since: Instant::now() }
+        Self { flows: HashMap::new(), open: HashMap::new(), sources: [false; NAT_SOURCES], since: Instant::now() }
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::{BackendRef, EventsQuery, WeightBody, paths},
     control::{
-        BackendSpec, ControlError, ServiceSpec,
+        BackendSpec, ControlError, DrainSpec, DrainView, ServiceSpec,
         view::{BackendView, ServiceView, SourceView, Status},
     },
     model::{BackendId, ServiceName},
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/services/{service}/backends/{backend}/drain", put(drain).delete(undrain))
         .route("/v1/services/{service}/backends/{backend}/weight", put(weight))
         .route(paths::SOURCES, get(sources))
+        .route(paths::DRAINS, get(drains))
         .route(paths::EVENTS, get(events))
         .route(paths::RELOAD, post(reload))
         .fallback(unknown)
@@ -114,12 +115,18 @@ async fn remove_backend(State(app): State<App>, Path(path): Path<(String, String
     Answer(answer.await)
 }
 
-async fn drain(State(app): State<App>, Path(path): Path<(String, String)>) -> Answer<BackendView> {
+/// The body says how; it may be empty.
+async fn drain(State(app): State<App>, Path(path): Path<(String, String)>, bytes: Bytes) -> Answer<BackendView> {
     let answer = async {
+        let spec = if bytes.is_empty() { DrainSpec::default() } else { body(&bytes)? };
         let (service, id) = target(&app, path).await?;
-        app.handle.drain(service, id).await
+        app.handle.drain(service, id, spec).await
     };
     Answer(answer.await)
+}
+
+async fn drains(State(app): State<App>) -> Answer<Vec<DrainView>> {
+    Answer(app.handle.drains().await)
 }
 
 async fn undrain(State(app): State<App>, Path(path): Path<(String, String)>) -> Answer<BackendView> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::{
-        Intention, PlanView,
+        DrainEnd, DrainState, DrainView, Intention, PlanView, Then,
         view::{
             Admin, BackendView, ConfigView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications, Readiness, ServiceView,
             Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic, Usage,
@@ -172,4 +172,26 @@ pub(crate) fn plan<B>(intention: &Intention<B>) -> PlanView {
         ],
     };
     PlanView { services: vec![preview], moved_share: 0.5, flows_kept: 5, flows_lost: 0, assumed: vec!["web: as it is".into()] }
+}
+
+/// The drain of a backend that is over.
+pub(crate) fn drained(backend: &BackendView) -> DrainView {
+    DrainView {
+        service: backend.service.clone(),
+        backend: backend.id,
+        name: backend.name.clone(),
+        state: DrainState::Ended,
+        ended: Some(DrainEnd::Empty),
+        then: Then::Wait,
+        since_ms: 1_767_225_599_001,
+        took_ms: 2500,
+        deadline_ms: None,
+        flows_at_start: Some(2),
+        flows: Some(0),
+        quiet_ms: None,
+        packets_per_s: 0.0,
+        ended_per_s: 0.8,
+        estimate_ms: None,
+        new_flows: 0,
+    }
 }

@@ -12,7 +12,7 @@ use super::sample;
 use crate::{
     api::{Client, Endpoints, Server},
     control::{
-        Command, ControlError, Handle,
+        Command, ControlError, DrainView, Handle,
         view::{Admin, BackendView, ServiceView, Snapshot, StateWord},
     },
     events::{Event, What},
@@ -102,6 +102,8 @@ async fn take_commands(mut inbox: mpsc::Receiver<Command>) {
             Command::Events(since, answer) => {
                 reply(answer, Ok((since + 1..=KEPT).map(event).collect()));
             }
+            Command::Drain(name, id, _, answer) => reply(answer, node.change(&name, id, |b| set_admin(b, Admin::Drain))),
+            Command::Drains(answer) => reply(answer, Ok(node.drains())),
             Command::Plan(intention, answer) => reply(answer, Ok(sample::plan(&intention))),
             Command::Reload(answer) => reply(answer, Err(ControlError::Invalid("mesh.yaml:1:1: no such key".into()))),
         }
@@ -161,6 +163,11 @@ impl Node {
         self.change(service, id, |_| ())?;
         self.0.backends.retain(|b| b.service != *service || b.id != id);
         Ok(())
+    }
+
+    /// Every drain is over as soon as it began.
+    fn drains(&self) -> Vec<DrainView> {
+        self.0.backends.iter().filter(|b| b.admin == Admin::Drain).map(sample::drained).collect()
     }
 
     fn change(&mut self, service: &ServiceName, id: BackendId, change: impl FnOnce(&mut BackendView)) -> Result<BackendView, ControlError> {

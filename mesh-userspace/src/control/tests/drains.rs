@@ -1,0 +1,95 @@
+//! Drains by themselves: counts in, what is due out.
+
+use std::time::SystemTime;
+
+use super::*;
+use crate::control::drains::{Count, Drain, DrainEnd, DrainOrder, DrainState, DrainView, Due, Then};
+
+struct World {
+    drain: Drain,
+    start: Instant,
+    seconds: u64,
+}
+
+impl World {
+    fn new(deadline_s: Option<u64>, then: Then) -> Self {
+        let start = Instant::now();
+        let order = DrainOrder { since_ms: 0, deadline_ms: deadline_s.map(|s| s * 1000), then };
+        Self { drain: Drain::new(None, order, start), start, seconds: 0 }
+    }
+
+    /// A second later so many flows are open (if they are counted), after so many packets in all.
+    fn step(&mut self, open: Option<u64>, packets: u64) -> Due {
+        let count = Count { open, quiet: Duration::from_secs(2), packets, begun: 7 };
+        let due = self.drain.step(count, self.now(), self.seconds * 1000);
+        self.seconds += 1;
+        due
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_secs(self.seconds)
+    }
+
+    fn view(&self) -> DrainView {
+        let key = (name("web"), id("10.0.0.1:80"));
+        self.drain.view(&key, self.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(self.seconds))
+    }
+}
+
+#[test]
+fn it_ends_with_the_last_flow_and_tells_its_rate() {
+    let mut world = World::new(None, Then::Wait);
+    assert_eq!(world.step(Some(0), 10), Due::Nothing, "what is under way may still open a flow");
+    for left in [8, 6, 4, 2] {
+        assert_eq!(world.step(Some(left), 10), Due::Nothing);
+    }
+    let view = world.view();
+    assert_eq!((view.state, view.flows, view.flows_at_start, view.new_flows), (DrainState::Draining, Some(2), Some(0), 0));
+    assert_eq!(view.quiet_ms, Some(2000));
+    let mut world = World::new(None, Then::Wait);
+    for left in [10, 8, 6, 4, 2] {
+        world.step(Some(left), 10);
+    }
+    let view = world.view();
+    assert!((view.ended_per_s - 2.0).abs() < 1e-9 && view.estimate_ms == Some(1000), "{view:?}");
+    assert_eq!((world.step(Some(0), 10), world.step(Some(0), 10)), (Due::Empty, Due::Nothing));
+    let view = world.view();
+    assert_eq!((view.state, view.ended, view.estimate_ms, view.took_ms), (DrainState::Ended, Some(DrainEnd::Empty), None, 5000));
+}
+
+#[test]
+fn without_a_count_of_flows_silence_is_the_end() {
+    let mut world = World::new(None, Then::Remove);
+    for packets in [10, 20, 20, 20, 30, 30, 30] {
+        assert_eq!(world.step(None, packets), Due::Nothing);
+    }
+    assert_eq!((world.view().flows, world.view().ended_per_s), (None, 0.0));
+    assert!(world.view().packets_per_s > 2.0);
+    assert_eq!(world.step(None, 30), Due::Remove);
+}
+
+#[test]
+fn what_a_deadline_does() {
+    for (then, due) in [(Then::Wait, Due::Overdue), (Then::Cut, Due::Cut), (Then::Remove, Due::Remove)] {
+        let mut world = World::new(Some(2), then);
+        assert_eq!([world.step(Some(5), 0), world.step(Some(5), 0)], [Due::Nothing; 2], "{then:?}");
+        assert_eq!((world.step(Some(5), 0), world.step(Some(5), 0)), (due, Due::Nothing), "{then:?}");
+        let overdue = world.view().state == DrainState::Overdue;
+        assert_eq!(overdue, then == Then::Wait);
+        assert_eq!(world.step(Some(0), 0), if overdue { Due::Empty } else { Due::Nothing });
+    }
+}
+
+#[test]
+fn an_order_is_remembered_until_it_is_taken_back() {
+    let mut bench = Bench::new(TWO, State::default());
+    let (web, first) = (name("web"), id("10.0.0.1:80"));
+    let order = DrainOrder { since_ms: 5, deadline_ms: Some(7), then: Then::Cut };
+    assert!(bench.core.drain(&web, first, order).unwrap().is_some());
+    assert!(bench.core.drain(&web, first, order).unwrap().is_none(), "nothing new to tell");
+    assert_eq!(bench.core.state().backends[&web][&first].drain, Some(order));
+    let text = serde_json::to_string(bench.core.state()).unwrap();
+    assert_eq!(&serde_json::from_str::<State>(&text).unwrap(), bench.core.state());
+    bench.core.set_admin(&web, first, Admin::In).unwrap();
+    assert_eq!(bench.core.state(), &State::default());
+}
