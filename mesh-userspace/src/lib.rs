@@ -11,6 +11,7 @@ pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod plan;
+pub mod privilege;
 pub mod state;
 pub mod table;
 pub mod weights;

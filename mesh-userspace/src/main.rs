@@ -14,6 +14,7 @@ use mesh::{
     },
     config::{self, Loaded},
     control,
+    privilege::{self, Opener},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: RunArgs) -> Result<()> {
+    // Before any other thread is made, so that all are without what only the start needs.
+    let opener = Opener::spawn()?;
+    let kept = privilege::keep_only(&privilege::needed())?;
     let loaded = config::load(&args.config)?;
     let config::Log { level, kernel } = loaded.config.log;
     let mut logger = env_logger::Builder::new();
@@ -50,9 +54,10 @@ fn run(args: RunArgs) -> Result<()> {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
+    log::info!("capabilities that stay after the start: {}", privilege::names(&kept));
     // Two threads: one plans and publishes, the other answers requests and reads netlink meanwhile. Health checks have a thread of their own.
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("failed to start the runtime")?;
-    let result = runtime.block_on(control::run(args.config, loaded));
+    let result = runtime.block_on(control::run(args.config, loaded, opener));
     runtime.shutdown_background();
     result
 }

@@ -129,7 +129,7 @@ impl<'a> Walk<'a> {
     fn kind(&self, option: &'a Value, kind: &str) -> Option<String> {
         Some(match kind {
             "null" => return None,
-            "string" if option.get("format").is_some_and(|f| f == "duration") => "duration".into(),
+            "string" if option.get("title").is_some_and(|title| title == "duration") => "duration".into(),
             "string" => "text".into(),
             "integer" | "number" => "number".into(),
             "boolean" => "true or false".into(),

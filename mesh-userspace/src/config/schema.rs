@@ -110,6 +110,6 @@ impl JsonSchema for Span {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "duration", "pattern": r"^[0-9]+(\.[0-9]+)? *(ms|s|m|h|d)$" })
+        json_schema!({ "title": "duration", "type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *(ms|s|m|h|d)$" })
     }
 }

@@ -24,34 +24,39 @@ use crate::{
     config::{self, Config, Hook, Loaded},
     dataplane::{
         self, Dataplane, HookChoice, InterfaceOptions, KernelLog, KernelLogError, NatOptions, Options,
-        net::{Announcer, NextHops},
+        net::{Announcer, NextHops, Teller},
     },
     discovery::{Files, Memory},
     events::{What, unix_ms},
     health::Monitor,
+    privilege::Opener,
     state::Store,
 };
 
 /// Announcements are reported one at a time; the task may wait for the loop.
 const REPORTS: usize = 1;
 
-/// Runs the daemon of this configuration until a signal ends it. `loaded` is what `path` says.
-pub async fn run(path: PathBuf, loaded: Loaded) -> Result<()> {
+/// Runs the daemon of this configuration until a signal ends it. `loaded` is what `path` says; `opener` does what needs privileges, and ends before
+/// the first input is taken.
+pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let Loaded { config, warnings } = loaded;
     let path = std::path::absolute(&path).with_context(|| format!("failed to find {}", path.display()))?;
     let signals = Signals::listen().context("failed to listen for signals")?;
     let store = Store::open(&config.state_dir, &config.instance)?;
     let found = store.load()?;
     let endpoints = Endpoints { socket: config.api.socket.clone(), group: config.api.group.clone(), metrics: config.metrics };
-    let server = Server::bind(&endpoints).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let server = opener.run(move || runtime.block_on(Server::bind(&endpoints)))??;
     let (monitor, health) = Monitor::spawn().context("failed to start the health checks")?;
     let next_hops = NextHops::start()?;
-    let announcer = Announcer::open()?;
+    let announcer = Announcer::with(opener.run(Teller::open)?)?;
     let (files, unwatched) = match Files::new() {
         Ok(files) => (Some(files), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let (mut plane, adopted) = Dataplane::open(&options(&config))?;
+    let options = options(&config);
+    let (mut plane, adopted) = opener.run(move || Dataplane::open(&options))??;
+    drop(opener);
 
     let _kernel_log = kernel_log(&mut plane);
     let own_ports = config.nat.ports.as_ref().and_then(taken_ports);

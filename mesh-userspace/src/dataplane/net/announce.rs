@@ -1,6 +1,6 @@
 //! VIPs as addresses of an interface, so that clients' packets arrive.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use rtnetlink::{
     Handle,
@@ -12,7 +12,8 @@ use rtnetlink::{
 use tokio::time::sleep;
 
 use super::{
-    NetError, OWNER, answers, connect, gratuitous,
+    NetError, OWNER, answers, connect,
+    gratuitous::Teller,
     iface::{Interface, Interfaces},
     order,
 };
@@ -47,14 +48,20 @@ pub struct Address {
 pub struct Announcer {
     handle: Handle,
     interfaces: Interfaces,
+    teller: Arc<Teller>,
 }
 
 impl Announcer {
-    /// Opens a netlink socket in the calling thread's network namespace. Needs a tokio runtime.
+    /// Opens its sockets in the calling thread's network namespace. Needs a tokio runtime.
     pub fn open() -> Result<Self, NetError> {
+        Self::with(Teller::open())
+    }
+
+    /// The same, where the socket that tells the link was opened before.
+    pub fn with(teller: Teller) -> Result<Self, NetError> {
         let handle = connect()?;
         let interfaces = Interfaces::with(&handle);
-        Ok(Self { handle, interfaces })
+        Ok(Self { handle, interfaces, teller: Arc::new(teller) })
     }
 
     /// Makes `vip` an address of `interface`. One that was not there is told to the link, at once and twice more (see [`Self::advertise`]);
@@ -73,7 +80,7 @@ impl Announcer {
             other => other?,
         }
         if interface.mac.is_some() {
-            match tell(vip, &interface) {
+            match tell(&self.teller, vip, &interface) {
                 Ok(()) => drop(tokio::spawn(self.clone().repeat(vip, interface))),
                 Err(e) => log::warn!("{e}: neighbours that knew another owner of {vip} may take a while to notice"),
             }
@@ -90,12 +97,12 @@ impl Announcer {
         }
     }
 
-    /// Tells the link once more who owns `vip`: gratuitous ARP, or an unsolicited neighbour advertisement. Needs CAP_NET_RAW.
+    /// Tells the link once more who owns `vip`: gratuitous ARP, or an unsolicited neighbour advertisement.
     ///
     /// The kernel's own `arp_notify` and `ndisc_notify` are no substitute: they speak when a link comes up or changes its MAC, not when an
     /// address is added, and in a container their files are read-only.
     pub async fn advertise(&self, vip: IpAddr, interface: &str) -> Result<(), NetError> {
-        tell(vip, &self.interfaces.by_name(interface).await?)
+        tell(&self.teller, vip, &self.interfaces.by_name(interface).await?)
     }
 
     async fn repeat(self, vip: IpAddr, interface: Interface) {
@@ -106,7 +113,7 @@ impl Announcer {
                 Ok(Some(_)) => {}
                 _ => return,
             }
-            if let Err(e) = tell(vip, &interface) {
+            if let Err(e) = tell(&self.teller, vip, &interface) {
                 log::warn!("{e}: {vip} is not announced once more");
             }
         }
@@ -141,9 +148,9 @@ impl Announcer {
     }
 }
 
-fn tell(vip: IpAddr, interface: &Interface) -> Result<(), NetError> {
+fn tell(teller: &Teller, vip: IpAddr, interface: &Interface) -> Result<(), NetError> {
     let Some(mac) = interface.mac else { return Err(NetError::NotEthernet(interface.name.clone())) };
-    gratuitous::send(vip, interface.index, mac).map_err(|source| match source.raw_os_error() {
+    teller.send(vip, interface.index, mac).map_err(|source| match source.raw_os_error() {
         Some(libc::EPERM) => NetError::NotPermitted { what: format!("send a frame on {}", interface.name), capability: "CAP_NET_RAW" },
         _ => NetError::Kernel { what: format!("send a frame on {}", interface.name), source },
     })

@@ -6,17 +6,33 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
 
 const ETH_ARP: [u8; 2] = [0x08, 0x06];
 const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
 const ICMPV6: u8 = 58;
 
-/// Sends one announcement for `vip` with `mac` out of the interface. Needs CAP_NET_RAW.
-pub fn send(vip: IpAddr, ifindex: u32, mac: [u8; 6]) -> io::Result<()> {
-    match vip {
-        IpAddr::V4(vip) => send_frame(&arp(vip, mac), ifindex),
-        IpAddr::V6(vip) => send_frame(&neighbour_advertisement(vip, mac), ifindex),
+/// Who tells the link. Once it is open no capability is needed any more.
+#[derive(Debug)]
+pub struct Teller(Result<OwnedFd, Errno>);
+
+impl Teller {
+    /// Opens a socket in the calling thread's network namespace. Needs CAP_NET_RAW; without it every [`Self::send`] fails with EPERM.
+    pub fn open() -> Self {
+        // Protocol 0: the socket receives nothing.
+        Self(socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None))
+    }
+
+    /// Sends one announcement for `vip` with `mac` out of the interface.
+    pub fn send(&self, vip: IpAddr, ifindex: u32, mac: [u8; 6]) -> io::Result<()> {
+        let socket = self.0.as_ref().map_err(|errno| io::Error::from(*errno))?;
+        match vip {
+            IpAddr::V4(vip) => send_frame(socket, &arp(vip, mac), ifindex),
+            IpAddr::V6(vip) => send_frame(socket, &neighbour_advertisement(vip, mac), ifindex),
+        }
     }
 }
 
@@ -67,9 +83,7 @@ fn icmpv6_checksum(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-fn send_frame(frame: &[u8], ifindex: u32) -> io::Result<()> {
-    // Protocol 0: the socket receives nothing.
-    let socket: OwnedFd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+fn send_frame(socket: &OwnedFd, frame: &[u8], ifindex: u32) -> io::Result<()> {
     let to = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: u16::from_be_bytes([frame[12], frame[13]]).to_be(),

@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt};
 use rtnetlink::Handle;
 
 pub use announce::{Announced, Announcer};
+pub use gratuitous::Teller;
 pub use iface::{Interface, Interfaces};
 pub use nexthop::{NextHop, NextHops, Reason, Resolution};
 
