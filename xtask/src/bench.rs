@@ -23,7 +23,7 @@ pub struct Args {
     /// Print the result as JSON, one object a line.
     #[arg(long)]
     json: bool,
-    /// Further options of `failover`; `cargo xtask bench failover -- --help` lists them.
+    /// Further options of `failover` and `probes`; `cargo xtask bench failover -- --help` lists them.
     #[arg(last = true, value_name = "OPTIONS")]
     options: Vec<String>,
 }
@@ -38,6 +38,8 @@ enum Subject {
     Packet,
     /// How long a backend that has failed is still sent packets, beside HAProxy; `-- --full` for the whole proof (needs root).
     Failover,
+    /// Time that asking ten thousand backends takes (needs root).
+    Probes,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -51,6 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
             execute(command.args(args.json.then_some("--json")))
         }
         Subject::Failover => release("failover", args),
+        Subject::Probes => release("probes", args),
     }
 }
 

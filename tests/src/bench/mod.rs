@@ -6,6 +6,7 @@
 mod cases;
 mod driver;
 pub mod failover;
+pub mod probes;
 mod rig;
 #[path = "../../../mesh-ebpf/src/bench/run.rs"]
 mod run;

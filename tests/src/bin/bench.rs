@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use mesh_tests::bench::{
     self, Driver, Figure, Rig,
     failover::{self, Mode, Settings, Way},
+    probes::{self, Cost, Kind},
 };
 
 #[derive(Parser)]
@@ -22,6 +23,8 @@ enum Subject {
     Packet(Packet),
     /// How long a backend that has failed is still sent packets.
     Failover(Failover),
+    /// What asking many backends costs.
+    Probes(Probes),
 }
 
 #[derive(clap::Args)]
@@ -74,6 +77,7 @@ fn main() -> Result<()> {
     match Args::parse().subject {
         Subject::Packet(args) => packet(&args),
         Subject::Failover(args) => run_failover(&args),
+        Subject::Probes(args) => run_probes(&args),
     }
 }
 
@@ -103,6 +107,38 @@ fn run_failover(args: &Failover) -> Result<()> {
             missed += usize::from(!calm.calm);
             println!("{}", if args.json { serde_json::to_string(&calm)? } else { calm.to_string() });
         }
+    }
+    anyhow::ensure!(missed == 0, "{missed} figures miss what is to be reached");
+    Ok(())
+}
+
+#[derive(clap::Args)]
+struct Probes {
+    /// Print one JSON object a case.
+    #[arg(long)]
+    json: bool,
+    /// What is asked [default: both].
+    #[arg(long = "kind", value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    #[arg(long, default_value_t = 10_000)]
+    backends: u32,
+    /// Milliseconds from one check of a backend to the next.
+    #[arg(long, default_value_t = 1000)]
+    interval: u64,
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+fn run_probes(args: &Probes) -> Result<()> {
+    if !args.json {
+        println!("{}", Cost::HEAD);
+    }
+    let mut missed = 0;
+    for kind in or_all(&args.kinds) {
+        let cost =
+            probes::cost(kind, args.backends.clamp(1, 60_000), Duration::from_millis(args.interval), Duration::from_secs(args.seconds))?;
+        missed += usize::from(!cost.met);
+        println!("{}", if args.json { serde_json::to_string(&cost)? } else { cost.to_string() });
     }
     anyhow::ensure!(missed == 0, "{missed} figures miss what is to be reached");
     Ok(())

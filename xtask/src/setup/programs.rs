@@ -25,6 +25,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "nginx", package: "nginx-light", needed: &[Need::Test, Need::Peers] },
     Program { name: "curl", package: "curl", needed: &[Need::Test] },
     Program { name: "wrk", package: "wrk", needed: &[Need::Test] },
+    // A module is no program; this file of it proves it as well.
+    Program { name: "/usr/lib/python3/dist-packages/grpc/__init__.py", package: "python3-grpcio", needed: &[Need::Peers] },
     Program { name: "etcd", package: "etcd-server", needed: &[Need::Peers] },
     Program { name: "java", package: "default-jre-headless", needed: &[Need::Peers] },
     Program { name: "zooinspector", package: "zookeeper", needed: &[Need::Peers] },
