@@ -21,6 +21,11 @@ pub struct ServiceName(String);
 pub struct BadName(String);
 
 impl ServiceName {
+    /// What stands for a cluster as a whole where there is a service otherwise.
+    pub fn cluster() -> Self {
+        Self("kubernetes".to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

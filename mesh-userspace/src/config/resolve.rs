@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -70,6 +71,7 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
     Some(Config {
         interfaces: interfaces(&file.interfaces, findings),
         services: services(&file.services, base, findings),
+        kubernetes: file.kubernetes.as_ref().and_then(|k| super::kubernetes::cluster(k, base, findings)).map(Arc::new),
         nat: nat(&file.nat, findings),
         limits: limits(&file.limits, findings),
         hash_key: file.hash_key.as_ref().and_then(|k| hash_key(k, findings)),

@@ -5,12 +5,13 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use super::words::Hook;
 use crate::{
-    discovery::SourceSpec,
+    discovery::{ClusterSpec, SourceSpec},
     health::CheckKind,
     model::{Endpoint, Mode, ServiceName, VipAddr},
 };
@@ -21,6 +22,8 @@ pub struct Config {
     pub instance: Instance,
     pub interfaces: Vec<Interface>,
     pub services: BTreeMap<ServiceName, Service>,
+    /// A cluster that asks for further ones.
+    pub kubernetes: Option<Arc<ClusterSpec>>,
     pub nat: Nat,
     pub limits: Limits,
     pub hash_key: Option<[u64; 2]>,

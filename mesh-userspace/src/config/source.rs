@@ -82,6 +82,7 @@ fn belongs(written: &Source, findings: &mut Findings<'_>) {
         ("token_file", written.token_file.as_ref().map(at), &[Consul][..]),
         ("port_name", written.port_name.as_ref().map(at), &[Kubernetes][..]),
         ("share", written.share.as_ref().map(at), &[Kubernetes][..]),
+        ("node", written.node.as_ref().map(at), &[Kubernetes][..]),
         ("kubeconfig", written.kubeconfig.as_ref().map(at), &[Kubernetes][..]),
     ];
     for (key, place, of) in keys {

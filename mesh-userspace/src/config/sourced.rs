@@ -103,6 +103,9 @@ pub struct Source {
     /// `kubernetes`: weight of all endpoints together, shared out evenly. Default: each has weight 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Placed<u16>>,
+    /// `kubernetes`: only endpoints on the node of this name. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Placed<String>>,
     /// `kubernetes`: file that says where the API server is and who asks. Default: the pod's service account, else as `kubectl` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<Placed<PathBuf>>,

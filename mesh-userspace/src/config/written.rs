@@ -24,6 +24,8 @@ pub struct File {
     /// What is balanced.
     #[serde(default)]
     pub services: Vec<Placed<Service>>,
+    /// A Kubernetes cluster whose Services, Gateways and routes are balanced.
+    pub kubernetes: Option<Placed<Kubernetes>>,
     /// Translation (mode `nat`).
     #[serde(default)]
     pub nat: Nat,
@@ -217,6 +219,39 @@ pub struct Health {
     /// `exec`: absolute path of a program and its arguments; it finds the backend in MESH_ADDRESS and MESH_PORT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Placed<Vec<String>>>,
+}
+
+/// What of a Kubernetes cluster is balanced. Services, Gateways and routes become services here, and are told their addresses.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kubernetes {
+    /// File that says where the API server is and who asks. Default: the pod's service account, else as `kubectl` does.
+    pub kubeconfig: Option<Placed<PathBuf>>,
+    /// `loadBalancerClass` of Services, and `controllerName` of GatewayClasses, that are ours. Default `mesh/balancer`.
+    pub class: Option<Placed<String>>,
+    /// Addresses that may be given away: `192.0.2.0/24`, `192.0.2.10-192.0.2.20` or one alone.
+    #[serde(default)]
+    pub addresses: Vec<Placed<String>>,
+    /// Whether Services are looked at: those of type LoadBalancer with our class, and those with the annotation `mesh/balance`. Default true.
+    pub services: Option<Placed<bool>>,
+    /// Whether the Gateway API is looked at: Gateways of our classes, TCPRoutes and UDPRoutes. Default false.
+    pub gateways: Option<Placed<bool>>,
+    /// Labels that Istio's Gateways select us by; their VirtualServices' `tcp` routes are followed. Default: Istio is not looked at.
+    pub istio: Option<Placed<BTreeMap<String, String>>>,
+    /// Name of this node, for node ports and for Services that keep traffic on its node. Default: the environment variable NODE_NAME.
+    pub node: Option<Placed<String>>,
+    /// `mode` of the services that are made.
+    pub mode: Option<Placed<ModeWord>>,
+    /// `announce` of the services that are made.
+    pub announce: Option<Placed<AnnounceForm>>,
+    /// Interface of `announce: address`.
+    pub interface: Option<Placed<String>>,
+    /// Heartbeat of the services that are made. Default `tcp`; those of UDP have none.
+    pub health: Option<Placed<HealthForm>>,
+    /// Time that an answer may take. Default 10s.
+    pub timeout: Option<Placed<Span>>,
+    /// A watch is begun anew, from where it was, after this long. Default 1m.
+    pub wait: Option<Placed<Span>>,
 }
 
 /// Translation of source addresses.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Findings, Service},
-    discovery::{EndpointSet, SourceKey, SourceSpec, Update},
+    discovery::{ClusterSpec, EndpointSet, SourceKey, SourceSpec, Update},
     events::What,
     health::{Check, Health, HealthEvent, TargetKey},
     model::{BackendId, BackendState, ServiceName, VipAddr},
@@ -26,6 +27,10 @@ use crate::{
 pub struct Core {
     pub(super) config: Config,
     pub(super) state: State,
+    /// Services that a cluster asks for.
+    pub(super) derived: BTreeMap<ServiceName, Service>,
+    /// The same as they were told.
+    pub(super) told: Vec<config::written::Service>,
     /// Services of the state, resolved.
     pub(super) added: BTreeMap<ServiceName, Service>,
     pub(super) files: BTreeMap<ServiceName, EndpointSet>,
@@ -58,6 +63,8 @@ pub struct Wanted {
     pub files: BTreeMap<ServiceName, PathBuf>,
     /// Where else backends are found.
     pub sources: BTreeMap<SourceKey, SourceSpec>,
+    /// Where else services are found.
+    pub cluster: Option<Arc<ClusterSpec>>,
 }
 
 /// What was published before the daemon started: a VIP, its backends and their states.
@@ -69,6 +76,8 @@ impl Core {
         let mut core = Self {
             config,
             state,
+            derived: BTreeMap::new(),
+            told: Vec::new(),
             added: BTreeMap::new(),
             files: BTreeMap::new(),
             found: BTreeMap::new(),
@@ -134,7 +143,7 @@ impl Core {
         self.adopt_known();
     }
 
-    fn adopt_known(&mut self) {
+    pub(super) fn adopt_known(&mut self) {
         for merged in self.merged.values().filter(|m| m.spec.checked) {
             let Some((_, backends)) = self.adopted.iter().find(|(vip, _)| *vip == merged.spec.vip) else { continue };
             for (id, state) in backends.iter().filter(|(id, _)| merged.has(id)) {
@@ -243,6 +252,7 @@ impl Core {
     pub fn wanted(&mut self) -> Wanted {
         let mut wanted =
             Wanted { checks: self.checks(), seeds: std::mem::take(&mut self.seeds), sources: self.wanted_sources(), ..Wanted::default() };
+        wanted.cluster = self.config.kubernetes.clone();
         for (name, merged) in &self.merged {
             wanted.next_hops.extend(merged.endpoints.iter().map(|e| e.id.0.ip()));
             wanted.announce.extend(merged.spec.announce.iter().map(|interface| (merged.spec.vip.addr, interface.clone())));
@@ -272,7 +282,10 @@ impl Core {
 
     /// Brings [`Core::merged`] up to date; returns added services that have no place.
     pub(super) fn merge(&mut self) -> Vec<(ServiceName, String)> {
-        let (merged, shadowed) = merge(&self.config, &self.state, &self.added, &self.files, &self.found);
+        if self.config.kubernetes.is_none() {
+            (self.derived, self.told) = (BTreeMap::new(), Vec::new());
+        }
+        let (merged, shadowed) = merge(&self.config, &self.state, &self.derived, &self.added, &self.files, &self.found);
         let before = std::mem::replace(&mut self.merged, merged);
         self.files.retain(|name, _| self.merged.get(name).is_some_and(|m| m.service.backends_file.is_some()));
         self.found.retain(|key, _| self.merged.get(&key.service).is_some_and(|m| m.sources().any(|(k, _)| k == *key)));

@@ -83,6 +83,8 @@ pub struct Daemon {
     /// Where it is kept what sources said, and whether there is something to keep.
     pub(super) memory: Option<Memory>,
     pub(super) unremembered: bool,
+    /// What of a cluster's wishes can't be, so that it is told once.
+    pub(super) cluster_problems: Vec<String>,
     /// What each service's file says is wrong, so that it is told once.
     pub(super) file_problems: BTreeMap<ServiceName, String>,
     pub(super) announce: watch::Sender<BTreeSet<Place>>,
@@ -129,6 +131,7 @@ impl Daemon {
             sources: Sources::default(),
             memory: None,
             unremembered: false,
+            cluster_problems: Vec::new(),
             file_problems: BTreeMap::new(),
             announce,
             saver,
@@ -252,7 +255,7 @@ impl Daemon {
             *current = wanted.announce;
             changed
         });
-        self.sources.set(wanted.sources);
+        self.sources.set(wanted.sources, wanted.cluster.as_ref());
         let watched = wanted.files.into_values().chain([self.config.file.clone()]).collect();
         let failed = self.files.as_mut().map(|files| files.set(watched)).unwrap_or_default();
         for error in failed {

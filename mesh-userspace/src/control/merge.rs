@@ -1,12 +1,12 @@
 //! Configuration, discovered endpoints and the operator's changes -> what is wanted of each service. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::view::{Admin, Origin};
 use crate::{
     config::{Config, Service},
     discovery::{EndpointSet, Fit, SourceKey, SourceSpec},
-    model::{BackendId, Endpoint, ServiceName, Weight},
+    model::{BackendId, Endpoint, ServiceName, VipAddr, Weight},
     plan,
     state::{Change, Presence, State},
 };
@@ -42,10 +42,11 @@ impl Merged {
     }
 }
 
-/// Services by name, and added ones that the configuration leaves no place for, with the reason.
+/// Services by name, and those of a cluster or by CLI that the others leave no place for, with the reason.
 pub fn merge(
     config: &Config,
     state: &State,
+    derived: &BTreeMap<ServiceName, Service>,
     added: &BTreeMap<ServiceName, Service>,
     files: &BTreeMap<ServiceName, EndpointSet>,
     found: &BTreeMap<SourceKey, EndpointSet>,
@@ -55,13 +56,17 @@ pub fn merge(
         services.insert(service.name.clone(), (service, Origin::Config));
     }
     let mut shadowed = Vec::new();
-    for service in added.values().filter(|s| !config.services.contains_key(&s.name)) {
-        match services.values().find(|(other, _)| other.vip == service.vip) {
-            Some((other, _)) => {
-                shadowed.push((service.name.clone(), format!("its VIP {} is that of service `{}`", service.vip, other.name)))
-            }
+    let mut vips: HashMap<VipAddr, ServiceName> = services.values().map(|(s, _)| (s.vip, s.name.clone())).collect();
+    let of_cluster = derived.values().filter(|s| !state.removed.contains(&s.name)).map(|s| (s, Origin::Kubernetes));
+    for (service, origin) in of_cluster.chain(added.values().map(|s| (s, Origin::Cli))) {
+        if services.contains_key(&service.name) || config.services.contains_key(&service.name) {
+            continue;
+        }
+        match vips.get(&service.vip) {
+            Some(other) => shadowed.push((service.name.clone(), format!("its VIP {} is that of service `{other}`", service.vip))),
             None => {
-                services.insert(service.name.clone(), (service, Origin::Cli));
+                vips.insert(service.vip, service.name.clone());
+                services.insert(service.name.clone(), (service, origin));
             }
         }
     }

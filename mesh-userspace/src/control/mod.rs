@@ -8,6 +8,7 @@
 mod announcing;
 mod answers;
 mod changes;
+mod clusters;
 mod core;
 mod daemon;
 mod detach;

@@ -30,7 +30,7 @@ impl Core {
             return Err(ControlError::Unavailable(format!("there are {} services, and limits.services allows no more", self.merged.len())));
         }
         self.room_for_backends(service.backends.len())?;
-        match self.config.services.get(&name) {
+        match self.config.services.get(&name).or_else(|| self.derived.get(&name)) {
             Some(configured) if configured.vip != service.vip => {
                 return Err(ControlError::Conflict(format!(
                     "the configuration has a service `{name}` with the VIP {}: give that VIP to bring it back, or take another name",
@@ -52,7 +52,7 @@ impl Core {
     /// Removes a service and what was changed about its backends.
     pub fn remove_service(&mut self, name: &ServiceName) -> Result<(), ControlError> {
         let origin = self.find(name)?.origin;
-        if origin == Origin::Config {
+        if matches!(origin, Origin::Config | Origin::Kubernetes) {
             self.state.removed.insert(name.clone());
         }
         self.state.services.remove(name);

@@ -7,6 +7,7 @@ use super::{
     view::{SourceStateWord, SourceView},
 };
 use crate::{
+    config::written,
     discovery::{EndpointSet, Memory, News, Remembered, SourceKey, SourceState, SourceStatus, Update},
     events::{What, unix_ms},
 };
@@ -20,17 +21,31 @@ impl Daemon {
         for key in news.returned {
             self.tell(What::SourceReturned { service: key.service, source: key.source });
         }
-        if self.core.found(news.updates) {
+        let asked = news.services.is_some_and(|services| self.cluster_asks(services));
+        if self.core.found(news.updates) || asked {
             self.unremembered = true;
             self.act();
             self.dirty(now);
         }
     }
 
+    /// Takes in the services that a cluster asks for. True if that changes something.
+    fn cluster_asks(&mut self, services: Vec<written::Service>) -> bool {
+        let (changed, problems) = self.core.cluster(services);
+        let news: Vec<_> = problems.iter().filter(|p| !self.cluster_problems.contains(*p)).cloned().collect();
+        self.cluster_problems = problems;
+        let SourceKey { service, source } = SourceKey::cluster();
+        for error in news {
+            self.tell(What::SourceTrouble { service: service.clone(), source: source.clone(), error });
+        }
+        changed
+    }
+
     /// Begins with what sources said before the daemon was started: until they answer it holds.
     pub fn remember(&mut self, memory: Memory, remembered: &[Remembered]) {
         self.memory = Some(memory);
-        self.sources.set(self.core.wanted_sources());
+        let cluster = self.core.config().kubernetes.clone();
+        self.sources.set(self.core.wanted_sources(), cluster.as_ref());
         for one in remembered {
             self.sources.kept(&one.key(), UNIX_EPOCH + Duration::from_millis(one.answered_ms));
         }
@@ -80,6 +95,7 @@ impl Daemon {
             source: key.source.clone(),
             answered_ms: unix_ms(answered),
             endpoints: found.get(key).into_iter().flat_map(EndpointSet::iter).cloned().collect(),
+            services: if *key == SourceKey::cluster() { self.core.cluster_services().to_vec() } else { Vec::new() },
         };
         answered.map(one).collect()
     }
@@ -87,5 +103,6 @@ impl Daemon {
 
 /// What was remembered, as updates of a core.
 pub(super) fn updates(remembered: &[Remembered]) -> Vec<(SourceKey, Update)> {
-    remembered.iter().map(|one| (one.key(), Update::Reset(one.endpoints.clone()))).collect()
+    let of_endpoints = remembered.iter().filter(|one| one.key() != SourceKey::cluster());
+    of_endpoints.map(|one| (one.key(), Update::Reset(one.endpoints.clone()))).collect()
 }

@@ -68,6 +68,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
         Ok(remembered) => (remembered, None),
         Err(error) => (Vec::new(), Some(error)),
     };
+    core.cluster(remembered.iter().flat_map(|one| one.services.clone()).collect());
     core.found(sourcing::updates(&remembered));
     core.adopt(&adopted);
 
@@ -186,7 +187,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 
 /// The new configuration, with what takes effect only at the next start as it was.
 pub fn as_far_as_possible(new: Config, running: &Config) -> Config {
-    Config { services: new.services, ..running.clone() }
+    Config { services: new.services, kubernetes: new.kubernetes, ..running.clone() }
 }
 
 /// Reads the configuration again.

@@ -102,6 +102,8 @@ pub enum Origin {
     File,
     /// One of the service's `sources`.
     Source,
+    /// A Kubernetes cluster asks for it.
+    Kubernetes,
     /// The CLI or the API.
     Cli,
 }
@@ -335,6 +337,7 @@ impl std::fmt::Display for Origin {
             Self::Config => "config",
             Self::File => "file",
             Self::Source => "source",
+            Self::Kubernetes => "kubernetes",
             Self::Cli => "cli",
         })
     }

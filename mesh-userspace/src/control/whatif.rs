@@ -104,6 +104,8 @@ impl Core {
     /// All that decides, without what was made of it.
     fn copy(&self) -> Self {
         let (mut copy, _) = Self::new(self.config.clone(), self.state.clone());
+        copy.derived.clone_from(&self.derived);
+        copy.told.clone_from(&self.told);
         copy.files.clone_from(&self.files);
         copy.found.clone_from(&self.found);
         copy.seen.clone_from(&self.seen);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceKey;
 use crate::{
-    config::Instance,
+    config::{Instance, written},
     model::{Endpoint, ServiceName},
 };
 
@@ -25,6 +25,9 @@ pub struct Remembered {
     /// When the source last gave a good answer, milliseconds since the Unix epoch.
     pub answered_ms: u64,
     pub endpoints: Vec<Endpoint>,
+    /// Services that a cluster asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<written::Service>,
 }
 
 /// The file that it is kept in.
@@ -86,7 +89,13 @@ mod tests {
             capacity: Some(100),
             ..Endpoint::new(BackendId(([10, 0, 0, 1], 80).into()), Weight(7))
         };
-        let all = vec![Remembered { service: "web".parse().unwrap(), source: "dns a".into(), answered_ms: 5, endpoints: vec![endpoint] }];
+        let all = vec![Remembered {
+            service: "web".parse().unwrap(),
+            source: "dns a".into(),
+            answered_ms: 5,
+            endpoints: vec![endpoint],
+            services: Vec::new(),
+        }];
         memory.save(&all).unwrap();
         assert_eq!(memory.load(), Ok(all));
         for bad in ["", "{", "[]", r#"{"version": 2, "sources": []}"#] {

@@ -23,7 +23,7 @@ pub use etcd::EtcdSpec;
 pub use file::{SourceError, read_endpoints};
 pub use files::{Files, WatchError};
 pub use http::HttpSpec;
-pub use kubernetes::{ClusterAccess, KubernetesSpec};
+pub use kubernetes::{ClusterAccess, ClusterSpec, KubernetesSpec, Range};
 pub use memory::{Memory, Remembered};
 pub use sources::{Failure, News, Outlet, SourceState, SourceStatus, Sources};
 pub use spec::{Fit, SourceKey, SourceKind, SourceSpec, Told};

@@ -4,10 +4,14 @@ use std::{
     any::Any,
     collections::BTreeMap,
     panic::AssertUnwindSafe,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
+use crate::config::written;
 use futures_util::FutureExt;
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -18,7 +22,7 @@ use super::{
     dns::DnsSource,
     etcd::EtcdSource,
     http::HttpSource,
-    kubernetes::KubernetesSource,
+    kubernetes::{ClusterSource, ClusterSpec, Feed, KubernetesSource},
     spec::{SourceKey, SourceKind, SourceSpec},
     zookeeper::ZooKeeperSource,
 };
@@ -72,12 +76,16 @@ pub struct News {
     pub troubles: Vec<(SourceKey, String)>,
     /// Sources that answer again.
     pub returned: Vec<SourceKey>,
+    /// Services that a cluster asks for: these and no others.
+    pub services: Option<Vec<written::Service>>,
 }
 
 /// All sources. Ends them with itself.
 #[derive(Debug)]
 pub struct Sources {
     running: BTreeMap<SourceKey, Running>,
+    /// What a cluster that is watched as a whole says, for the sources that ask for parts of it.
+    cluster: Option<(Arc<ClusterSpec>, Arc<Feed>)>,
     started: u64,
     sender: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Report>,
@@ -85,11 +93,19 @@ pub struct Sources {
 
 #[derive(Debug)]
 struct Running {
-    spec: SourceSpec,
+    spec: Spec,
     /// Tells reports of this task from those of one before it.
     run: u64,
     task: JoinHandle<()>,
     status: SourceStatus,
+}
+
+/// What runs.
+#[derive(Clone, PartialEq, Debug)]
+enum Spec {
+    /// `true` = it reads the cluster's feed.
+    Endpoints(Box<SourceSpec>, bool),
+    Cluster(Arc<ClusterSpec>),
 }
 
 #[derive(Debug)]
@@ -101,7 +117,7 @@ struct Report {
 
 #[derive(Debug)]
 enum Said {
-    Good { update: Option<Update>, problem: Option<String> },
+    Good { update: Option<Update>, services: Option<Vec<written::Service>>, problem: Option<String> },
     Failed(Failure),
 }
 
@@ -118,13 +134,26 @@ pub struct Outlet {
 impl Default for Sources {
     fn default() -> Self {
         let (sender, inbox) = mpsc::channel(DEPTH);
-        Self { running: BTreeMap::new(), started: 0, sender, inbox }
+        Self { running: BTreeMap::new(), cluster: None, started: 0, sender, inbox }
     }
 }
 
 impl Sources {
     /// Makes these the sources that run. One that changed is started anew; one that did not goes on. Needs a tokio runtime around it.
-    pub fn set(&mut self, wanted: BTreeMap<SourceKey, SourceSpec>) {
+    pub fn set(&mut self, wanted: BTreeMap<SourceKey, SourceSpec>, cluster: Option<&Arc<ClusterSpec>>) {
+        if self.cluster.as_ref().map(|(spec, _)| spec) != cluster {
+            self.cluster = cluster.map(|spec| (Arc::clone(spec), Arc::default()));
+            // Who reads a feed that is not fed any more begins anew as well.
+            self.running.retain(|_, running| {
+                let stays = matches!(running.spec, Spec::Endpoints(_, false));
+                if !stays {
+                    running.task.abort();
+                }
+                stays
+            });
+        }
+        let mut wanted: BTreeMap<SourceKey, Spec> = wanted.into_iter().map(|(key, spec)| (key, self.spec(spec))).collect();
+        wanted.extend(cluster.map(|spec| (SourceKey::cluster(), Spec::Cluster(Arc::clone(spec)))));
         self.running.retain(|key, running| {
             let stays = wanted.contains_key(key);
             if !stays {
@@ -138,11 +167,27 @@ impl Sources {
             }
             self.started += 1;
             let outlet = Outlet { key: key.clone(), run: self.started, sender: self.sender.clone(), answered: AtomicBool::new(false) };
-            let task = tokio::spawn(supervise(Source::new(&spec), outlet));
+            let task = tokio::spawn(supervise(self.source(&spec), outlet));
             let started = Running { spec, run: self.started, task, status: SourceStatus::default() };
             if let Some(before) = self.running.insert(key, started) {
                 before.task.abort();
             }
+        }
+    }
+
+    fn spec(&self, spec: SourceSpec) -> Spec {
+        let feeds = match (&spec.kind, &self.cluster) {
+            (SourceKind::Kubernetes(service), Some((cluster, _))) => service.access.kubeconfig == cluster.access.kubeconfig,
+            _ => false,
+        };
+        Spec::Endpoints(Box::new(spec), feeds)
+    }
+
+    fn source(&self, spec: &Spec) -> Source {
+        let feed = || self.cluster.as_ref().map(|(_, feed)| Arc::clone(feed)).unwrap_or_default();
+        match spec {
+            Spec::Cluster(cluster) => Source::Cluster(ClusterSource::new(Arc::clone(cluster), feed())),
+            Spec::Endpoints(spec, feeds) => Source::new(spec, feeds.then(feed)),
         }
     }
 
@@ -180,7 +225,7 @@ impl Sources {
         let Some(running) = self.running.get_mut(&key).filter(|r| r.run == run) else { return };
         let status = &mut running.status;
         match said {
-            Said::Good { update, problem } => {
+            Said::Good { update, services, problem } => {
                 let returned = status.state == SourceState::Stale;
                 status.state = SourceState::Live;
                 status.answered = Some(now);
@@ -191,10 +236,9 @@ impl Sources {
                 if returned {
                     news.returned.push(key.clone());
                 }
-                if let Some(update) = update {
-                    status.updates += 1;
-                    news.updates.push((key, update));
-                }
+                status.updates += u64::from(update.is_some()) + u64::from(services.is_some());
+                news.updates.extend(update.map(|update| (key, update)));
+                news.services = services.or(news.services.take());
             }
             Said::Failed(failure) => {
                 status.failures += 1;
@@ -226,7 +270,13 @@ impl Outlet {
     /// A good answer: what changes, if anything, and what of it was left out and why.
     pub async fn good(&self, update: Option<Update>, problem: Option<String>) {
         self.answered.store(true, Ordering::Relaxed);
-        self.say(Said::Good { update, problem }).await;
+        self.say(Said::Good { update, services: None, problem }).await;
+    }
+
+    /// A cluster's good answer: the services that it asks for, if they change, and what is wrong with it.
+    pub async fn services(&self, services: Option<Vec<written::Service>>, problem: Option<String>) {
+        self.answered.store(true, Ordering::Relaxed);
+        self.say(Said::Good { update: None, services, problem }).await;
     }
 
     async fn say(&self, said: Said) {
@@ -244,17 +294,18 @@ enum Source {
     ZooKeeper(ZooKeeperSource),
     Consul(ConsulSource),
     Kubernetes(KubernetesSource),
+    Cluster(ClusterSource),
 }
 
 impl Source {
-    fn new(spec: &SourceSpec) -> Self {
+    fn new(spec: &SourceSpec, feed: Option<Arc<Feed>>) -> Self {
         match &spec.kind {
             SourceKind::Dns(dns) => Self::Dns(DnsSource::new(dns.clone(), spec.fit)),
             SourceKind::Http(http) => Self::Http(HttpSource::new(http.clone(), spec.fit)),
             SourceKind::Etcd(etcd) => Self::Etcd(EtcdSource::new(etcd.clone(), spec.fit)),
             SourceKind::ZooKeeper(zookeeper) => Self::ZooKeeper(ZooKeeperSource::new(zookeeper.clone(), spec.fit)),
             SourceKind::Consul(consul) => Self::Consul(ConsulSource::new(consul.clone(), spec.fit)),
-            SourceKind::Kubernetes(service) => Self::Kubernetes(KubernetesSource::new(service.clone(), spec.fit)),
+            SourceKind::Kubernetes(service) => Self::Kubernetes(KubernetesSource::new(service.clone(), spec.fit, feed)),
         }
     }
 
@@ -267,6 +318,7 @@ impl Source {
             Self::ZooKeeper(source) => source.run(outlet).await,
             Self::Consul(source) => source.run(outlet).await,
             Self::Kubernetes(source) => source.run(outlet).await,
+            Self::Cluster(source) => source.run(outlet).await,
         }
     }
 }

@@ -16,6 +16,13 @@ pub struct SourceKey {
     pub source: String,
 }
 
+impl SourceKey {
+    /// The cluster whose services are made here: it is a source of services, and stands beside those of endpoints.
+    pub fn cluster() -> Self {
+        Self { service: ServiceName::cluster(), source: "cluster".to_owned() }
+    }
+}
+
 /// A source and the service that it is for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SourceSpec {

@@ -39,7 +39,7 @@ impl Follower {
             wanted.extend(service.sources.iter().map(|spec| (key(spec.kind.to_string()), spec.clone())));
         }
         let mut sources = Sources::default();
-        sources.set(wanted);
+        sources.set(wanted, None);
         Ok(Self { sources, set: EndpointSet::default(), troubles: Vec::new(), updates: 0 })
     }
 

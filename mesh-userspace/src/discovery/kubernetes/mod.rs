@@ -1,15 +1,22 @@
 //! Endpoints from Kubernetes: the EndpointSlices of a Service.
 
 mod client;
+mod cluster;
+mod feed;
 mod slices;
 mod watch;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, ResourceExt, runtime::watcher};
 
-use self::watch::{Broken, Change, Watch};
+pub use self::cluster::{ClusterSource, ClusterSpec, Range};
+pub use self::feed::Feed;
+use self::{
+    feed::Known,
+    watch::{Broken, Change, Watch},
+};
 use super::{Failure, Fit, Outlet, Update};
 use crate::model::Endpoint;
 
@@ -34,6 +41,8 @@ pub struct KubernetesSpec {
     pub port_name: Option<String>,
     /// Weight of all endpoints together, shared out evenly; `None` = each has weight 1.
     pub share: Option<u16>,
+    /// Only endpoints on this node.
+    pub node: Option<String>,
 }
 
 /// Label of a slice that names its Service.
@@ -44,28 +53,59 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub struct KubernetesSource {
     spec: KubernetesSpec,
     fit: Fit,
+    /// All slices of the same cluster, where they are watched anyway.
+    feed: Option<Arc<Feed>>,
     told: Option<Vec<Endpoint>>,
+    /// It was told that the feed has failed.
+    failed: bool,
 }
 
 impl KubernetesSource {
-    pub fn new(spec: KubernetesSpec, fit: Fit) -> Self {
-        Self { spec, fit, told: None }
+    pub fn new(spec: KubernetesSpec, fit: Fit, feed: Option<Arc<Feed>>) -> Self {
+        Self { spec, fit, feed, told: None, failed: false }
     }
 
     pub(super) async fn run(&mut self, outlet: &Outlet) -> Failure {
-        match self.follow(outlet).await {
+        self.told = None;
+        let followed = match self.feed.clone() {
+            Some(feed) => self.read(&feed, outlet).await,
+            None => self.follow(outlet).await,
+        };
+        match followed {
             Ok(never) => match never {},
             Err(failure) => failure,
         }
     }
 
-    async fn follow(&mut self, outlet: &Outlet) -> Result<std::convert::Infallible, Failure> {
+    /// Takes what the feed of the cluster says.
+    async fn read(&mut self, feed: &Feed, outlet: &Outlet) -> Result<Infallible, Failure> {
+        let mut reader = feed.subscribe(&(self.spec.namespace.clone(), self.spec.service.clone()));
+        loop {
+            let known = reader.borrow_and_update().clone();
+            match known {
+                Known::Slices(slices) => {
+                    self.failed = false;
+                    self.tell(slices.iter().map(Arc::as_ref), outlet).await?;
+                }
+                // Told once; then it waits for better news instead of asking again and again.
+                Known::Failed(failure) if !self.failed => {
+                    self.failed = true;
+                    return Err(failure);
+                }
+                Known::Failed(_) | Known::Nothing => {}
+            }
+            if reader.changed().await.is_err() {
+                return Err(Failure::Unreachable("the watch of the cluster has ended".to_owned()));
+            }
+        }
+    }
+
+    async fn follow(&mut self, outlet: &Outlet) -> Result<Infallible, Failure> {
         let client = client::connect(&self.spec.access).await?;
         let api: Api<EndpointSlice> = Api::namespaced(client, &self.spec.namespace);
         let config = watcher::Config::default().labels(&format!("{SERVICE_NAME}={}", self.spec.service));
         let mut watch = Watch::new(api, config, &self.spec.access);
         let mut slices: BTreeMap<String, EndpointSlice> = BTreeMap::new();
-        self.told = None;
         loop {
             let mut next = Some(watch.next().await.map_err(Broken::failure)?);
             // What has come together is told together.

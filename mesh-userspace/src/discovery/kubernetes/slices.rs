@@ -32,7 +32,9 @@ pub fn endpoints<'a>(
                 continue;
             }
         };
-        for told in slice.endpoints.iter().filter_map(|endpoint| told(endpoint, port)) {
+        for told in
+            slice.endpoints.iter().filter(|e| spec.node.is_none() || e.node_name == spec.node).filter_map(|endpoint| told(endpoint, port))
+        {
             let name = told.name.clone().unwrap_or_else(|| told.address.clone());
             match fit.endpoint(told) {
                 // The same address may for a moment be in two slices; who is ready goes first.
@@ -123,7 +125,7 @@ mod tests {
 
     fn spec(port_name: Option<&str>, share: Option<u16>) -> KubernetesSpec {
         let access = ClusterAccess { kubeconfig: None, timeout: Duration::from_secs(1), wait: Duration::from_secs(1) };
-        KubernetesSpec { access, namespace: "n".into(), service: "s".into(), port_name: port_name.map(str::to_owned), share }
+        KubernetesSpec { access, namespace: "n".into(), service: "s".into(), port_name: port_name.map(str::to_owned), share, node: None }
     }
 
     fn look(slices: &[Value], spec: &KubernetesSpec) -> Result<Vec<String>, String> {
@@ -191,6 +193,9 @@ mod tests {
         let found = look(&[slice(pods, json!([{"port": 80}]))], &spec(None, Some(1001))).unwrap();
         assert_eq!(found[..2], ["10.0.0.1:80*500", "10.0.0.2:80*500"].map(str::to_owned));
         assert!(found[2].contains("127.0.0.1 is a loopback address"), "{found:?}");
+        let there = json!([pod(1, json!({})), {"addresses": ["10.0.0.2"], "nodeName": "n2"}]);
+        let here = KubernetesSpec { node: Some("n2".into()), ..spec(None, None) };
+        assert_eq!(look(&[slice(there, json!([{"port": 80}]))], &here), Ok(vec!["10.0.0.2:80*1".to_owned()]));
         assert_eq!((shared(0, 3), shared(1, 9), shared(9, 0)), (Weight(0), Weight(1), Weight(9)));
         let six = json!({"metadata": {"name": "s-6"}, "addressType": "IPv6", "endpoints": [{"addresses": ["2001:db8::1"]}], "ports": []});
         assert_eq!(look(&[six], &spec(None, None)), Ok(Vec::new()), "the other family's");
