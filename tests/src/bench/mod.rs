@@ -13,7 +13,7 @@ mod run;
 mod stall;
 
 pub use cases::{Case, Flows, Kind, cases};
-pub use driver::{DRIVER_OBJECT, Driver, Floor, pin_to_last_cpu};
+pub use driver::{DRIVER_OBJECT, Driver, Floor, Undisturbed, pin_to_last_cpu};
 pub use rig::Rig;
 pub use run::{Run, TEMPLATE};
 

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use crate::bench::Undisturbed;
+
 /// From one send to the next.
 pub const BEAT: Duration = Duration::from_millis(1);
 
@@ -24,8 +26,11 @@ pub struct Beat {
     pub answered: Option<f64>,
 }
 
-/// Sends a heartbeat every [`BEAT`] for `length` to a thread that echoes it.
-pub fn beats(length: Duration) -> Result<Vec<Beat>> {
+/// Sends a heartbeat every [`BEAT`] for `length` to a thread that echoes it. `real_time`: all that take part go before whatever else runs; fails
+/// where that is not allowed.
+pub fn beats(length: Duration, real_time: bool) -> Result<Vec<Beat>> {
+    // A thread begins with the priority of the one that makes it.
+    let _first = if real_time { Some(Undisturbed::begin()?) } else { None };
     let (server, client) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
     client.connect(server.local_addr()?)?;
     let over = Arc::new(AtomicBool::new(false));

@@ -1,8 +1,10 @@
 //! Detection rules, each run over the same heartbeats of a backend that never failed: whatever it says is a false alarm.
 
+use std::f64::consts::PI;
+
 use mesh::health::detector::{Gaps, Logistic};
 
-use super::noise::Beat;
+use super::noise::{BEAT, Beat};
 
 /// What a rule did.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -34,17 +36,37 @@ pub fn elapsed(gaps: &[f64], beats: u32, beat: f64) -> Outcome {
 
 /// Alarm when phi of the learned logistic reaches `threshold`.
 pub fn logistic(gaps: &[f64], threshold: f64) -> Outcome {
+    learned(gaps, format!("logistic phi {threshold}"), |logistic| logistic.deadline(threshold))
+}
+
+/// The same for a normal distribution of what was learned, as others have it: phi 8 is its mean and 5.61 standard deviations.
+pub fn normal_8(gaps: &[f64]) -> Outcome {
+    learned(gaps, "normal phi 8".to_owned(), |logistic| logistic.mu + 5.612 * PI / (logistic.k * 3f64.sqrt()))
+}
+
+/// Alarm at a deadline that follows from the gaps so far.
+fn learned(gaps: &[f64], rule: String, deadline: impl Fn(&Logistic) -> f64) -> Outcome {
     let (mut learned, mut deadlines, mut judged, mut false_alarms) = (Gaps::default(), 0.0, 0, 0);
     for gap in gaps {
         if let Some(logistic) = learned.logistic(MIN_SIGMA) {
-            deadlines += Logistic::deadline(&logistic, threshold);
+            let limit = deadline(&logistic);
+            deadlines += limit;
             judged += 1;
-            false_alarms += usize::from(logistic.phi(*gap) >= threshold);
+            false_alarms += usize::from(*gap >= limit);
         }
         learned.learn(*gap);
     }
-    let detection_ms = deadlines / f64::from(judged.max(1)) * 1e3;
-    Outcome { rule: format!("logistic phi {threshold}"), detection_ms, false_alarms, beats: gaps.len() }
+    Outcome { rule, detection_ms: deadlines / f64::from(judged.max(1)) * 1e3, false_alarms, beats: gaps.len() }
+}
+
+/// All rules of the table, over the same heartbeats.
+pub fn table(beats: &[Beat]) -> Vec<Outcome> {
+    let (gaps, beat) = (gaps(beats), BEAT.as_secs_f64());
+    let mut rows: Vec<_> = [3, 10, 20, 50].map(|times| elapsed(&gaps, times, beat)).into();
+    rows.push(normal_8(&gaps));
+    rows.extend([8.0, 12.0].map(|phi| logistic(&gaps, phi)));
+    rows.extend([(3, 2), (5, 5), (10, 5)].map(|(count, every)| unanswered(beats, count, every, beat)));
+    rows
 }
 
 /// Alarm at the send after `count` unanswered probes, of which one goes out every `every` beats: our own clock, which sleeps when we do.
@@ -78,6 +100,7 @@ mod tests {
         let slept = regular(&[(500, 0.035), (501, 0.025), (502, 0.015)]);
         assert_eq!(elapsed(&gaps(&calm), 3, 0.01).false_alarms, 0);
         assert_eq!(elapsed(&gaps(&slept), 3, 0.01).false_alarms, 1);
+        assert_eq!((normal_8(&gaps(&calm)).false_alarms, normal_8(&gaps(&slept)).false_alarms), (0, 1));
         assert_eq!(logistic(&gaps(&calm), 8.0).false_alarms, 0);
         assert_eq!(logistic(&gaps(&slept), 8.0).false_alarms, 1);
         assert_eq!(unanswered(&calm, 3, 1, 0.01).false_alarms, 0);
