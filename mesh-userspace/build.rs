@@ -22,6 +22,7 @@ mod toolchain;
 
 const PACKAGE: &str = "mesh-ebpf";
 const BINARY: &str = "mesh-datapath";
+const AGENT: &str = "mesh-agent";
 const BENCH_DRIVER: &str = "mesh-bench-driver";
 
 /// Paths, from the workspace's root, that the object is made of.
@@ -47,7 +48,7 @@ fn run() -> Result<()> {
     let choice = toolchain::choose().map_err(|missing| anyhow!("{missing}; run `cargo xtask setup`"))?;
     let out = PathBuf::from(variable("OUT_DIR")?);
     let built = build(root, &choice, &inner_target(&out))?;
-    for (binary, key) in [(BINARY, "object"), (BENCH_DRIVER, "bench_driver")] {
+    for (binary, key) in [(BINARY, "object"), (AGENT, "agent"), (BENCH_DRIVER, "bench_driver")] {
         let (from, to) = (built.join(binary), out.join(binary));
         fs::copy(&from, &to).with_context(|| format!("failed to copy {}", from.display()))?;
         println!("cargo::metadata={key}={}", to.display());
@@ -71,7 +72,21 @@ fn build(root: &Path, choice: &toolchain::Choice, target_dir: &Path) -> Result<P
     let mut cargo = choice.command("cargo");
     cargo
         .current_dir(root)
-        .args(["build", "--locked", "--release", "--package", PACKAGE, "--bin", BINARY, "--bin", BENCH_DRIVER, "--target", target])
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            PACKAGE,
+            "--bin",
+            BINARY,
+            "--bin",
+            AGENT,
+            "--bin",
+            BENCH_DRIVER,
+            "--target",
+            target,
+        ])
         .args(["-Zbuild-std=core", "--message-format=json", "--quiet", "--target-dir"])
         .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags()?)

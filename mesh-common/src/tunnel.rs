@@ -30,7 +30,7 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
         Err(reason) => return run.end(arrival.service, reason),
     };
     let udp = (backend.flags() & Backend::GUE != 0).then(|| (FIRST_PORT | arrival.hash as u16 & (PORTS - 1)).to_be());
-    let v6 = backend.flags() & Backend::OUTER_V6 != 0;
+    let v6 = backend.flags() & Backend::V6 != 0;
     let room = if v6 { IPV6 } else { IPV4 } + if udp.is_some() { UDP } else { 0 };
     if !fits(run.packet, arrival, room, backend.mtu()) {
         return run.end(arrival.service, Reason::TooBig);

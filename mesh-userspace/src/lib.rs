@@ -1,5 +1,6 @@
 //! mesh's daemon and CLI.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;

@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use mesh::{
+    agent,
     cli::{
-        self, CheckArgs, Cli, Command, DetachArgs, Query, RunArgs, Target,
+        self, AgentArgs, CheckArgs, Cli, Command, DetachArgs, Query, RunArgs, Target,
         documents::{self, ManArgs},
     },
     config::{self, Loaded},
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Check(args) => check(&args),
         Command::Detach(args) => detach(&args, &target),
+        Command::Agent(args) => serve_as_backend(args),
         Command::Config(command) => documents::configuration(&command).map(|text| say(text.as_bytes())).map_err(Into::into),
         Command::Completions(args) => {
             say(&documents::completions(args.shell));
@@ -60,6 +62,16 @@ fn run(args: RunArgs) -> Result<()> {
     let result = runtime.block_on(control::run(args.config, loaded, opener));
     runtime.shutdown_background();
     result
+}
+
+fn serve_as_backend(args: AgentArgs) -> Result<()> {
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .filter_module("mesh", log::LevelFilter::Info)
+        .parse_default_env()
+        .init();
+    let AgentArgs { config, vips, interfaces } = args;
+    Ok(small_runtime()?.block_on(agent::run(agent::Options { config, vips, interfaces }))?)
 }
 
 fn check(args: &CheckArgs) -> Result<()> {

@@ -74,6 +74,15 @@ impl fmt::Display for VipAddr {
     }
 }
 
+/// How mode `tunnel` wraps packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Tunnel {
+    /// A UDP header follows the outer IP header.
+    pub gue: bool,
+    /// Source address of the outer header towards backends of its family; `None` = the node's own address towards each backend.
+    pub source: Option<IpAddr>,
+}
+
 /// `tcp` or `udp`.
 pub const fn proto_name(proto: Proto) -> &'static str {
     match proto {

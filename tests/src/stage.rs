@@ -47,12 +47,18 @@ impl Stage {
 
     /// Starts one server of a backend at an address that its host owns, and waits until it answers.
     pub fn serve_at(&mut self, name: &'static str, listen: SocketAddr) -> Result<()> {
+        self.serve_at_all(name, &[listen])
+    }
+
+    /// Starts one server of a backend at addresses that its host owns, and waits until it answers at the last of them.
+    pub fn serve_at_all(&mut self, name: &'static str, listen: &[SocketAddr]) -> Result<()> {
         let host = self.backends.get(name).with_context(|| format!("no host {name}"))?;
-        let server = Process::spawn(host.ns.command(peer_binary()?).arg(name).arg(listen.to_string()))?;
+        let server = Process::spawn(host.ns.command(peer_binary()?).arg(name).args(listen.iter().map(ToString::to_string)))?;
         self.servers.entry(name).or_default().push(server);
+        let last = *listen.last().context("a server needs an address")?;
         let end = Instant::now() + Duration::from_secs(10);
-        while host.ns.enter(|| peer::get(listen, "/", Duration::from_secs(1)))?.is_err() {
-            ensure!(Instant::now() < end, "the server of {name} at {listen} does not answer");
+        while host.ns.enter(|| peer::get(last, "/", Duration::from_secs(1)))?.is_err() {
+            ensure!(Instant::now() < end, "the server of {name} at {last} does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())

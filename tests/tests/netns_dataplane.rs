@@ -78,6 +78,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         name: format!("s{port}").parse().unwrap(),
         vip: VipAddr { addr: VIP.parse().unwrap(), port, proto: Proto::Udp },
         mode: Mode::Nat,
+        tunnel: mesh::model::Tunnel::default(),
         announce: None,
         no_backends: takes.is_empty(),
         members,
@@ -102,7 +103,7 @@ fn mac(host: &Host) -> Result<[u8; 6]> {
 fn hops(lb: &Host, backends: &[&Host]) -> Result<BTreeMap<IpAddr, Resolution>> {
     let src_mac = mac(lb)?;
     let ifindex = lb.ns.enter(|| nix::net::if_::if_nametoindex("eth0"))??;
-    let hop = |dst_mac| NextHop { ifindex, ifname: "eth0".to_owned(), src_mac, dst_mac, source: lb.v4.into(), gateway: None };
+    let hop = |dst_mac| NextHop { ifindex, ifname: "eth0".to_owned(), src_mac, dst_mac, source: lb.v4.into(), gateway: None, mtu: 1500 };
     backends.iter().map(|b| Ok((b.v4.into(), Resolution::Ready(hop(mac(b)?))))).collect()
 }
 

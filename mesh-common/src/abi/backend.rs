@@ -64,7 +64,7 @@ pub struct Backend {
     pub ifindex: u32,
     /// A [`BackendState`].
     pub state: u8,
-    /// [`Backend::READY`], [`Backend::OUTER_V6`], [`Backend::GUE`].
+    /// [`Backend::READY`], [`Backend::V6`], [`Backend::GUE`].
     pub flags: u8,
     /// Index into [`super::Config::sources`]: the address that `nat` flows to this backend come from.
     pub nat_source: u16,
@@ -84,8 +84,8 @@ const _: () = assert!(size_of::<Backend>() == 64);
 impl Backend {
     /// The next hop is resolved: `dst_mac`, `src_mac` and `ifindex` mean something.
     pub const READY: u8 = 1;
-    /// `addr` is an IPv6 address (`tunnel`, where it need not be of the VIP's family).
-    pub const OUTER_V6: u8 = 2;
+    /// `addr` is an IPv6 address. In `tunnel` it need not be of the VIP's family.
+    pub const V6: u8 = 2;
     /// `tunnel` by UDP ([`super::GUE_PORT`]) in place of IP in IP.
     pub const GUE: u8 = 4;
 }

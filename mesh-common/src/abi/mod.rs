@@ -4,6 +4,7 @@
 //! Types are [`bytemuck::Pod`]; their size and layout are asserted beside them, and any change to one raises [`VERSION`].
 
 mod addr;
+pub mod agent;
 mod backend;
 mod config;
 mod nat;
@@ -15,6 +16,7 @@ mod stats;
 mod user;
 
 pub use addr::{Addr, Family, Proto};
+pub use agent::{AgentLink, AgentStats, AgentVip, agent_v4};
 pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};

@@ -1,6 +1,9 @@
 //! Leave for aya's typed maps to carry the types of the contract.
 
-use super::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip};
+use super::{
+    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo,
+    SlotWord, Vip,
+};
 
 macro_rules! pod {
     ($($t:ty),+) => {
@@ -11,4 +14,19 @@ macro_rules! pod {
     };
 }
 
-pod!(Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip);
+pod!(
+    Addr,
+    AgentLink,
+    AgentStats,
+    AgentVip,
+    Backend,
+    BackendStats,
+    Config,
+    NatBucket,
+    NatFlow,
+    NatGauges,
+    ReasonStats,
+    ServiceInfo,
+    SlotWord,
+    Vip
+);

@@ -52,6 +52,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Take the program off the interfaces and remove all that is pinned; forwarding ends
     Detach(DetachArgs),
+    /// Be the backend of services of mode `tunnel`: own their VIPs quietly, and take the outer headers off
+    Agent(AgentArgs),
     /// Show what a configuration may say
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -68,6 +70,19 @@ pub struct RunArgs {
     /// Configuration: *.yaml, *.yml, *.json or *.toml
     #[arg(short, long, value_name = "FILE", env = "MESH_CONFIG")]
     pub config: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Configuration of the balancer, whose `tunnel` services this node is a backend of; followed as it changes
+    #[arg(short, long, value_name = "FILE", env = "MESH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// A VIP to serve, may be given several times
+    #[arg(long = "vip", value_name = "ADDRESS")]
+    pub vips: Vec<std::net::IpAddr>,
+    /// Interface that packets come in by, may be given several times; default: those of the configuration
+    #[arg(short, long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]

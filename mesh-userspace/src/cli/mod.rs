@@ -12,7 +12,9 @@ mod query;
 mod service_spec;
 mod tables;
 
-pub use args::{BackendCommand, CheckArgs, Cli, Command, DetachArgs, EventsArgs, Query, RunArgs, ServiceCommand, SourceCommand, Target};
+pub use args::{
+    AgentArgs, BackendCommand, CheckArgs, Cli, Command, DetachArgs, EventsArgs, Query, RunArgs, ServiceCommand, SourceCommand, Target,
+};
 pub use failure::Failure;
 pub use output::Format;
 pub use query::{answer, execute};

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use crate::{
-    config::words::{ModeWord, ProtoWord, Span},
+    config::words::{EncapWord, ModeWord, ProtoWord, Span},
     control::ServiceSpec,
     model::ServiceName,
 };
@@ -21,9 +21,15 @@ pub struct AddService {
     /// `tcp` or `udp`
     #[arg(long, default_value_t = ProtoWord::Tcp)]
     pub protocol: ProtoWord,
-    /// `nat` (works anywhere) or `dsr` (backends own the VIP)
+    /// `nat` (works anywhere), `dsr` or `tunnel` (backends own the VIP)
     #[arg(long, default_value_t = ModeWord::Nat)]
     pub mode: ModeWord,
+    /// How `tunnel` wraps packets: `ipip` (default) or `gue`
+    #[arg(long, value_name = "KIND")]
+    pub encap: Option<EncapWord>,
+    /// Source address of the outer header of `tunnel`; default: the node's own towards each backend
+    #[arg(long, value_name = "ADDRESS")]
+    pub outer_source: Option<std::net::IpAddr>,
     /// Put the VIP on this interface
     #[arg(long, value_name = "INTERFACE")]
     pub announce: Option<String>,
@@ -70,6 +76,8 @@ impl AddService {
         spec.insert("vip".into(), json!(self.vip));
         spec.insert("protocol".into(), json!(self.protocol));
         spec.insert("mode".into(), json!(self.mode));
+        put(&mut spec, "encap", self.encap.map(|encap| json!(encap)));
+        put(&mut spec, "outer_source", self.outer_source.map(|source| json!(source)));
         put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
         put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));
         put(&mut spec, "health", self.health());

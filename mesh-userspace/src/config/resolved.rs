@@ -13,7 +13,7 @@ use super::words::Hook;
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
     health::CheckKind,
-    model::{Endpoint, Mode, ServiceName, VipAddr},
+    model::{Endpoint, Mode, ServiceName, Tunnel, VipAddr},
 };
 
 /// All that the daemon is told by its file.
@@ -50,6 +50,7 @@ pub struct Service {
     pub name: ServiceName,
     pub vip: VipAddr,
     pub mode: Mode,
+    pub tunnel: Tunnel,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
     /// Heartbeat; `None` = backends count as live.

@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{
-    check::resolve_check, forms::AnnounceForm, placed::Placed, resolve::Findings, resolved::Service, source::resolve_sources, written,
+    check::resolve_check, forms::AnnounceForm, placed::Placed, resolve::Findings, resolved::Service, source::resolve_sources,
+    words::EncapWord, written,
 };
-use crate::model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Weight};
+use crate::model::{BackendId, Endpoint, Mode, ServiceName, Tunnel, VipAddr, Weight};
 
 /// `None` only with an error in `findings`. Relative paths are relative to `base`.
 pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut Findings<'_>) -> Option<Service> {
@@ -18,9 +19,10 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let announce = announce(written, findings);
     let (name, vip) = (name?, vip?);
     let mode: Mode = written.mode.value.into();
-    if matches!(mode, Mode::Dnat | Mode::Tunnel) {
-        findings.error(&written.mode, format!("this version does not know mode `{}` yet", mode.name()), "write `nat` or `dsr`");
+    if mode == Mode::Dnat {
+        findings.error(&written.mode, "this version does not know mode `dnat` yet", "write `nat`, `dsr` or `tunnel`");
     }
+    let tunnel = tunnel(written, mode, findings);
     let check = resolve_check(written, vip, base, findings);
     let backends = backends(written, vip, mode, findings);
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
@@ -28,7 +30,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
-    let service = Service { name, vip, mode, announce, check, backends, backends_file, sources };
+    let service = Service { name, vip, mode, tunnel, announce, check, backends, backends_file, sources };
     (findings.errors.len() == errors).then_some(service)
 }
 
@@ -46,7 +48,7 @@ pub fn resolve_backend<T>(
     let here = Placed { value: (), place };
     let (addr, port) = endpoint(&address.value, written.port.as_ref(), &here, Some(vip.port), findings)?;
     check_address(addr, &here, findings);
-    if addr.is_ipv4() != vip.addr.is_ipv4() {
+    if mode != Mode::Tunnel && addr.is_ipv4() != vip.addr.is_ipv4() {
         let why = match mode {
             Mode::Nat | Mode::Dnat | Mode::Tunnel => "translation does not change the family of addresses",
             Mode::Dsr => "the backend must own the VIP itself",
@@ -57,11 +59,11 @@ pub fn resolve_backend<T>(
             format!("{why}: use an address of the same family"),
         );
     }
-    if mode == Mode::Dsr && port != vip.port {
+    if matches!(mode, Mode::Dsr | Mode::Tunnel) && port != vip.port {
         findings.error(
             &here,
             format!("backend port {port} differs from the VIP's port {}", vip.port),
-            "`dsr` does not change packets, so both ports must be the same; `nat` can change the port",
+            format!("`{}` does not change packets, so both ports must be the same; `nat` can change the port", mode.name()),
         );
     }
     if addr == vip.addr {
@@ -141,6 +143,28 @@ fn check_address(addr: IpAddr, at: &Placed<()>, findings: &mut Findings<'_>) {
         _ => return,
     };
     findings.error(at, format!("{addr} is {kind}"), "write a unicast address that can be routed");
+}
+
+/// What only `tunnel` has keys for.
+fn tunnel(written: &written::Service, mode: Mode, findings: &mut Findings<'_>) -> Tunnel {
+    if mode != Mode::Tunnel {
+        let remedy = "remove it, or write `mode: tunnel`";
+        if let Some(encap) = &written.encap {
+            findings.error(encap, format!("`encap` means nothing in mode `{}`", mode.name()), remedy);
+        }
+        if let Some(source) = &written.outer_source {
+            findings.error(source, format!("`outer_source` means nothing in mode `{}`", mode.name()), remedy);
+        }
+        return Tunnel::default();
+    }
+    let gue = written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue);
+    let source = written.outer_source.as_ref().and_then(|text| {
+        let parsed = text.value.parse::<IpAddr>().map_err(|_| format!("`{text}` is no address"));
+        let addr = findings.ok(text, parsed, "write an address without a port")?;
+        check_address(addr, &Placed { value: (), place: text.place.clone() }, findings);
+        Some(addr)
+    });
+    Tunnel { gue, source }
 }
 
 fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<String> {

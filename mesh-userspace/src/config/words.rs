@@ -67,6 +67,17 @@ impl From<Mode> for ModeWord {
     }
 }
 
+/// `ipip` or `gue`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EncapWord {
+    /// IP in IP, of either family in either.
+    #[default]
+    Ipip,
+    /// IP in UDP (port 6080), whose source port tells flows apart.
+    Gue,
+}
+
 /// Where on an interface the program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -105,6 +116,7 @@ macro_rules! words {
 
 words!(ProtoWord: Tcp = "tcp", Udp = "udp");
 words!(ModeWord: Nat = "nat", Dsr = "dsr", Dnat = "dnat", Tunnel = "tunnel");
+words!(EncapWord: Ipip = "ipip", Gue = "gue");
 words!(Hook: Auto = "auto", Xdp = "xdp", XdpGeneric = "xdp-generic", Tc = "tc");
 
 /// A duration as `250ms`, `1s`, `1.5s`, `2m`, `1h` or `1d`.

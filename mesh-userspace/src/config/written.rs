@@ -9,7 +9,7 @@ use super::{
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
     sourced::Source,
-    words::{Hook, ModeWord, ProtoWord, Span},
+    words::{EncapWord, Hook, ModeWord, ProtoWord, Span},
 };
 
 /// The whole file.
@@ -75,9 +75,15 @@ pub struct Service {
     /// `tcp` (default) or `udp`.
     #[serde(default)]
     pub protocol: ProtoWord,
-    /// `nat` (default: works anywhere) or `dsr` (backends own the VIP and answer clients themselves).
+    /// `nat` (default: works anywhere), `dsr` or `tunnel` (backends own the VIP and answer clients themselves; `tunnel` reaches them over routers).
     #[serde(default)]
     pub mode: Placed<ModeWord>,
+    /// `tunnel`: `ipip` (default) or `gue`. The outer header is of the family of the backend's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encap: Option<Placed<EncapWord>>,
+    /// `tunnel`: source address of the outer header towards backends of its family. Default: the node's own address towards each backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_source: Option<Placed<String>>,
     /// Who makes the VIP reachable: `none` (default), or `address: IFACE` to have the daemon put it on an interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<Placed<AnnounceForm>>,

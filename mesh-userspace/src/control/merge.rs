@@ -125,6 +125,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
             name: service.name.clone(),
             vip: service.vip,
             mode: service.mode,
+            tunnel: service.tunnel,
             announce: service.announce.clone(),
             checked: service.check.is_some(),
             log2_slots: None,

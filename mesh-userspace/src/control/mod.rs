@@ -35,5 +35,6 @@ pub use detach::detach;
 pub use drains::{DrainEnd, DrainOrder, DrainSpec, DrainState, DrainView, Then};
 pub use error::ControlError;
 pub use handle::{BackendSpec, Command, Handle, ServiceSpec};
+pub(crate) use shutdown::{Asked, Signals};
 pub use startup::run;
 pub use whatif::{Intention, PlanView};

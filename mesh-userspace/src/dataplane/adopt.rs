@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use mesh_common::abi::{BackendState, Config, NAT_SOURCES, NatSource, ServiceInfo, Vip, VipKey, VipKind};
+use mesh_common::abi::{Backend, BackendState, Config, Family, NAT_SOURCES, NatSource, ServiceInfo, Vip, VipKey, VipKind};
 
 use super::{
     image::{Image, words_of},
@@ -121,7 +121,8 @@ fn adopt_backends(image: &Image, layout: &mut Layout, service: &mut Service, now
         if BackendState::from_u8(entry.state) == BackendState::Absent {
             continue;
         }
-        let id = socket_of(entry.addr, service.key.family, entry.port).map(BackendId);
+        let family = if entry.flags & Backend::V6 == 0 { Family::V4 } else { Family::V6 };
+        let id = socket_of(entry.addr, family as u8, entry.port).map(BackendId);
         let (Some(id), Ok(local)) = (id, u16::try_from(local)) else {
             return Err(contradiction(format!("backend {local} of service {} is no address", service.id)));
         };

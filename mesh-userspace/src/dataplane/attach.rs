@@ -249,7 +249,7 @@ fn describe_program(id: u32) -> String {
 }
 
 /// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |e| e.source()).map(|e| e.to_string());
     let mut text = error.to_string();
     for cause in causes.filter(|c| !c.is_empty()) {

@@ -3,15 +3,14 @@
 use std::net::IpAddr;
 
 use mesh_common::{
-    abi::{Backend, BackendState, ServiceInfo, SlotWord, Vip, VipKey, VipKind},
+    abi::{Backend, BackendState, Family, Mode, ServiceInfo, SlotWord, Vip, VipKey, VipKind},
     checksum,
+    flow::{Address, V4},
+    rewrite::{constant_sum, outer_protocol},
 };
 
 use super::layout::{Service, addr_of, vip_seed};
-use crate::{
-    model::{BackendId, VipAddr},
-    table::Table,
-};
+use crate::{model::BackendId, plan::ServicePlan, table::Table};
 
 /// How frames get to a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,12 +18,15 @@ pub struct Hop {
     pub ifindex: u32,
     pub dst_mac: [u8; 6],
     pub src_mac: [u8; 6],
+    /// Bytes of an IP packet that fit the way there.
+    pub mtu: u16,
     /// The node's own address towards the backend.
     pub source: IpAddr,
 }
 
 /// The entry of a backend; `hop` is `None` while its next hop is not resolved.
-pub fn backend(vip: &VipAddr, id: BackendId, state: BackendState, hop: Option<&Hop>, nat_source: u16, stats: u32) -> Backend {
+pub fn backend(service: &ServicePlan, id: BackendId, state: BackendState, hop: Option<&Hop>, nat_source: u16, stats: u32) -> Backend {
+    let vip = &service.vip;
     let (addr, _) = addr_of(id.0.ip());
     let addr_delta = addr_sum(vip.addr, true) + addr_sum(id.0.ip(), false);
     let port_delta = checksum::replaced(u32::from(native(vip.port)), u32::from(native(id.0.port())));
@@ -33,15 +35,40 @@ pub fn backend(vip: &VipAddr, id: BackendId, state: BackendState, hop: Option<&H
         port: id.0.port().to_be_bytes(),
         // A place that is told by its state must never look free.
         state: if state == BackendState::Absent { BackendState::Down } else { state } as u8,
+        flags: if id.0.is_ipv6() { Backend::V6 } else { 0 },
         nat_source,
         stats,
         dnat_csum: checksum::fold(addr_delta + port_delta),
         addr_csum: checksum::fold(addr_delta),
         ..Backend::default()
     };
+    let entry = if service.mode == Mode::Tunnel { tunnelled(entry, service, id, hop) } else { entry };
     match hop {
-        Some(hop) => Backend { dst_mac: hop.dst_mac, src_mac: hop.src_mac, ifindex: hop.ifindex, flags: Backend::READY, ..entry },
+        Some(hop) => Backend {
+            dst_mac: hop.dst_mac,
+            src_mac: hop.src_mac,
+            mtu: hop.mtu,
+            ifindex: hop.ifindex,
+            flags: entry.flags | Backend::READY,
+            ..entry
+        },
         None => entry,
+    }
+}
+
+/// What the outer header needs.
+fn tunnelled(entry: Backend, service: &ServicePlan, id: BackendId, hop: Option<&Hop>) -> Backend {
+    let gue = service.tunnel.gue;
+    let inner = if service.vip.addr.is_ipv4() { Family::V4 } else { Family::V6 };
+    let configured = service.tunnel.source.filter(|source| source.is_ipv4() == id.0.is_ipv4());
+    let source = configured.or_else(|| hop.map(|hop| hop.source)).map(|source| addr_of(source).0).unwrap_or_default();
+    let sum = constant_sum(V4::from_addr(source), V4::from_addr(entry.addr), outer_protocol(gue, inner));
+    Backend {
+        flags: entry.flags | if gue { Backend::GUE } else { 0 },
+        dnat_csum: 0,
+        addr_csum: if id.0.is_ipv4() { sum } else { 0 },
+        source,
+        ..entry
     }
 }
 
@@ -110,9 +137,40 @@ fn addr_sum(addr: IpAddr, invert: bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use mesh_common::abi::Proto;
 
     use super::*;
+    use crate::model::{Tunnel, VipAddr};
+
+    fn service(vip: VipAddr, mode: Mode, tunnel: Tunnel) -> ServicePlan {
+        ServicePlan {
+            name: "web".parse().unwrap(),
+            vip,
+            mode,
+            tunnel,
+            announce: None,
+            members: Vec::new(),
+            table: Arc::new(Table::vacant(0)),
+            no_backends: true,
+            problem: None,
+        }
+    }
+
+    /// RFC 791: the sum of a good header is all ones.
+    #[test]
+    fn the_sum_of_an_outer_header_is_that_of_its_words() {
+        let (source, at) = ([10, 9, 0, 1], "10.1.0.7:80");
+        for (vip, gue, protocol) in [("192.0.2.10", false, 4), ("192.0.2.10", true, 17), ("2001:db8::10", false, 41)] {
+            let vip = VipAddr { addr: vip.parse().unwrap(), port: 80, proto: Proto::Tcp };
+            let plan = service(vip, Mode::Tunnel, Tunnel { gue, source: Some(source.into()) });
+            let entry = backend(&plan, BackendId(at.parse().unwrap()), BackendState::Active, None, 0, 0);
+            let header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 1, 0, 7];
+            let sum: u64 = header.chunks_exact(2).map(|b| u64::from(u16::from_ne_bytes([b[0], b[1]]))).sum();
+            assert_eq!((entry.addr_csum, entry.source), (checksum::fold(sum), mesh_common::abi::Addr::v4(source)));
+        }
+    }
 
     fn header_sum(addr: IpAddr, port: u16) -> u64 {
         let bytes = match addr {
@@ -127,7 +185,7 @@ mod tests {
         for (vip, backend_at) in [("192.0.2.10", "10.0.0.1:8080"), ("2001:db8::10", "[2001:db8:1::7]:8080")] {
             let vip = VipAddr { addr: vip.parse().unwrap(), port: 80, proto: Proto::Tcp };
             let id = BackendId(backend_at.parse().unwrap());
-            let entry = backend(&vip, id, BackendState::Active, None, 0, 0);
+            let entry = backend(&service(vip, Mode::Nat, Tunnel::default()), id, BackendState::Active, None, 0, 0);
             let rest = 0x1234_5678;
             let before = !checksum::fold(rest + header_sum(vip.addr, vip.port));
             let after = !checksum::fold(rest + header_sum(id.0.ip(), id.0.port()));

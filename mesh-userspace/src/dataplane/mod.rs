@@ -1,6 +1,7 @@
 //! The only room that knows aya and netlink: load, attach, pins, and the reconciliation of a plan with the maps.
 
 mod adopt;
+mod agent;
 mod attach;
 mod counters;
 mod detach;
@@ -33,6 +34,7 @@ use std::{
 use mesh_common::abi::NatConfig;
 
 pub use adopt::Contradiction;
+pub use agent::AgentPlane;
 use counters::Gone;
 pub use detach::Detached;
 use entry::Hop;
@@ -74,7 +76,13 @@ pub struct Dataplane {
 impl Hops for BTreeMap<IpAddr, Resolution> {
     fn hop(&self, addr: IpAddr) -> Option<Hop> {
         match self.get(&addr)? {
-            Resolution::Ready(hop) => Some(Hop { ifindex: hop.ifindex, dst_mac: hop.dst_mac, src_mac: hop.src_mac, source: hop.source }),
+            Resolution::Ready(hop) => Some(Hop {
+                ifindex: hop.ifindex,
+                dst_mac: hop.dst_mac,
+                src_mac: hop.src_mac,
+                mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
+                source: hop.source,
+            }),
             Resolution::NotReady(_) => None,
         }
     }

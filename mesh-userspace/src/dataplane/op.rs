@@ -38,10 +38,14 @@ pub enum Op {
 pub mod backend_word {
     /// `dst_mac`, `port`.
     pub const DST: u8 = 2;
-    /// `src_mac`.
+    /// `src_mac`, `mtu`.
     pub const SRC: u8 = 3;
     /// `ifindex`, `state`, `flags`, `nat_source`.
     pub const STATE: u8 = 4;
+    /// `stats`, `dnat_csum`, `addr_csum`.
+    pub const SUMS: u8 = 5;
+    /// `source`, two words.
+    pub const SOURCE: u8 = 6;
 }
 
 /// Words of [`mesh_common::abi::Vip`] by their place.

@@ -84,7 +84,9 @@ impl Fit {
     /// Whether an endpoint that once fitted still does: the service may have changed since.
     pub fn admits(&self, endpoint: &Endpoint) -> bool {
         let at = endpoint.id.0;
-        at.is_ipv4() == self.vip.addr.is_ipv4() && at.ip() != self.vip.addr && (self.mode != Mode::Dsr || at.port() == self.vip.port)
+        (self.mode == Mode::Tunnel || at.is_ipv4() == self.vip.addr.is_ipv4())
+            && at.ip() != self.vip.addr
+            && (!matches!(self.mode, Mode::Dsr | Mode::Tunnel) || at.port() == self.vip.port)
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     health::Health,
-    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Weight},
+    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, Tunnel, VipAddr, Weight},
     table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Table, TableError},
     weights::{self, Factor},
 };
@@ -33,6 +33,7 @@ pub struct ServiceSpec {
     pub name: ServiceName,
     pub vip: VipAddr,
     pub mode: Mode,
+    pub tunnel: Tunnel,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
     /// The service has a heartbeat. Without one every backend counts as up.
@@ -97,6 +98,8 @@ pub struct ServicePlan {
     pub vip: VipAddr,
     #[serde(serialize_with = "mode_name")]
     pub mode: Mode,
+    #[serde(skip)]
+    pub tunnel: Tunnel,
     pub announce: Option<String>,
     /// Sorted by id: what the indices in `table` point into.
     pub members: Vec<PlannedBackend>,
@@ -160,6 +163,7 @@ pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &m
         name: spec.name.clone(),
         vip: spec.vip,
         mode: spec.mode,
+        tunnel: spec.tunnel,
         announce: spec.announce.clone(),
         no_backends: table.is_vacant(),
         members,

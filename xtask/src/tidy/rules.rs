@@ -60,6 +60,8 @@ const UNSAFE: &[&str] = &[
     // The kernel half: bytes of packets, and values of maps.
     "mesh-ebpf/src/packet.rs",
     "mesh-ebpf/src/maps.rs",
+    "mesh-ebpf/src/agent/skb.rs",
+    "mesh-ebpf/src/agent/maps.rs",
     // The driver of the packet bench and its floors, which read and write frames without an engine on purpose.
     "mesh-ebpf/src/bench/driver.rs",
     // Mapped memory of the kernel's arrays.

@@ -49,6 +49,7 @@ pub struct Announcer {
     handle: Handle,
     interfaces: Interfaces,
     teller: Arc<Teller>,
+    owner: u8,
 }
 
 impl Announcer {
@@ -59,9 +60,18 @@ impl Announcer {
 
     /// The same, where the socket that tells the link was opened before.
     pub fn with(teller: Teller) -> Result<Self, NetError> {
+        Self::new(teller, OWNER)
+    }
+
+    /// The same for another owner than the balancer, whose addresses carry another mark.
+    pub fn of(owner: u8) -> Result<Self, NetError> {
+        Self::new(Teller::open(), owner)
+    }
+
+    fn new(teller: Teller, owner: u8) -> Result<Self, NetError> {
         let handle = connect()?;
         let interfaces = Interfaces::with(&handle);
-        Ok(Self { handle, interfaces, teller: Arc::new(teller) })
+        Ok(Self { handle, interfaces, teller: Arc::new(teller), owner })
     }
 
     /// Makes `vip` an address of `interface`. One that was not there is told to the link, at once and twice more (see [`Self::advertise`]);
@@ -73,7 +83,7 @@ impl Announcer {
         }
         let what = format!("add {vip} to interface {}", interface.name);
         let mut request = self.handle.address().add(interface.index, vip, full(vip));
-        *request.message_mut() = message(vip, interface.index);
+        *request.message_mut() = self.message(vip, &interface);
         match order(&what, request.execute()).await {
             // Somebody else was faster.
             Err(e) if e.errno() == Some(libc::EEXIST) => return Ok(Announced::Foreign),
@@ -122,7 +132,7 @@ impl Announcer {
     /// All addresses of the namespace, with those that are ours marked.
     pub async fn list(&self) -> Result<Vec<Address>, NetError> {
         let messages = answers("list the addresses", self.handle.address().get().execute()).await?;
-        Ok(messages.iter().filter_map(address).collect())
+        Ok(messages.iter().filter_map(|m| address(m, self.owner)).collect())
     }
 
     /// Removes every address that is ours, and says how many there were: for `detach`.
@@ -140,7 +150,7 @@ impl Announcer {
 
     async fn delete(&self, address: &Address) -> Result<bool, NetError> {
         let what = format!("remove {} from interface number {}", address.addr, address.ifindex);
-        match order(&what, self.handle.address().del(message(address.addr, address.ifindex)).execute()).await {
+        match order(&what, self.handle.address().del(key(address.addr, address.ifindex)).execute()).await {
             Ok(()) => Ok(true),
             Err(e) if e.errno() == Some(libc::EADDRNOTAVAIL) => Ok(false),
             Err(e) => Err(e),
@@ -160,33 +170,42 @@ const fn full(vip: IpAddr) -> u8 {
     if vip.is_ipv4() { 32 } else { 128 }
 }
 
-fn message(vip: IpAddr, ifindex: u32) -> AddressMessage {
+impl Announcer {
+    fn message(&self, vip: IpAddr, interface: &Interface) -> AddressMessage {
+        let mut message = key(vip, interface.index);
+        // On loopback nobody else can reach it, and connections of the node's own don't start from it.
+        message.header.scope = if interface.name == "lo" { AddressScope::Host } else { AddressScope::Universe };
+        message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(self.owner)));
+        // The balancer alone decides who owns a VIP: waiting for duplicates would only delay a failover.
+        let flags = if vip.is_ipv4() { AddressFlags::Noprefixroute } else { AddressFlags::Noprefixroute | AddressFlags::Nodad };
+        message.attributes.push(AddressAttribute::Flags(flags));
+        if vip.is_ipv6() {
+            // Never preferred, so that the node's own connections don't start from a VIP.
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        }
+        message
+    }
+}
+
+/// What an address is found by.
+fn key(vip: IpAddr, ifindex: u32) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = if vip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = full(vip);
     message.header.index = ifindex;
-    message.header.scope = AddressScope::Universe;
     message.attributes = vec![AddressAttribute::Local(vip), AddressAttribute::Address(vip)];
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(OWNER)));
-    // The balancer alone decides who owns a VIP: waiting for duplicates would only delay a failover.
-    let flags = if vip.is_ipv4() { AddressFlags::Noprefixroute } else { AddressFlags::Noprefixroute | AddressFlags::Nodad };
-    message.attributes.push(AddressAttribute::Flags(flags));
-    if vip.is_ipv6() {
-        // Never preferred, so that the node's own connections don't start from a VIP.
-        let mut lifetime = CacheInfo::default();
-        (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
-        message.attributes.push(AddressAttribute::CacheInfo(lifetime));
-    }
     message
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
+fn address(message: &AddressMessage, owner: u8) -> Option<Address> {
     let (mut local, mut address, mut ours) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(a) => local = Some(*a),
             AddressAttribute::Address(a) => address = Some(*a),
-            AddressAttribute::Protocol(protocol) => ours = *protocol == AddressProtocol::Other(OWNER),
+            AddressAttribute::Protocol(protocol) => ours = *protocol == AddressProtocol::Other(owner),
             _ => {}
         }
     }

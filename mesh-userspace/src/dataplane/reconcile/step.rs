@@ -32,7 +32,8 @@ pub(super) struct Step<'a, H> {
 impl<H: Hops> Step<'_, H> {
     /// Adds the steps of one service to the phases, and tells its id. Does nothing if it fails.
     pub fn service(&mut self, layout: &mut Layout, wanted: &ServicePlan) -> Result<u32, LayoutError> {
-        if let Some(member) = wanted.members.iter().find(|m| m.id.0.is_ipv4() != wanted.vip.addr.is_ipv4()) {
+        let one_family = wanted.mode != Mode::Tunnel;
+        if let Some(member) = wanted.members.iter().find(|m| one_family && m.id.0.is_ipv4() != wanted.vip.addr.is_ipv4()) {
             return Err(LayoutError::Family { vip: wanted.vip, backend: member.id });
         }
         if wanted.mode == Mode::Nat && !self.translation.ports {
@@ -140,7 +141,7 @@ impl<H: Hops> Step<'_, H> {
             let Some(Some(place)) = service.entries.get_mut(usize::from(*local)) else { continue };
             place.retired = None;
             let hop = self.hops.hop(member.id.0.ip());
-            entries.insert(*local, entry::backend(&wanted.vip, member.id, member.state, hop.as_ref(), *source, place.stats));
+            entries.insert(*local, entry::backend(wanted, member.id, member.state, hop.as_ref(), *source, place.stats));
         }
         let whole = service.table.is_none() && service.position.is_none() && service.name.is_none() && service.retired.is_none();
         match places.grown {
@@ -203,9 +204,9 @@ impl<H: Hops> Step<'_, H> {
         // Who loses its next hop is told so first; who has got one has its addresses first.
         let ready = entry.flags & Backend::READY != 0;
         let order = if ready {
-            [backend_word::DST, backend_word::SRC, backend_word::STATE]
+            [backend_word::SOURCE, backend_word::SOURCE + 1, backend_word::SUMS, backend_word::DST, backend_word::SRC, backend_word::STATE]
         } else {
-            [backend_word::STATE, backend_word::DST, backend_word::SRC]
+            [backend_word::STATE, backend_word::DST, backend_word::SRC, backend_word::SUMS, backend_word::SOURCE, backend_word::SOURCE + 1]
         };
         order.into_iter().for_each(&mut changed);
     }

@@ -22,6 +22,8 @@ pub struct NextHop {
     pub source: IpAddr,
     /// None if the target is on the interface's own link.
     pub gateway: Option<IpAddr>,
+    /// Bytes of an IP packet that the interface takes.
+    pub mtu: u32,
 }
 
 /// Why packets can't be sent to a target, with the remedy in its text.
@@ -158,7 +160,7 @@ impl Observed {
             _ => return Err(Reason::NeighbourIncomplete { address, ifname }),
         };
         let Some(source) = source else { return Err(Reason::NoSource { ifname }) };
-        Ok(NextHop { ifindex: link.index, ifname, src_mac: mac, dst_mac, source, gateway })
+        Ok(NextHop { ifindex: link.index, ifname, src_mac: mac, dst_mac, source, gateway, mtu: link.mtu })
     }
 
     fn way(&self, target: IpAddr) -> Result<Way<'_>, Reason> {

@@ -129,6 +129,7 @@ impl World {
             ifindex: 2 + i as u32 % 2,
             dst_mac: [2, 0, 0, 0, source, i as u8],
             src_mac: [2, 1, 0, 0, 0, 1],
+            mtu: 1500,
             source: if backend_id(i).0.is_ipv4() {
                 IpAddr::from([10, 9, source, 1])
             } else {

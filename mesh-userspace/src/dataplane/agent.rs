@@ -1,0 +1,150 @@
+//! The programs of `mesh agent` and their maps. Nothing is pinned: they go with the process.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError, PerCpuArray},
+    programs::{
+        SchedClassifier, TcAttachType,
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+    util::KernelVersion,
+};
+use mesh_common::abi::{Addr, AgentLink, AgentStats, AgentVip, agent, agent_v4};
+
+use super::{attach::chain, error::DataplaneError};
+
+/// The agent's half in the kernel, built from source by the build.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-agent"));
+
+/// Place of our filters among those of an interface, where there are no tcx links (below Linux 6.6).
+const FILTER_PRIORITY: u16 = 0x6d66;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// The loaded programs. Dropping it takes them off their interfaces.
+pub struct AgentPlane {
+    vips: HashMap<MapData, Addr, AgentVip>,
+    own: HashMap<MapData, Addr, u32>,
+    links: HashMap<MapData, u32, AgentLink>,
+    stats: PerCpuArray<MapData, AgentStats>,
+    /// Its programs hold the links.
+    _ebpf: Ebpf,
+}
+
+impl AgentPlane {
+    /// Loads the programs and attaches them to TC, both ways, of each interface.
+    pub fn open(interfaces: &[String]) -> Result<Self, DataplaneError> {
+        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(DataplaneError::Load)?;
+        let plane = Self {
+            vips: HashMap::try_from(take(&mut ebpf, agent::VIPS)?).map_err(failed(agent::VIPS))?,
+            own: HashMap::try_from(take(&mut ebpf, agent::OWN)?).map_err(failed(agent::OWN))?,
+            links: HashMap::try_from(take(&mut ebpf, agent::LINKS)?).map_err(failed(agent::LINKS))?,
+            stats: PerCpuArray::try_from(take(&mut ebpf, agent::STATS)?).map_err(failed(agent::STATS))?,
+            _ebpf: ebpf,
+        };
+        plane.attached(interfaces)
+    }
+
+    fn attached(mut self, interfaces: &[String]) -> Result<Self, DataplaneError> {
+        for (name, way) in [(agent::INGRESS, TcAttachType::Ingress), (agent::EGRESS, TcAttachType::Egress)] {
+            let refused = DataplaneError::program(name);
+            let program = self._ebpf.program_mut(name).ok_or(DataplaneError::Object { kind: "program", name })?;
+            let program: &mut SchedClassifier = program.try_into().map_err(&refused)?;
+            program.load().map_err(&refused)?;
+            for interface in interfaces {
+                attach(program, interface, way)?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Has packets for this VIP decapsulated. `guard`: nobody on the link is to hear of it.
+    pub fn set_vip(&mut self, vip: IpAddr, guard: bool) -> Result<(), DataplaneError> {
+        let key = key_of(vip);
+        let guard = u32::from(guard);
+        match self.vips.get(&key, 0) {
+            Ok(known) if known.guard == guard => Ok(()),
+            // What it has learned is kept.
+            known => {
+                let overhead = known.map_or(0, |known| known.overhead);
+                self.vips.insert(key, AgentVip { overhead, guard }, 0).map_err(failed(agent::VIPS))
+            }
+        }
+    }
+
+    pub fn forget_vip(&mut self, vip: IpAddr) -> Result<(), DataplaneError> {
+        match self.vips.remove(&key_of(vip)) {
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(other) => Err(failed(agent::VIPS)(other)),
+        }
+    }
+
+    /// Replaces the addresses that outer headers may be for.
+    pub fn set_own(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+        let wanted: BTreeSet<[u8; 16]> = addresses.iter().map(|a| key_of(*a).0).collect();
+        let known: BTreeSet<[u8; 16]> =
+            self.own.keys().collect::<Result<Vec<_>, _>>().map_err(failed(agent::OWN))?.iter().map(|a| a.0).collect();
+        for gone in known.difference(&wanted) {
+            self.own.remove(&Addr(*gone)).map_err(failed(agent::OWN))?;
+        }
+        for new in wanted.difference(&known) {
+            self.own.insert(Addr(*new), 1, 0).map_err(failed(agent::OWN))?;
+        }
+        Ok(())
+    }
+
+    /// What an interface takes, and its own IPv4 address.
+    pub fn set_link(&mut self, ifindex: u32, mtu: u32, v4: Option<Ipv4Addr>) -> Result<(), DataplaneError> {
+        let link = AgentLink { mtu, v4: v4.map_or([0; 4], |a| a.octets()) };
+        self.links.insert(ifindex, link, 0).map_err(failed(agent::LINKS))
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> Result<AgentStats, DataplaneError> {
+        let all = self.stats.get(&0, 0).map_err(failed(agent::STATS))?;
+        Ok(all.iter().fold(AgentStats::default(), |sum, one| AgentStats {
+            packets: sum.packets + one.packets,
+            bytes: sum.bytes + one.bytes,
+            foreign: sum.foreign + one.foreign,
+            refused: sum.refused + one.refused,
+            failed: sum.failed + one.failed,
+            clamped: sum.clamped + one.clamped,
+            arp: sum.arp + one.arp,
+            reserved: 0,
+        }))
+    }
+}
+
+fn attach(program: &mut SchedClassifier, interface: &str, way: TcAttachType) -> Result<(), DataplaneError> {
+    let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+    let done = if tcx {
+        program.attach(interface, way)
+    } else {
+        // It may be there already; if it can't be had, attaching says so. A filter of an agent that was killed goes with its handle.
+        let _ = qdisc_add_clsact(interface);
+        drop(SchedClassifierLink::attached(interface, way, FILTER_PRIORITY, FILTER_HANDLE, None));
+        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
+        program.attach_with_options(interface, way, TcAttachOptions::Netlink(options))
+    };
+    let hook = if tcx { "tcx" } else { "clsact" };
+    done.map(drop).map_err(|e| DataplaneError::Attach { interface: interface.to_owned(), hook, reason: chain(&e) })
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, DataplaneError> {
+    ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })
+}
+
+fn failed(name: &'static str) -> impl Fn(MapError) -> DataplaneError {
+    move |source| DataplaneError::Map { name, source }
+}
+
+fn key_of(addr: IpAddr) -> Addr {
+    match addr {
+        IpAddr::V4(a) => agent_v4(a.octets()),
+        IpAddr::V6(a) => Addr(a.octets()),
+    }
+}
