@@ -246,7 +246,7 @@ mod tests {
         let samples = samples(&text);
         #[rustfmt::skip]
         let expected = [
-            (r#"mesh_build_info{version="0.1.0",abi="1",instance_name="default"}"#, 1.0),
+            (r#"mesh_build_info{version="0.1.0",abi="2",instance_name="default"}"#, 1.0),
             ("mesh_ready", 0.0),
             ("mesh_table_epoch", 7.0),
             ("mesh_start_time_seconds", 1_767_225_599.001),

@@ -175,7 +175,11 @@ fn errors_name_place_and_remedy() {
         ("wat: 1\n".into(), "1:1: unknown field `wat`", ""),
         ("services: 3\n".into(), "1:11: ", ""),
         (with("    modus: nat"), "6:5: unknown field `modus`", ""),
-        (with("    mode: tunnel"), "6:11: ", ""),
+        (with("    mode: warp"), "6:11: ", ""),
+        (with("    encap: gue"), "6:12: `encap` means nothing in mode `nat`", ""),
+        (with("    mode: tunnel\n    encap: vxlan"), "7:12: ", ""),
+        (with("    mode: tunnel\n    outer_source: here"), "7:19: `here` is no address", ""),
+        (with("    mode: tunnel").replace("10.0.0.1:80", "10.0.0.1:81"), "5:9: backend port 81 differs", "`tunnel` does not change packets"),
         ("services:\n  - vip: 192.0.2.10:80\n".into(), "2:5: missing field `name`", ""),
         // services
         (with("  - {name: two, vip: 192.0.2.10, port: 80, backends: [10.0.0.1]}"), "6:22: service `two` has the same VIP 192.0.2.10:80/tcp as service `web`", "belongs to one service"),

@@ -286,7 +286,7 @@ impl World {
                 Some(hop) => {
                     prop_assert_eq!(
                         (entry.flags, entry.ifindex, entry.dst_mac, entry.src_mac),
-                        (Backend::READY, hop.ifindex, hop.dst_mac, hop.src_mac)
+                        (Backend::READY | if member.id.0.is_ipv6() { Backend::V6 } else { 0 }, hop.ifindex, hop.dst_mac, hop.src_mac)
                     );
                     if plan.mode == Mode::Nat {
                         let at = std::mem::offset_of!(Config, sources) / 8 + 3 * usize::from(entry.nat_source);
