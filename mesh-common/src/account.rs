@@ -5,6 +5,7 @@ use core::mem::offset_of;
 
 use crate::{
     abi::{Action, BackendStats, REASONS, Reason, ReasonStats},
+    aside::{Aside, Cause},
     forward::{Run, Sending, Sink, Verdict},
     packet::Packet,
     rewrite::Rewrite,
@@ -24,9 +25,30 @@ pub enum Exit {
     Redirect(u32),
 }
 
+impl Exit {
+    /// As a number, which a function of the kernel's returns.
+    pub const fn word(self) -> u64 {
+        match self {
+            Self::Pass => 0,
+            Self::Drop => 1,
+            Self::Transmit => 2,
+            Self::Redirect(ifindex) => 3 | (ifindex as u64) << 32,
+        }
+    }
+
+    pub const fn from_word(word: u64) -> Self {
+        match word as u32 {
+            0 => Self::Pass,
+            1 => Self::Drop,
+            2 => Self::Transmit,
+            _ => Self::Redirect((word >> 32) as u32),
+        }
+    }
+}
+
 /// Takes a packet all the way: decides, tells `watch` the verdict, changes the packet and counts it.
 #[inline(always)]
-pub fn process<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Fn(&Verdict)) -> Exit {
+pub fn process<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Fn(&Verdict)) -> Exit {
     Run { packet, tables, sink: Settle { watch } }.start()
 }
 
@@ -35,12 +57,15 @@ struct Settle<W> {
     watch: W,
 }
 
-impl<P: Packet + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
+impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
     type Done = Exit;
 
     #[inline(always)]
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Exit {
         (self.watch)(&Verdict::End { service, reason });
+        if reason.is_told() {
+            return packet.aside(tables, Cause::new(service, reason));
+        }
         ended(tables, service, reason, packet.size());
         if reason.action() == Action::Pass { Exit::Pass } else { Exit::Drop }
     }
@@ -49,6 +74,12 @@ impl<P: Packet + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
     fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Exit {
         (self.watch)(&Verdict::Send(sending));
         send(packet, tables, &sending)
+    }
+
+    #[inline(always)]
+    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Exit {
+        (self.watch)(&Verdict::End { service: cause.service(), reason: cause.reason() });
+        packet.aside(tables, cause)
     }
 }
 
@@ -88,7 +119,7 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
 }
 
 #[inline(always)]
-fn ended<T: Tables>(tables: &T, service: u32, reason: Reason, bytes: usize) {
+pub(crate) fn ended<T: Tables>(tables: &T, service: u32, reason: Reason, bytes: usize) {
     if let Some(stats) = tables.reason_stats(service.wrapping_mul(REASONS).wrapping_add(reason as u32)) {
         stats.count::<{ offset_of!(ReasonStats, packets) }>(1);
         stats.count::<{ offset_of!(ReasonStats, bytes) }>(bytes as u64);

@@ -4,6 +4,7 @@ use network_types::eth::EtherType;
 
 use crate::{
     abi::{Config, Mode, Reason, TableRef, Vip, VipHalf},
+    aside::Cause,
     flow::{Address, load_address},
     hash,
     header::{self, Headers, tcp},
@@ -70,6 +71,7 @@ pub(crate) trait Sink<P, T> {
 
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
     fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Self::Done;
+    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Self::Done;
 }
 
 /// The verdict itself is all that is wanted.
@@ -86,6 +88,11 @@ impl<P, T> Sink<P, T> for Tell {
     #[inline(always)]
     fn send(self, _: &mut P, _: &T, sending: Sending) -> Verdict {
         Verdict::Send(sending)
+    }
+
+    #[inline(always)]
+    fn aside(self, _: &mut P, _: &T, cause: Cause) -> Verdict {
+        Verdict::End { service: cause.service(), reason: cause.reason() }
     }
 }
 
@@ -118,6 +125,12 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         self.sink.send(self.packet, self.tables, sending)
     }
 
+    /// Leaves the packet to [`crate::aside::take`].
+    #[inline(always)]
+    pub(crate) fn aside(self, cause: Cause) -> S::Done {
+        self.sink.aside(self.packet, self.tables, cause)
+    }
+
     /// No VIP is concerned.
     #[inline(always)]
     pub(crate) fn foreign(self) -> S::Done {
@@ -141,12 +154,18 @@ pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<
 pub(crate) fn portless<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, dst: A, reason: Reason) -> S::Done {
     let Some(config) = run.tables.config() else { return run.foreign() };
     let ours = find(run.tables, config, dst, (A::FAMILY as u32) << 24).is_some();
-    run.end(0, if ours { reason } else { Reason::NotForVip })
+    match (ours, reason) {
+        (true, Reason::Icmp) => run.aside(Cause::new(0, Reason::Icmp)),
+        // It may be about a packet to a backend.
+        (false, Reason::Icmp) if nat::is_on(config) => run.aside(Cause::new(0, Reason::NotForVip)),
+        (true, reason) => run.end(0, reason),
+        (false, _) => run.foreign(),
+    }
 }
 
 /// The entry of the VIP table for an address and `port | proto | family`, as they lie in memory.
 #[inline(always)]
-fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, Config>, addr: A, key: u32) -> Option<Shared<'a, Vip>> {
+pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, Config>, addr: A, key: u32) -> Option<Shared<'a, Vip>> {
     let active = read!(config, Config.active as u32);
     let half = config.half(active);
     let hash = hash::vip(addr, key, read!(half, VipHalf.seed as u64));

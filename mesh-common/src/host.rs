@@ -11,10 +11,13 @@ use crate::{
         Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
+    answer::Said,
+    aside::{self, Aside, Cause},
     forward::Verdict,
     hash,
     nat::{Opening, open_flow},
     packet::{Packet, PacketMut},
+    patch::{Patch, Quote},
     rewrite::{Edit, Rewrite, by_stores},
     shared::Shared,
     tables::Tables,
@@ -63,6 +66,42 @@ impl PacketMut for Frame<'_> {
     }
 }
 
+impl Patch for Frame<'_> {
+    fn patch<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> bool {
+        self.at_mut::<N>(offset).map(|place| *place = bytes).is_some()
+    }
+
+    fn resize(&mut self, len: usize) -> bool {
+        let old = self.bytes.len();
+        self.bytes.resize(len, 0);
+        old != 0
+    }
+
+    fn quote(&self, offset: usize, len: usize, to: Shared<'_, Quote>) -> bool {
+        let Some(bytes) = self.bytes.get(offset..offset + len) else { return false };
+        for (i, chunk) in bytes.chunks(size_of::<u64>()).enumerate() {
+            let mut word = to.at_word(i).load::<u64, 0>().to_ne_bytes();
+            word[..chunk.len()].copy_from_slice(chunk);
+            to.at_word(i).store::<u64, 0>(u64::from_ne_bytes(word));
+        }
+        true
+    }
+
+    fn put_quote(&mut self, offset: usize, len: usize, from: Shared<'_, Quote>) -> bool {
+        let Some(bytes) = self.bytes.get_mut(offset..offset + len) else { return false };
+        for (i, chunk) in bytes.chunks_mut(size_of::<u64>()).enumerate() {
+            chunk.copy_from_slice(&from.at_word(i).load::<u64, 0>().to_ne_bytes()[..chunk.len()]);
+        }
+        true
+    }
+}
+
+impl<T: Tables> Aside<T> for Frame<'_> {
+    fn aside(&mut self, tables: &T, cause: Cause) -> Exit {
+        aside::take(self, tables, cause)
+    }
+}
+
 impl Rewrite for Frame<'_> {
     fn rewrite(&mut self, edit: &Edit) -> bool {
         by_stores(self, edit)
@@ -86,6 +125,8 @@ pub struct HostTables {
     pub opening: Cell<Opening>,
     /// Frames that [`HostTables::run`] was given, counted beside the engine.
     pub received: Cell<ReasonStats>,
+    pub quote: Cell<Quote>,
+    pub said: Cell<Said>,
     pub reason_stats: Vec<Cell<ReasonStats>>,
     pub backend_stats: Vec<Cell<BackendStats>>,
 }
@@ -109,6 +150,8 @@ impl HostTables {
             now: Cell::new(1),
             opening: Cell::default(),
             received: Cell::default(),
+            quote: Cell::default(),
+            said: Cell::default(),
             reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
             backend_stats: vec![Cell::default(); backends],
         }
@@ -243,6 +286,14 @@ impl Tables for HostTables {
 
     fn open_flow(&self) -> u64 {
         open_flow(self)
+    }
+
+    fn quote(&self) -> Option<Shared<'_, Quote>> {
+        Some(Shared::of(&self.quote))
+    }
+
+    fn said(&self) -> Option<Shared<'_, Said>> {
+        Some(Shared::of(&self.said))
     }
 
     fn tick(&self) -> u32 {

@@ -15,6 +15,8 @@ extern crate std;
 
 pub mod abi;
 pub mod account;
+pub mod answer;
+pub mod aside;
 pub mod checksum;
 pub mod flow;
 pub mod forward;
@@ -22,8 +24,11 @@ pub mod hash;
 mod header;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
+mod icmp;
 pub mod nat;
+mod outline;
 pub mod packet;
+pub mod patch;
 pub mod rewrite;
 mod select;
 pub mod shared;

@@ -8,9 +8,10 @@ mod life;
 mod open;
 mod reply;
 
+pub(crate) use index::find;
 pub use life::{Life, Phase};
 pub use open::{Opening, open_flow};
-pub(crate) use reply::reply;
+pub(crate) use reply::{find as find_reply, reply};
 
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Reason, Vip},
@@ -197,9 +198,15 @@ const fn client_word(macs: Macs, proto: u8) -> u64 {
 
 /// The Ethernet addresses of a frame as it came.
 #[inline(always)]
-fn received_macs(ethernet: &[u8; 12]) -> Macs {
+pub(crate) fn received_macs(ethernet: &[u8; 12]) -> Macs {
     let first = u64_at::<0, _>(ethernet);
     Macs { dst: first & 0xffff_ffff_ffff, src: first >> 48 | (u32_at::<8, _>(ethernet) as u64) << 16 }
+}
+
+/// There may be translated flows.
+#[inline(always)]
+pub(crate) fn is_on(config: Shared<'_, Config>) -> bool {
+    port_range(config).1 != 0
 }
 
 /// Source ports of translated flows: the first, and how many.

@@ -5,7 +5,10 @@
 
 use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
-use crate::abi::{Config, DISPLACEMENTS, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, VipHalf};
+use crate::{
+    abi::{Config, DISPLACEMENTS, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, VipHalf},
+    patch::{QUOTE, Quote},
+};
 
 /// A value in shared memory, at hand for `'a`.
 pub struct Shared<'a, T> {
@@ -147,6 +150,20 @@ impl<'a> Shared<'a, Config> {
     }
 }
 
+impl<'a> Shared<'a, Quote> {
+    /// Word `index` of the room. `index` is a loop's variable, whose range the verifier knows.
+    #[inline(always)]
+    pub(crate) fn at_word(self, index: usize) -> Shared<'a, u64> {
+        // SAFETY: the remainder is one of the words.
+        unsafe { self.part((index % (QUOTE / 8)) * size_of::<u64>()) }
+    }
+
+    /// Where the bytes lie, for a helper of the kernel's to fill or to read.
+    pub fn place(self) -> NonNull<Quote> {
+        self.place
+    }
+}
+
 impl<'a> Shared<'a, NatBucket> {
     /// Word `way` of the bucket. `way` is a loop's variable, whose range the verifier knows.
     #[inline(always)]
@@ -154,6 +171,12 @@ impl<'a> Shared<'a, NatBucket> {
         // SAFETY: the remainder is one of the ways.
         unsafe { self.part((way % NAT_WAYS) * size_of::<u64>()) }
     }
+}
+
+/// `x & M`, as a verifier of any age can see.
+#[inline(always)]
+pub fn below<const M: i32>(x: u64) -> usize {
+    masked::<M>(x)
 }
 
 /// `x & M` where the mask is certain to be the last operation before an index is used: verifiers before 6.10 forget a range after an OR or XOR

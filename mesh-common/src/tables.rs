@@ -2,7 +2,9 @@
 
 use crate::{
     abi::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
+    answer::Said,
     nat::Opening,
+    patch::Quote,
     shared::Shared,
 };
 
@@ -23,6 +25,10 @@ pub trait Tables {
     fn opening(&self) -> Option<Shared<'_, Opening>>;
     /// Opens a flow, by [`crate::nat::open_flow`], whose word is passed on; where that runs is for the owner of the tables to say.
     fn open_flow(&self) -> u64;
+    /// Room for what an answer quotes.
+    fn quote(&self) -> Option<Shared<'_, Quote>>;
+    /// How many errors this CPU has said lately.
+    fn said(&self) -> Option<Shared<'_, Said>>;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
     fn tick(&self) -> u32;
     /// This CPU's counters by service id x [`crate::abi::REASONS`] + reason.

@@ -10,7 +10,9 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{Backend, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip},
+    answer::Said,
     nat::{self, Opening},
+    patch::Quote,
     shared::Shared,
     tables::Tables,
 };
@@ -52,6 +54,13 @@ static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// What [`mesh_open_flow`] is to open. A program runs to its end before the next one does on its CPU.
 #[map]
 static OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
+
+/// What an answer quotes.
+#[map]
+static QUOTES: PerCpuArray<Quote> = PerCpuArray::with_max_entries(1, 0);
+/// Errors that this CPU has said lately.
+#[map]
+static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
 
 /// A global function, so that the verifier follows it once, and not from each place and state that it is called from.
 #[unsafe(no_mangle)]
@@ -122,6 +131,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn open_flow(&self) -> u64 {
         mesh_open_flow()
+    }
+
+    #[inline(always)]
+    fn quote(&self) -> Option<Shared<'_, Quote>> {
+        look_up!(QUOTES, 0)
+    }
+
+    #[inline(always)]
+    fn said(&self) -> Option<Shared<'_, Said>> {
+        look_up!(SAID, 0)
     }
 
     #[inline(always)]

@@ -109,6 +109,8 @@ impl ServiceFlags {
     pub const PASS: u16 = 1 << 3;
     /// Sources that can't be are dropped.
     pub const STRICT: u16 = 1 << 4;
+    /// A TCP packet in the midst of a flow whose backend is dead is answered by a RST, so that its client connects anew at once.
+    pub const RESET: u16 = 1 << 5;
 }
 
 /// One entry of the VIP table: all that the packet path needs of a service, in one cache line.

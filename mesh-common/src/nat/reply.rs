@@ -60,17 +60,22 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 }
 
 /// The flow that a packet is a reply to.
-struct Found<'a> {
-    flow: Shared<'a, NatFlow>,
+pub(crate) struct Found<'a> {
+    pub flow: Shared<'a, NatFlow>,
     /// What its claim was when the rest was read.
-    claim: u64,
-    parties: Parties,
-    service: Shared<'a, ServiceInfo>,
-    backend: Candidate<'a>,
+    pub claim: u64,
+    pub parties: Parties,
+    pub service: Shared<'a, ServiceInfo>,
+    pub backend: Candidate<'a>,
 }
 
 #[inline(always)]
-fn find<'a, A: Translated, T: Tables>(tables: &'a T, config: Shared<'a, Config>, tuple: &Tuple<A>, proto: u8) -> Option<Found<'a>> {
+pub(crate) fn find<'a, A: Translated, T: Tables>(
+    tables: &'a T,
+    config: Shared<'a, Config>,
+    tuple: &Tuple<A>,
+    proto: u8,
+) -> Option<Found<'a>> {
     let place = hash::range(hash::reply(tuple, proto, hash::key(config)), read!(config, Config.nat.flows as u32));
     let flow = tables.nat_flow(place)?;
     let claim = read!(flow, NatFlow.claim as u64);

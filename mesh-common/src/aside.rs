@@ -1,0 +1,197 @@
+//! Packets that are rare: the packet path sets them aside, for a function that takes its time, and begins anew with the frame.
+//!
+//! In the kernel that is a function of its own, which the verifier follows once; whoever sets a packet aside only says why.
+
+use core::mem::offset_of;
+
+use network_types::eth::EtherType;
+
+use crate::{
+    abi::{Action, BackendStats, Reason},
+    account::{self, Exit},
+    answer::{self, Answered},
+    flow::{V4, V6},
+    header, icmp,
+    outline::Outline,
+    packet::Packet,
+    patch::Patch,
+    tables::Tables,
+};
+
+/// Why a packet was set aside: what would become of it otherwise, and at which service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cause(u64);
+
+impl Cause {
+    pub const fn new(service: u32, reason: Reason) -> Self {
+        Self((service as u64) << 32 | reason as u64)
+    }
+
+    /// It does not fit: IP packets up to `mtu` bytes would, as the sender sends them.
+    pub const fn too_big(service: u32, mtu: u16) -> Self {
+        Self((service as u64) << 32 | (mtu as u64) << 16 | Reason::TooBig as u64)
+    }
+
+    /// As a number, which a function of the kernel's takes.
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    pub(crate) const fn service(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(crate) const fn mtu(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    pub(crate) const fn reason(self) -> Reason {
+        Reason::from_u8(self.0 as u8)
+    }
+}
+
+/// A frame that can be set aside.
+pub trait Aside<T>: Packet {
+    /// Carries out and counts what becomes of it, as [`take`] does, wherever that runs.
+    fn aside(&mut self, tables: &T, cause: Cause) -> Exit;
+}
+
+/// Where a packet that was set aside is seen to: in the kernel, each desk is a function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Desk {
+    Icmp,
+    Answer,
+}
+
+impl Cause {
+    #[inline(always)]
+    pub const fn desk(self) -> Desk {
+        match self.reason() {
+            Reason::Icmp | Reason::NotForVip => Desk::Icmp,
+            _ => Desk::Answer,
+        }
+    }
+}
+
+/// What has become of a packet that was set aside. All of it is always said: a verifier refuses what may be or not.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome {
+    /// [`Reason::Forwarded`] or [`Reason::Replied`] for a packet that is changed already and only to be sent and counted.
+    reason: Reason,
+    service: u32,
+    /// Index of the backend's counters.
+    stats: u32,
+    ifindex: u32,
+}
+
+impl Outcome {
+    pub(crate) const fn end(service: u32, reason: Reason) -> Self {
+        Self { reason, service, stats: 0, ifindex: 0 }
+    }
+
+    pub(crate) const fn sent(reply: bool, service: u32, stats: u32, ifindex: u32) -> Self {
+        Self { reason: if reply { Reason::Replied } else { Reason::Forwarded }, service, stats, ifindex }
+    }
+}
+
+/// Takes a packet that was set aside the rest of the way.
+pub fn take<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+    match cause.desk() {
+        Desk::Icmp => take_icmp(packet, tables, cause),
+        Desk::Answer => take_answer(packet, tables, cause),
+    }
+}
+
+/// The desk for ICMP.
+#[inline(always)]
+pub fn take_icmp<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+    struct Icmp;
+    impl See for Icmp {
+        #[inline(always)]
+        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome {
+            icmp::arrived(packet, tables, ip, cause.reason() == Reason::Icmp)
+        }
+    }
+    seen::<Icmp, P, T>(packet, tables, cause)
+}
+
+/// The desk for answers.
+#[inline(always)]
+pub fn take_answer<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+    struct Answer;
+    impl See for Answer {
+        #[inline(always)]
+        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome {
+            answer::tell(packet, tables, ip, cause)
+        }
+    }
+    seen::<Answer, P, T>(packet, tables, cause)
+}
+
+trait See {
+    fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome;
+}
+
+#[inline(always)]
+fn seen<D: See, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+    const IPV4: u16 = EtherType::Ipv4 as u16;
+    const IPV6: u16 = EtherType::Ipv6 as u16;
+    let size = packet.size();
+    match header::ethernet(packet) {
+        (IPV4, l3) => family::<D, V4, P, T>(packet, tables, cause, l3, size),
+        (IPV6, l3) => family::<D, V6, P, T>(packet, tables, cause, l3, size),
+        _ => settle(packet, tables, Outcome::end(0, Reason::NotForVip), size, 0),
+    }
+}
+
+#[inline(always)]
+fn family<D: See, A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause, l3: usize, size: usize) -> Exit {
+    match A::outline(packet, l3) {
+        Some(ip) => {
+            let outcome = D::see(packet, tables, &ip, cause);
+            settle(packet, tables, outcome, size, ip.end)
+        }
+        None => settle(packet, tables, Outcome::end(cause.service(), Reason::Malformed), size, 0),
+    }
+}
+
+/// Counts the packet as it leaves. It had `size` bytes at hand, and `end` up to the end of its IP packet.
+#[inline(always)]
+fn settle<P: Patch, T: Tables>(packet: &P, tables: &T, outcome: Outcome, size: usize, end: usize) -> Exit {
+    let Outcome { reason, service, stats, ifindex } = outcome;
+    match reason.action() {
+        Action::Forward => {}
+        action => {
+            account::ended(tables, service, reason, size);
+            return match action {
+                Action::Pass => Exit::Pass,
+                Action::Answer => Exit::Transmit,
+                _ => Exit::Drop,
+            };
+        }
+    }
+    let exit = if ifindex == 0 || ifindex == packet.ifindex() { Exit::Transmit } else { Exit::Redirect(ifindex) };
+    let bytes = if end > size { end } else { size };
+    count(tables, stats, reason == Reason::Replied, exit == Exit::Transmit, bytes);
+    exit
+}
+
+#[inline(always)]
+fn count<T: Tables>(tables: &T, stats: u32, reply: bool, tx: bool, bytes: usize) {
+    let Some(stats) = tables.backend_stats(stats) else { return };
+    match (reply, tx) {
+        (false, true) => stats.count::<{ offset_of!(BackendStats, tx) }>(1),
+        (false, false) => stats.count::<{ offset_of!(BackendStats, redirect) }>(1),
+        (true, true) => stats.count::<{ offset_of!(BackendStats, reply_tx) }>(1),
+        (true, false) => stats.count::<{ offset_of!(BackendStats, reply_redirect) }>(1),
+    }
+    if reply {
+        stats.count::<{ offset_of!(BackendStats, reply_bytes) }>(bytes as u64);
+    } else {
+        stats.count::<{ offset_of!(BackendStats, bytes) }>(bytes as u64);
+    }
+}

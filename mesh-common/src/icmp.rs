@@ -1,0 +1,165 @@
+//! ICMP and ICMPv6: echo requests to a VIP are answered here, and errors find who sent what they are about.
+//!
+//! An error quotes the packet that it is about. That one went from a VIP to a client, so the error is its backend's; or, in `nat`, it went from a
+//! source address of ours to a backend, and the error is its client's. Whoever gets it reads addresses, ports and checksums as it knows them.
+
+mod relay;
+
+use core::mem::offset_of;
+
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::{
+    abi::Reason,
+    aside::Outcome,
+    checksum,
+    flow::{Address, V4, V6},
+    nat::{Translated, received_macs},
+    outline::{Outline, Outlined},
+    packet::{u16_at, u32_at, u64_at},
+    patch::Patch,
+    rewrite::Macs,
+    tables::Tables,
+};
+
+/// Bytes of an ICMP header.
+pub(crate) const HEADER: usize = 8;
+/// TTL of what is sent from here.
+pub(crate) const TTL: u8 = 64;
+
+/// Families with their kind of ICMP.
+pub(crate) trait Icmp: Translated + Outlined {
+    const ECHO: u8;
+    const ECHO_REPLY: u8;
+    /// The checksum covers a pseudo header.
+    const PSEUDO: bool;
+
+    /// A message of this type is an error, which quotes a packet.
+    fn is_error(kind: u8) -> bool;
+
+    /// Changes the addresses and the TTL of the IP header at `l3`.
+    fn readdress<P: Patch>(packet: &mut P, l3: usize, src: Self, dst: Self, ttl: u8) -> Option<Readdressed>;
+}
+
+/// What a change of addresses adds to sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Readdressed {
+    /// Below a checksum that covers the addresses by a pseudo header.
+    pub addresses: u64,
+    /// Below one that covers the IP header itself.
+    pub header: u64,
+}
+
+impl Icmp for V4 {
+    const ECHO: u8 = 8;
+    const ECHO_REPLY: u8 = 0;
+    const PSEUDO: bool = false;
+
+    /// Unreachable, source quench, time exceeded, parameter problem (RFC 792).
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(kind, 3 | 4 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn readdress<P: Patch>(packet: &mut P, l3: usize, src: Self, dst: Self, ttl: u8) -> Option<Readdressed> {
+        const TTL: usize = offset_of!(Ipv4Hdr, ttl);
+        const CHECK: usize = offset_of!(Ipv4Hdr, check);
+        const SRC: usize = offset_of!(Ipv4Hdr, src_addr);
+        let ip = packet.at::<{ Ipv4Hdr::LEN }>(l3)?;
+        let addresses = checksum::replaced(u32_at::<SRC, _>(ip), src.0) + checksum::replaced(u32_at::<{ SRC + 4 }, _>(ip), dst.0);
+        let old = u16_at::<TTL, _>(ip);
+        let [_, proto] = old.to_ne_bytes();
+        let new = u16::from_ne_bytes([ttl, proto]);
+        let lives = (!old) as u64 + new as u64;
+        let old_check = u16_at::<CHECK, _>(ip);
+        let check = checksum::apply(old_check, addresses + lives);
+        let done = packet.patch(l3 + TTL, (new as u32 | (check as u32) << 16).to_ne_bytes())
+            && packet.patch(l3 + SRC, (src.0 as u64 | (dst.0 as u64) << 32).to_ne_bytes());
+        done.then_some(Readdressed { addresses, header: addresses + lives + (!old_check) as u64 + check as u64 })
+    }
+}
+
+impl Icmp for V6 {
+    const ECHO: u8 = 128;
+    const ECHO_REPLY: u8 = 129;
+    const PSEUDO: bool = true;
+
+    /// "Error messages are identified as such by a zero in the high-order bit" (RFC 4443 section 2.1).
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn readdress<P: Patch>(packet: &mut P, l3: usize, src: Self, dst: Self, ttl: u8) -> Option<Readdressed> {
+        const HOPS: usize = offset_of!(Ipv6Hdr, hop_limit);
+        const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
+        const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
+        let ip = packet.at::<{ Ipv6Hdr::LEN }>(l3)?;
+        let old_src = V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]);
+        let old_dst = V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]);
+        // Two bytes, because sums are of 16-bit words.
+        let old = u16_at::<{ HOPS - 1 }, _>(ip);
+        let [next, _] = old.to_ne_bytes();
+        let new = u16::from_ne_bytes([next, ttl]);
+        let addresses = old_src.sum::<true>() + old_dst.sum::<true>() + src.sum::<false>() + dst.sum::<false>();
+        let done =
+            packet.patch(l3 + HOPS - 1, new.to_ne_bytes()) && packet.patch(l3 + SRC, src.addr().0) && packet.patch(l3 + DST, dst.addr().0);
+        done.then_some(Readdressed { addresses, header: addresses + (!old) as u64 + new as u64 })
+    }
+}
+
+/// Goes on with an ICMP packet; `ours`: it is for a VIP's address.
+#[inline(always)]
+pub(crate) fn arrived<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, ours: bool) -> Outcome {
+    let others = Outcome::end(0, if ours { Reason::Icmp } else { Reason::NotForVip });
+    if ip.proto != A::ICMP || ip.piece.is_part() {
+        return others;
+    }
+    let Some(&[kind, code, ..]) = packet.at::<HEADER>(ip.l4) else {
+        return if ours { Outcome::end(0, Reason::Malformed) } else { others };
+    };
+    if kind == A::ECHO && code == 0 && ours {
+        return echo(packet, ip);
+    }
+    let Some(config) = tables.config() else { return others };
+    if !A::is_error(kind) {
+        return others;
+    }
+    relay::relay(packet, tables, config, ip, others)
+}
+
+/// Answers an echo request.
+#[inline(always)]
+fn echo<A: Icmp, P: Patch>(packet: &mut P, ip: &Outline<A>) -> Outcome {
+    let malformed = Outcome::end(0, Reason::Malformed);
+    if ip.end < ip.l4 + HEADER || !packet.holds(ip.end) {
+        return malformed;
+    }
+    if ip.src == ip.dst {
+        return Outcome::end(0, Reason::Spoofed);
+    }
+    let mut answered = || {
+        let word = u32_at::<0, _>(packet.at::<HEADER>(ip.l4)?);
+        let reply = u16::from_ne_bytes([A::ECHO_REPLY, 0]);
+        let check = checksum::apply((word >> 16) as u16, checksum::replaced(word & 0xffff, reply as u32) & 0xffff_ffff);
+        turn_around(packet)?;
+        A::readdress(packet, ip.l3, ip.dst, ip.src, TTL)?;
+        packet.patch(ip.l4, (reply as u32 | (check as u32) << 16).to_ne_bytes()).then_some(())
+    };
+    answered().map_or(malformed, |()| Outcome::end(0, Reason::EchoAnswered))
+}
+
+/// Swaps the Ethernet addresses.
+#[inline(always)]
+pub(crate) fn turn_around<P: Patch>(packet: &mut P) -> Option<()> {
+    let macs = received_macs(packet.at::<12>(0)?);
+    put_macs(packet, Macs { dst: macs.src, src: macs.dst })
+}
+
+#[inline(always)]
+pub(crate) fn put_macs<P: Patch>(packet: &mut P, macs: Macs) -> Option<()> {
+    let (first, rest) = macs.words();
+    (packet.patch(0, first.to_ne_bytes()) && packet.patch(8, rest.to_ne_bytes())).then_some(())
+}
