@@ -143,7 +143,7 @@ fn echo<A: Icmp, P: Patch>(packet: &mut P, ip: &Outline<A>) -> Outcome {
     let mut answered = || {
         let word = u32_at::<0, _>(packet.at::<HEADER>(ip.l4)?);
         let reply = u16::from_ne_bytes([A::ECHO_REPLY, 0]);
-        let check = checksum::apply((word >> 16) as u16, checksum::replaced(word & 0xffff, reply as u32) & 0xffff_ffff);
+        let check = checksum::apply((word >> 16) as u16, checksum::replaced(word & 0xffff, reply as u32));
         turn_around(packet)?;
         A::readdress(packet, ip.l3, ip.dst, ip.src, TTL)?;
         packet.patch(ip.l4, (reply as u32 | (check as u32) << 16).to_ne_bytes()).then_some(())

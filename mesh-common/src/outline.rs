@@ -36,8 +36,6 @@ pub(crate) struct Piece {
     /// Not the first part, so without a transport header.
     pub later: bool,
     pub more: bool,
-    /// Offset of the identification: two bytes in IPv4, four in IPv6.
-    pub ident: usize,
 }
 
 impl Piece {
@@ -62,7 +60,6 @@ impl Outlined for V4 {
     fn outline<P: Packet>(packet: &P, l3: usize) -> Option<Outline<Self>> {
         const MORE: u16 = 0x2000_u16.to_be();
         const OFFSET: u16 = 0x1fff_u16.to_be();
-        const IDENT: usize = offset_of!(Ipv4Hdr, id);
         let ip = packet.at::<{ Ipv4Hdr::LEN }>(l3)?;
         let [version_ihl, ..] = *ip;
         let ihl = (version_ihl & 0xf) as usize * 4;
@@ -70,7 +67,7 @@ impl Outlined for V4 {
             return None;
         }
         let frags = u16_at::<{ offset_of!(Ipv4Hdr, frags) }, _>(ip);
-        let piece = Piece { later: frags & OFFSET != 0, more: frags & MORE != 0, ident: l3 + IDENT };
+        let piece = Piece { later: frags & OFFSET != 0, more: frags & MORE != 0 };
         Some(Outline {
             src: V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip)),
             dst: V4(u32_at::<{ offset_of!(Ipv4Hdr, dst_addr) }, _>(ip)),
@@ -105,14 +102,13 @@ impl Outlined for V6 {
         }
         // One case to the verifier, however many headers there were.
         let l4 = blurred::<OFFSETS>(chain, dst.0[0]);
-        let ident = blurred::<OFFSETS>(chain >> 16, dst.0[0]);
-        let piece = Piece { later: chain >> 40 & 1 != 0, more: chain >> 41 & 1 != 0, ident };
+        let piece = Piece { later: chain >> 40 & 1 != 0, more: chain >> 41 & 1 != 0 };
         Some(Outline { src, dst, proto: (chain >> 32) as u8, ttl, l3, l4, end, piece })
     }
 }
 
 /// Follows extension headers (RFC 8200 section 4) from `offset` on. What is behind a later fragment's header is no header any more. One word: where
-/// they end, 16 bits each for that and the place of the identification; what follows; whether the packet is a later fragment; whether there are
+/// they end, 16 bits and as many free; what follows; whether the packet is a later fragment; whether there are
 /// more. 0 where the frame ends before they do.
 #[inline(never)]
 fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
@@ -120,7 +116,7 @@ fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
     const ROUTING: u8 = IpProto::Ipv6Route as u8;
     const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
     const DEST_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
-    let (mut ident, mut later, mut more) = (0, false, false);
+    let (mut later, mut more) = (false, false);
     for _ in 0..EXTENSIONS {
         if next == HOP_BY_HOP || next == ROUTING || next == DEST_OPTIONS {
             let Some(&[after, length]) = packet.at::<2>(offset) else { return 0 };
@@ -129,7 +125,7 @@ fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
         } else if next == FRAGMENT {
             let Some(header) = packet.at::<8>(offset) else { return 0 };
             let place = u16::from_be(u16_at::<2, _>(header));
-            (later, more, ident) = (place >> 3 != 0, place & 1 != 0, offset + 4);
+            (later, more) = (place >> 3 != 0, place & 1 != 0);
             next = header[0];
             offset += 8;
             if later {
@@ -139,5 +135,5 @@ fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
             break;
         }
     }
-    offset as u64 | (ident as u64) << 16 | (next as u64) << 32 | (later as u64) << 40 | (more as u64) << 41
+    offset as u64 | (next as u64) << 32 | (later as u64) << 40 | (more as u64) << 41
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{Backend, Reason, TableRef, Vip},
+    aside::Cause,
     flow::{V4, V6, load_address},
     forward::{Arrival, Run, Sending, Sink},
     header::{Ip, TCP, tcp},
@@ -33,7 +34,7 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
     let v6 = backend.flags() & Backend::V6 != 0;
     let room = if v6 { IPV6 } else { IPV4 } + if udp.is_some() { UDP } else { 0 };
     if !fits(run.packet, arrival, room, backend.mtu()) {
-        return run.end(arrival.service, Reason::TooBig);
+        return run.aside(Cause::too_big(arrival.service, backend.mtu().wrapping_sub(room as u16)));
     }
     let Some(class) = run.packet.at::<4>(arrival.headers.l3).map(|ip| class_of(A::FAMILY, ip)) else {
         return run.end(arrival.service, Reason::Malformed);

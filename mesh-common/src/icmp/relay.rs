@@ -44,7 +44,7 @@ pub(crate) fn relay<A: Icmp, P: Patch, T: Tables>(
 ) -> Outcome {
     let Some(quoted) = quoted::<A, P>(packet, ip) else { return others };
     // Routers send errors to who they think has sent the packet.
-    if quoted.ip.src != ip.dst {
+    if quoted.ip.src != ip.dst || !packet.holds(ip.end) {
         return others;
     }
     let key = (quoted.ports & 0xffff) | (quoted.ip.proto as u32) << 16 | (A::FAMILY as u32) << 24;
