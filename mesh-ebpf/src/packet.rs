@@ -1,5 +1,7 @@
 //! Frames as the kernel hands them over: an XDP buffer, changed by stores, and a TC skb, changed by helpers. The one file with `unsafe` for packets.
 
+mod patch;
+
 use core::mem::offset_of;
 
 use aya_ebpf::{
@@ -9,9 +11,8 @@ use aya_ebpf::{
         BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode, xdp_md,
     },
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
-        bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_pull_data,
+        bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
@@ -19,9 +20,7 @@ use mesh_common::{
     checksum,
     flow::{Address, V4, V6},
     packet::{Packet, PacketMut, u16_at, u32_at, u64_at},
-    patch::{Patch, QUOTE, Quote},
     rewrite::{Edit, Encap, Network, Outer, Rewrite, Translation, by_stores, checksum_offset},
-    shared::{self, Shared},
 };
 use network_types::{
     eth::EthHdr,
@@ -130,47 +129,6 @@ impl XdpFrame {
     pub fn context(&self) -> *mut xdp_md {
         self.ctx
     }
-}
-
-impl Patch for XdpFrame {
-    #[inline(always)]
-    fn patch<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> bool {
-        let Some(place) = self.at_mut::<N>(offset) else { return false };
-        *place = bytes;
-        true
-    }
-
-    #[inline(always)]
-    fn resize(&mut self, len: usize) -> bool {
-        // SAFETY: `ctx` is the context that the kernel called with; the frame is read anew below.
-        let delta = len as i64 - unsafe { bpf_xdp_get_buff_len(self.ctx) } as i64;
-        // SAFETY: as above.
-        let done = unsafe { bpf_xdp_adjust_tail(self.ctx, delta as i32) } == 0;
-        // SAFETY: no address into the frame is kept over a call of this.
-        *self = unsafe { Self::of(self.ctx) };
-        done
-    }
-
-    #[inline(always)]
-    fn quote(&self, offset: usize, len: usize, to: Shared<'_, Quote>) -> bool {
-        let len = masked_len(len);
-        // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        len != 0 && unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to.place().as_ptr().cast(), len) } == 0
-    }
-
-    #[inline(always)]
-    fn put_quote(&mut self, offset: usize, len: usize, from: Shared<'_, Quote>) -> bool {
-        let len = masked_len(len);
-        // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        len != 0 && unsafe { bpf_xdp_store_bytes(self.ctx, offset as u32, from.place().as_ptr().cast(), len) } == 0
-    }
-}
-
-/// A length from 1 to [`QUOTE`], which the verifier can see; 0 for all others.
-#[inline(always)]
-fn masked_len(len: usize) -> u32 {
-    let len = shared::below::<{ 2 * QUOTE as i32 - 1 }>(len as u64) as u32;
-    if len > QUOTE as u32 { 0 } else { len }
 }
 
 impl Rewrite for XdpFrame {
@@ -404,40 +362,6 @@ impl Packet for Skb {
     fn segment(&self) -> usize {
         // SAFETY: `skb` is the context that the kernel called with.
         unsafe { (*self.skb).gso_size as usize }
-    }
-}
-
-impl Patch for Skb {
-    #[inline(always)]
-    fn patch<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> bool {
-        let done = self.store(offset, bytes, BPF_F_RECOMPUTE_CSUM as u64).is_some();
-        self.renew();
-        done
-    }
-
-    #[inline(always)]
-    fn resize(&mut self, len: usize) -> bool {
-        // SAFETY: `skb` is the context that the kernel called with; the packet is looked at anew below.
-        let done = unsafe { bpf_skb_change_tail(self.skb, len as u32, 0) } == 0;
-        self.renew();
-        done
-    }
-
-    #[inline(always)]
-    fn quote(&self, offset: usize, len: usize, to: Shared<'_, Quote>) -> bool {
-        let len = masked_len(len);
-        // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        len != 0 && unsafe { bpf_skb_load_bytes(self.skb.cast(), offset as u32, to.place().as_ptr().cast(), len) } == 0
-    }
-
-    #[inline(always)]
-    fn put_quote(&mut self, offset: usize, len: usize, from: Shared<'_, Quote>) -> bool {
-        let len = masked_len(len);
-        // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        let done = len != 0
-            && unsafe { bpf_skb_store_bytes(self.skb, offset as u32, from.place().as_ptr().cast(), len, BPF_F_RECOMPUTE_CSUM as u64) } == 0;
-        self.renew();
-        done
     }
 }
 

@@ -59,6 +59,8 @@ const UNSAFE: &[&str] = &[
     "mesh-common/src/shared.rs",
     // The kernel half: bytes of packets, and values of maps.
     "mesh-ebpf/src/packet.rs",
+    "mesh-ebpf/src/packet/patch.rs",
+    "mesh-ebpf/src/aside.rs",
     "mesh-ebpf/src/maps.rs",
     "mesh-ebpf/src/agent/skb.rs",
     "mesh-ebpf/src/agent/maps.rs",
