@@ -2,7 +2,16 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
-use super::{forms::HealthForm, placed::Placed, probe::resolve_kind, resolve::Findings, resolved::Check, words::Span, written};
+use super::{
+    forms::HealthForm,
+    health::{default_judgement, resolve_judgement},
+    placed::Placed,
+    probe::resolve_kind,
+    resolve::Findings,
+    resolved::Check,
+    words::Span,
+    written,
+};
 use crate::model::{Proto, VipAddr};
 
 /// `None` for a service without a heartbeat, or with an error in `findings`. Relative paths are relative to `base`.
@@ -16,7 +25,7 @@ pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, find
             );
             return None;
         }
-        return Some(Check::default());
+        return Some(Check { judgement: default_judgement(vip.proto), ..Check::default() });
     };
     let HealthForm(health) = &placed.value;
     let kind = resolve_kind(health, placed, base, findings)?;
@@ -34,7 +43,8 @@ pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, find
     }
     let source = health.source.as_ref().and_then(|s| source(s, vip.addr, findings));
     let (rise, fall) = (times(health.rise.as_ref(), d.rise, findings), times(health.fall.as_ref(), d.fall, findings));
-    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), source, interval, timeout, rise, fall })
+    let judgement = resolve_judgement(health, vip.proto, findings);
+    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), source, interval, timeout, rise, fall, judgement })
 }
 
 fn source(written: &Placed<String>, vip: IpAddr, findings: &mut Findings<'_>) -> Option<IpAddr> {

@@ -76,7 +76,24 @@ impl Reader<'_, '_, '_> {
         let (interval, timeout) = (health.interval.as_ref().map(place), health.timeout.as_ref().map(place));
         let (rise, fall) = (health.rise.as_ref().map(place), health.fall.as_ref().map(place));
         let source = health.source.as_ref().map(place);
-        for (key, at) in [("interval", interval), ("timeout", timeout), ("rise", rise), ("fall", fall), ("source", source)] {
+        let (detector, pulse) = (health.detector.as_ref().map(place), health.pulse.as_ref().map(place));
+        let (pulse_interval, passive) = (health.pulse_interval.as_ref().map(place), health.passive.as_ref().map(place));
+        let [max_soft, max_down, panic] = [&health.max_soft, &health.max_down, &health.panic].map(|p| p.as_ref().map(place));
+        let rows = [
+            ("interval", interval),
+            ("timeout", timeout),
+            ("rise", rise),
+            ("fall", fall),
+            ("source", source),
+            ("detector", detector),
+            ("pulse", pulse),
+            ("pulse_interval", pulse_interval),
+            ("passive", passive),
+            ("max_soft", max_soft),
+            ("max_down", max_down),
+            ("panic", panic),
+        ];
+        for (key, at) in rows {
             if let Some(at) = at {
                 self.findings.error(&at, format!("`{key}` holds for all checks together"), "move it beside `all` or `any`");
             }
@@ -219,7 +236,7 @@ impl Reader<'_, '_, '_> {
     }
 }
 
-fn place<T>(placed: &Placed<T>) -> Placed<()> {
+pub(super) fn place<T>(placed: &Placed<T>) -> Placed<()> {
     Placed { value: (), place: placed.place.clone() }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use super::words::Hook;
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
-    health::CheckKind,
+    health::{self, CheckKind, detector::PulseKind},
     model::{Endpoint, Mode, ServiceName, Tunnel, VipAddr},
 };
 
@@ -79,6 +79,25 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that take a backend out, at least 1.
     pub fall: u32,
+    /// What else counts.
+    pub judgement: Judgement,
+}
+
+/// How what is known of a backend is judged.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Judgement {
+    RiseFall,
+    Phi(PhiJudgement),
+}
+
+/// Channels of suspicion.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct PhiJudgement {
+    pub pulse: Option<PulseKind>,
+    pub pulse_interval: Duration,
+    /// The backend's own traffic counts.
+    pub passive: bool,
+    pub limits: health::detector::Limits,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -163,7 +182,30 @@ impl Default for Check {
     /// A TCP probe each second.
     fn default() -> Self {
         let (second, half) = (Duration::from_secs(1), Duration::from_millis(500));
-        Self { kind: CheckKind::Tcp, port: None, source: None, interval: second, timeout: half, rise: 2, fall: 3 }
+        Self {
+            kind: CheckKind::Tcp,
+            port: None,
+            source: None,
+            interval: second,
+            timeout: half,
+            rise: 2,
+            fall: 3,
+            judgement: Judgement::Phi(PhiJudgement::default()),
+        }
+    }
+}
+
+impl Check {
+    /// The silence of a backend's own traffic counts.
+    pub fn counts_traffic(&self) -> bool {
+        matches!(self.judgement, Judgement::Phi(PhiJudgement { passive: true, .. }))
+    }
+}
+
+impl Default for PhiJudgement {
+    fn default() -> Self {
+        let pulse_interval = Duration::from_millis(10);
+        Self { pulse: Some(PulseKind::Syn), pulse_interval, passive: true, limits: health::detector::Limits::default() }
     }
 }
 

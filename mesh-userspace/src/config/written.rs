@@ -152,6 +152,27 @@ pub enum ProbeWord {
     None,
 }
 
+/// How what is known of a backend is judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DetectorWord {
+    /// What several channels say is summed: probes, pulses, traffic, hints of the network.
+    Phi,
+    /// Only probes count: `rise` and `fall` of them in a row.
+    RiseFall,
+}
+
+/// What the backend's kernel is asked many times a second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PulseWord {
+    /// A TCP SYN to the backend's port; no process sees a connection.
+    Syn,
+    /// An echo request.
+    Icmp,
+    None,
+}
+
 /// The heartbeat of a service's backends.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -183,6 +204,27 @@ pub struct Health {
     /// Failures in a row that take a backend out. Default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fall: Option<Placed<u32>>,
+    /// `phi` (default: probes, pulses and traffic are summed as suspicion) or `rise_fall` (only probes count).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector: Option<Placed<DetectorWord>>,
+    /// `phi`: what the backend's kernel is asked many times a second: `syn` (default of a TCP service), `icmp` (of a UDP service) or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulse: Option<Placed<PulseWord>>,
+    /// `phi`: time from one pulse to the next, longer where there are very many backends. Default 10ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulse_interval: Option<Placed<Span>>,
+    /// `phi`: whether the silence of a backend's own traffic counts (`nat`). Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Placed<bool>>,
+    /// `phi`: percent of the service's weight that suspicion keeps from new flows at most. Default 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_soft: Option<Placed<u32>>,
+    /// `phi`: percent of the service's weight that suspicion takes out at most; refusals and failed probes count without a limit. Default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_down: Option<Placed<u32>>,
+    /// `phi`: with less percent of the weight healthy, suspicion takes nobody else out. Default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic: Option<Placed<u32>>,
     /// `http`: what is asked for. Default `/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Placed<String>>,

@@ -68,6 +68,7 @@ pub fn word(standing: Standing) -> StateWord {
         Standing::Unhealthy => StateWord::Down,
         Standing::Unchecked => StateWord::Unknown,
         Standing::Draining => StateWord::Draining,
+        Standing::Suspected => StateWord::Soft,
         Standing::Recovering => StateWord::Recovering,
         Standing::Weightless | Standing::Serving => StateWord::Active,
     }

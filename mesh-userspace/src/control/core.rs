@@ -13,10 +13,13 @@ use super::{
     merge::{Merged, merge},
 };
 use crate::{
-    config::{self, Config, Findings, Service},
+    config::{self, Config, Findings, Judgement, Service},
     discovery::{ClusterSpec, EndpointSet, SourceKey, SourceSpec, Update},
     events::What,
-    health::{Check, Health, HealthEvent, TargetKey},
+    health::{
+        Check, Health, HealthEvent, TargetKey,
+        detector::{Detection, PhiRules, Pulse},
+    },
     model::{BackendId, BackendState, ServiceName, VipAddr},
     plan::{self, Cache, Plan, Seen, ServiceInput},
     state::State,
@@ -230,7 +233,7 @@ impl Core {
         // Who was down comes back slowly; who is new, or was only not yet checked, has never been away.
         let back_since = match (seen.health, health) {
             (Health::Down, Health::Up) => Some(now),
-            (Health::Up, Health::Up) => seen.back_since,
+            (_, Health::Up | Health::Soft) => seen.back_since,
             _ => None,
         };
         *seen = Seen { health, back_since };
@@ -243,7 +246,7 @@ impl Core {
         let checked = self.merged.iter().filter_map(|(name, merged)| Some((name, merged, merged.service.check.as_ref()?)));
         let targets = checked.flat_map(|(name, merged, check)| {
             let key = |id| TargetKey { service: name.clone(), backend: id };
-            merged.endpoints.iter().map(move |e| (key(e.id), target(check, e.id)))
+            merged.endpoints.iter().map(move |e| (key(e.id), target(check, e.id, merged.weight(e))))
         });
         targets.collect()
     }
@@ -328,7 +331,7 @@ pub(super) fn listed(findings: &Findings<'_>) -> String {
     findings.errors.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-fn target(check: &config::Check, id: BackendId) -> Check {
+fn target(check: &config::Check, id: BackendId, weight: u16) -> Check {
     Check {
         kind: check.kind.clone(),
         address: SocketAddr::new(id.0.ip(), check.port.unwrap_or(id.0.port())),
@@ -337,5 +340,14 @@ fn target(check: &config::Check, id: BackendId) -> Check {
         timeout: check.timeout,
         rise: check.rise,
         fall: check.fall,
+        detection: detection(check, id),
+        weight,
     }
+}
+
+fn detection(check: &config::Check, id: BackendId) -> Detection {
+    let Judgement::Phi(rules) = check.judgement else { return Detection::RiseFall };
+    // The port that is balanced, even where another one is checked.
+    let pulse = |kind| Pulse { kind, address: id.0, source: check.source, interval: rules.pulse_interval };
+    Detection::Phi(PhiRules { pulse: rules.pulse.map(pulse), passive: rules.passive, limits: rules.limits })
 }

@@ -61,6 +61,7 @@ enum Input {
     Files(BTreeSet<PathBuf>),
     Sources(News),
     Announced(Report),
+    Observe,
     Sweep,
     Repair,
     ServerEnded,
@@ -94,6 +95,8 @@ pub struct Daemon {
     pub(super) publish_at: Option<Instant>,
     /// Until then the first publication waits for next hops.
     pub(super) first_lookup: Option<Instant>,
+    /// When to read what the kernel half has counted of backends.
+    pub(super) observe_at: Instant,
     pub(super) sweep_at: Instant,
     pub(super) repair_at: Instant,
     pub(super) ready: bool,
@@ -138,6 +141,7 @@ impl Daemon {
             followers,
             publish_at: None,
             first_lookup: None,
+            observe_at: now,
             sweep_at: now + SWEEP,
             repair_at: now + REPAIR,
             ready: false,
@@ -185,6 +189,7 @@ impl Daemon {
                 Input::Files(changed) => self.files_changed(&changed, now),
                 Input::Sources(news) => self.sources_say(news, now),
                 Input::Announced(report) => self.announced(report),
+                Input::Observe => self.observe(now),
                 Input::Sweep => self.sweep(now),
                 Input::Repair => self.repair(now),
                 Input::ServerEnded if deadline.is_some() => break "all requests were answered",
@@ -200,6 +205,7 @@ impl Daemon {
     /// Every branch is cancel safe: channels keep what was not taken, [`Files`], [`Sources`] and [`Signals`] keep what they noticed, timers are instants.
     async fn next(&mut self, inputs: &mut Inputs, deadline: Option<Instant>) -> Option<Input> {
         let publish = self.publish_due();
+        let observe = self.observe_due();
         let files = self.files.as_mut();
         Some(tokio::select! {
             biased;
@@ -208,6 +214,7 @@ impl Daemon {
             Ok(()) = inputs.resolutions.changed() => Input::NextHops(inputs.resolutions.borrow_and_update().clone()),
             // 2. ... its publication,
             () = at(publish) => Input::Publish,
+            () = at(observe) => Input::Observe,
             // 3. the operator,
             asked = inputs.signals.next() => Input::Asked(asked),
             Some(command) = inputs.commands.recv() => Input::Command(command),
@@ -239,6 +246,7 @@ impl Daemon {
             };
             self.tell(What::NextHop { address: *address, ready, detail });
         }
+        self.tell_neighbours();
         self.dirty(now);
     }
 

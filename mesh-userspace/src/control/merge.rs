@@ -32,6 +32,12 @@ impl Merged {
         }
     }
 
+    /// What a backend weighs where it is to take new flows; 0 where it is drained.
+    pub fn weight(&self, endpoint: &Endpoint) -> u16 {
+        let intent = self.intents.get(&endpoint.id).copied().unwrap_or_default();
+        if intent.admin == plan::Admin::In { intent.weight.unwrap_or(endpoint.weight).0 } else { 0 }
+    }
+
     /// The service's sources.
     pub fn sources(&self) -> impl Iterator<Item = (SourceKey, &SourceSpec)> {
         self.service.sources.iter().map(|spec| (SourceKey { service: self.service.name.clone(), source: spec.kind.to_string() }, spec))

@@ -18,6 +18,7 @@ mod error;
 mod following;
 mod handle;
 mod merge;
+mod observing;
 mod orders;
 mod publishing;
 mod report;

@@ -11,7 +11,7 @@ use super::{
     changes::word,
     core::Core,
     merge::Merged,
-    view::{BackendView, HealthView, NatView, NextHopView, Origin, ServiceView, StateWord, Traffic, Usage},
+    view::{BackendView, HealthView, NatView, NextHopView, Origin, ServiceView, StateWord, SuspicionView, Traffic, Usage},
 };
 use crate::{
     config::{Check, words::Span},
@@ -20,7 +20,7 @@ use crate::{
         net::{Resolution, nexthop::Resolutions},
     },
     events::unix_ms,
-    health::{TargetKey, TargetStatus},
+    health::{Suspicion, TargetKey, TargetStatus},
     model::{BackendId, ServiceName, VipAddr},
     plan::{PlannedBackend, ServicePlan},
 };
@@ -168,6 +168,7 @@ impl Facts<'_> {
             error: status.last_error.clone(),
             probes: status.checks_done,
             failures: status.checks_failed,
+            suspicion: status.suspicion.map(suspicion),
         }
     }
 
@@ -195,6 +196,17 @@ impl Facts<'_> {
             Some(Resolution::NotReady(reason)) => NextHopView { reason: Some(reason.to_string()), ..NextHopView::default() },
             None => NextHopView { reason: Some("its next hop is being looked up".to_owned()), ..NextHopView::default() },
         }
+    }
+}
+
+fn suspicion(s: Suspicion) -> SuspicionView {
+    SuspicionView {
+        phase: s.phase,
+        phi: s.signals.sum(),
+        signals: s.signals,
+        penalty: s.penalty,
+        unanswered: s.unanswered,
+        pulse_rtt_us: s.pulse_rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
     }
 }
 

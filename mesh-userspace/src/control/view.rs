@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::words::{ModeWord, ProtoWord},
+    health::detector::{Phase, Signals},
     model::{BackendId, BackendState, Epoch, ServiceName},
 };
 
@@ -215,6 +216,27 @@ pub struct HealthView {
     /// Probes so far, and those that failed.
     pub probes: u64,
     pub failures: u64,
+    /// What all channels say together, where they are summed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspicion: Option<SuspicionView>,
+}
+
+/// How strongly a backend is suspected, by channel, as phi: -log10 of the probability that a live backend looks like this.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SuspicionView {
+    /// `up`, `soft`, `down` or `recovering`.
+    pub phase: Phase,
+    /// The sum.
+    pub phi: f64,
+    #[serde(flatten)]
+    pub signals: Signals,
+    /// For flaps; doubles the time until it is trusted again with each, and halves in a minute.
+    pub penalty: f64,
+    /// Pulses without an answer in a row.
+    pub unanswered: u32,
+    /// Round trip of pulses, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulse_rtt_us: Option<u64>,
 }
 
 /// Where packets to a backend are sent.

@@ -15,6 +15,7 @@ use super::{
     layout::{Layout, Service},
     report::{Counters, ServiceCounters},
 };
+use crate::model::{BackendId, ServiceName};
 
 /// Elements that are asked for at once.
 const CHUNK: u32 = 256;
@@ -50,6 +51,15 @@ impl Stats {
         let mut rx = gone.services;
         services.iter().flat_map(|s: &ServiceCounters| &s.reasons).chain(&no_service).for_each(|ended| rx.add(ended));
         Ok(Counters { rx, no_service, services })
+    }
+
+    /// Counters of backends, by service.
+    pub fn backends(&self, layout: &Layout) -> Result<Vec<(ServiceName, Vec<(BackendId, BackendStats)>)>, DataplaneError> {
+        let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
+        let all = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
+        let of = |stats: u32| all.get(stats as usize).copied().unwrap_or_default();
+        let rows = |s: &Service| s.present().map(|(_, e)| (e.id, of(e.stats))).collect();
+        Ok(layout.services.values().filter_map(|s| Some((s.name.clone()?, rows(s)))).collect())
     }
 
     /// Counts a backend from zero on; what it has counted is kept as that of one that is gone.

@@ -51,7 +51,7 @@ use reconcile::{Batch, Hops, Translation};
 pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, OpenFlows, Published, ServiceCounters};
 
 use crate::{
-    model::{BackendId, Epoch, VipAddr},
+    model::{BackendId, Epoch, ServiceName, VipAddr},
     plan::Plan,
 };
 
@@ -143,6 +143,11 @@ impl Dataplane {
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         self.loaded.stats.read(&self.layout, &self.gone)
+    }
+
+    /// Counters of backends alone, by service: cheap enough to be read every few milliseconds.
+    pub fn backend_stats(&self) -> Result<Vec<(ServiceName, Vec<(BackendId, mesh_common::abi::BackendStats)>)>, DataplaneError> {
+        self.loaded.stats.backends(&self.layout)
     }
 
     /// Removes translated flows that are over, and gives back the places of backends and services that nothing names any more. To be called

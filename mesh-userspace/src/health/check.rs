@@ -15,7 +15,7 @@ pub use http::HttpCheck;
 pub use status::StatusSet;
 pub use tls::{TlsCheck, TlsSettings};
 
-use super::Thresholds;
+use super::{Thresholds, detector::Detection};
 use crate::model::{BackendId, ServiceName};
 
 /// One backend of one service: each service may ask the same host something else.
@@ -47,6 +47,10 @@ pub struct Check {
     pub rise: u32,
     /// Failed checks in a row that make the target down, at least 1.
     pub fall: u32,
+    /// How its answers, and what else is known, are judged.
+    pub detection: Detection,
+    /// The target's part of its service, for the limits of what may be taken out.
+    pub weight: u16,
 }
 
 impl Check {
@@ -56,11 +60,16 @@ impl Check {
     /// A check of `address` every second, up after 2 and down after 3.
     pub fn new(kind: CheckKind, address: SocketAddr) -> Self {
         let second = Duration::from_secs(1);
-        Self { kind, address, source: None, interval: second, timeout: second, rise: 2, fall: 3 }
+        Self { kind, address, source: None, interval: second, timeout: second, rise: 2, fall: 3, detection: Detection::RiseFall, weight: 1 }
     }
 
     pub fn thresholds(&self) -> Thresholds {
         Thresholds { rise: self.rise, fall: self.fall }
+    }
+
+    /// The two ask and judge alike; weights may differ.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        *self == Self { weight: self.weight, ..other.clone() }
     }
 }
 

@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::{
-    Check, HealthEvent, MonitorHandle, Outcome, Sample, probe,
+    Check, HealthEvent, MonitorHandle, Outcome, ProbeError, Sample, probe, pulse,
     stall::{Circumstances, Stall},
     watch::{Board, TargetId},
 };
@@ -64,9 +64,11 @@ impl Monitor {
         let board = Arc::new(Board::default());
         let handle = MonitorHandle::new(Arc::clone(&board));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("mesh-health".into())
-            .spawn(move || runtime.block_on(Driver::new(board, events, options).run()))?;
+        std::thread::Builder::new().name("mesh-health".into()).spawn({
+            let board = Arc::clone(&board);
+            move || runtime.block_on(Driver::new(board, events, options).run())
+        })?;
+        pulse::spawn(board)?;
         Ok((handle, receiver))
     }
 }
@@ -76,7 +78,17 @@ impl Monitor {
 struct Turn {
     due: Instant,
     id: TargetId,
-    first: bool,
+    occasion: Occasion,
+}
+
+/// Why a check is made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Occasion {
+    /// The target is new, or its check is.
+    First,
+    Regular,
+    /// Something else speaks against the target. It is nobody's regular turn.
+    Doubt,
 }
 
 /// A check that was made.
@@ -127,6 +139,7 @@ impl Driver {
             self.stall.awake(now);
             self.admit(now);
             self.start_due(now);
+            self.start_trials(now);
             let wake = self.next_wake(now);
             self.stall.expect(wake);
             let has_news = board.lock().has_news();
@@ -155,7 +168,7 @@ impl Driver {
         }
         let shortest = board.shortest_timeout().unwrap_or(Duration::from_secs(1));
         self.tick = (shortest / 8).clamp(Duration::from_millis(1), Duration::from_millis(10));
-        self.timers.extend(arrivals.into_iter().map(|id| Reverse(Turn { due: now, id, first: true })));
+        self.timers.extend(arrivals.into_iter().map(|id| Reverse(Turn { due: now, id, occasion: Occasion::First })));
     }
 
     fn start_due(&mut self, now: Instant) {
@@ -172,6 +185,18 @@ impl Driver {
     /// A target that is not wanted any more simply has no further turn.
     fn start(&mut self, turn: Turn) {
         let Some(check) = self.board.lock().check(turn.id) else { return };
+        self.make(turn, check);
+    }
+
+    /// Trials go before the others: there are few, and they are urgent.
+    fn start_trials(&mut self, now: Instant) {
+        let doubted = self.board.lock().take_doubted(now);
+        for (id, check) in doubted {
+            self.make(Turn { due: now, id, occasion: Occasion::Doubt }, check);
+        }
+    }
+
+    fn make(&mut self, turn: Turn, check: Arc<Check>) {
         let stalled = self.stall.total();
         self.in_flight.push(Box::pin(async move {
             let outcome = probe(&check).await;
@@ -191,21 +216,26 @@ impl Driver {
             stalled: self.stall.total() - stalled,
             excused: board.excused_in_row(turn.id),
         };
-        if board.record(turn.id, sample(outcome, circumstances), now) {
+        let refused = matches!(&outcome.result, Err(e) if is_refusal(e));
+        let sample = sample(outcome, circumstances);
+        if turn.occasion == Occasion::Doubt {
+            board.tried(turn.id, sample, refused, now);
+        } else if board.record(turn.id, sample, refused, now) {
             let due = self.next_due(turn, &check, now);
-            self.timers.push(Reverse(Turn { due, first: false, ..turn }));
+            self.timers.push(Reverse(Turn { due, occasion: Occasion::Regular, ..turn }));
         }
     }
 
     /// After a target's first check the next one comes somewhere within an interval, so that targets that came together don't stay together.
     fn next_due(&mut self, turn: Turn, check: &Check, now: Instant) -> Instant {
         let interval = check.interval.max(Check::MIN_INTERVAL);
-        let wait = if turn.first { self.jitter.below(interval) } else { interval };
+        let wait = if turn.occasion == Occasion::First { self.jitter.below(interval) } else { interval };
         (turn.due + wait).max(now)
     }
 
     fn next_wake(&mut self, now: Instant) -> Option<Instant> {
-        let due = self.timers.peek().map(|Reverse(turn)| turn.due);
+        let trial = self.board.lock().next_trial();
+        let due = self.timers.peek().map(|Reverse(turn)| turn.due).into_iter().chain(trial).min();
         if self.in_flight.is_empty() {
             return due;
         }
@@ -221,6 +251,15 @@ fn sample(outcome: Outcome, circumstances: Circumstances) -> Sample {
         Ok(()) => Sample::Passed { rtt: outcome.elapsed },
         Err(e) if circumstances.excuse(e.fault()) => Sample::Excused { error: e.to_string() },
         Err(e) => Sample::Failed { error: e.to_string() },
+    }
+}
+
+/// The target itself said that nobody listens.
+fn is_refusal(error: &ProbeError) -> bool {
+    match error {
+        ProbeError::Connect(e) => e.kind() == io::ErrorKind::ConnectionRefused,
+        ProbeError::Part { error, .. } => is_refusal(error),
+        _ => false,
     }
 }
 

@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::detector::Signals;
+
 /// What is known about a target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -18,6 +20,8 @@ pub enum Health {
     #[default]
     Unknown,
     Up,
+    /// Suspected: takes no new flows, keeps its old ones.
+    Soft,
     Down,
 }
 
@@ -26,6 +30,7 @@ impl fmt::Display for Health {
         f.write_str(match self {
             Self::Unknown => "unknown",
             Self::Up => "up",
+            Self::Soft => "soft",
             Self::Down => "down",
         })
     }
@@ -50,7 +55,7 @@ pub struct Thresholds {
 }
 
 /// What a judgement rests on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Evidence {
     /// Equal answers in a row, the last one included.
     pub consecutive: u32,
@@ -58,11 +63,16 @@ pub struct Evidence {
     pub rtt: Option<Duration>,
     /// Error of the last check, if it failed.
     pub error: Option<String>,
+    /// What the channels say, where several are summed.
+    pub signals: Option<Signals>,
 }
 
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let n = self.consecutive;
+        if let Some(signals) = &self.signals {
+            write!(f, "{signals}; checks: ")?;
+        }
         match (&self.error, self.rtt) {
             (Some(error), _) => write!(f, "{n} failed in a row, last: {error}"),
             (None, Some(rtt)) => write!(f, "{n} passed in a row, last in {rtt:.1?}"),
@@ -72,7 +82,7 @@ impl fmt::Display for Evidence {
 }
 
 /// A change of health.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Transition {
     pub from: Health,
     pub to: Health,
@@ -115,6 +125,14 @@ impl Machine {
         self.health
     }
 
+    /// Others have shown that the target is gone: it has to rise anew.
+    pub fn fell(&mut self, now: Instant) {
+        if self.health != Health::Down {
+            (self.health, self.since) = (Health::Down, now);
+        }
+        self.streak = Streak::default();
+    }
+
     /// When the health last changed, or the target was first seen.
     pub fn since(&self) -> Instant {
         self.since
@@ -152,7 +170,7 @@ impl Streak {
             Sample::Passed { rtt } => (Some(*rtt), None),
             Sample::Failed { error } | Sample::Excused { error } => (None, Some(error.clone())),
         };
-        Evidence { consecutive: self.length, rtt, error }
+        Evidence { consecutive: self.length, rtt, error, signals: None }
     }
 }
 
@@ -271,9 +289,9 @@ mod tests {
 
     #[test]
     fn evidence_reads_well() {
-        let failed = Evidence { consecutive: 3, rtt: None, error: Some("connection refused".into()) };
+        let failed = Evidence { consecutive: 3, rtt: None, error: Some("connection refused".into()), signals: None };
         assert_eq!(failed.to_string(), "3 failed in a row, last: connection refused");
-        let passed = Evidence { consecutive: 2, rtt: Some(Duration::from_micros(250)), error: None };
+        let passed = Evidence { consecutive: 2, rtt: Some(Duration::from_micros(250)), error: None, signals: None };
         assert_eq!(passed.to_string(), "2 passed in a row, last in 250.0µs");
     }
 }

@@ -8,8 +8,10 @@
 mod check;
 pub mod detector;
 mod driver;
+mod judge;
 mod machine;
 mod probe;
+mod pulse;
 mod stall;
 mod watch;
 
@@ -17,4 +19,4 @@ pub use check::{BadCheck, Check, CheckKind, ExecCheck, HttpCheck, Part, StatusSe
 pub use driver::{Monitor, Options};
 pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
 pub use probe::{Fault, Outcome, ProbeError, probe};
-pub use watch::{HealthEvent, MonitorHandle, TargetStatus};
+pub use watch::{HealthEvent, MonitorHandle, Suspicion, TargetStatus, Traffic};

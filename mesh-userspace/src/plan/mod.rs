@@ -181,9 +181,19 @@ fn members(input: &ServiceInput<'_>, now: Instant) -> Vec<PlannedBackend> {
     let present = endpoints.into_iter().filter(|e| intent(&e.id).admin != Admin::Removed);
     let planned = present.map(|e| {
         let seen = input.seen.get(&e.id).copied().unwrap_or_default();
-        planned_backend(e, intent(&e.id), if input.spec.checked { seen } else { UNCHECKED_IS_UP }, now)
+        planned_backend(e, intent(&e.id), if input.spec.checked { spared(seen, input.spec.mode) } else { UNCHECKED_IS_UP }, now)
     });
     planned.collect()
+}
+
+/// Where no flow is remembered, to spare a backend new ones would take its old ones away: there only what is confirmed counts.
+fn spared(seen: Seen, mode: Mode) -> Seen {
+    let remembers = match mode {
+        Mode::Nat => true,
+        Mode::Dsr | Mode::Dnat | Mode::Tunnel => false,
+    };
+    let health = if seen.health == Health::Soft && !remembers { Health::Up } else { seen.health };
+    Seen { health, ..seen }
 }
 
 const UNCHECKED_IS_UP: Seen = Seen { health: Health::Up, back_since: None };

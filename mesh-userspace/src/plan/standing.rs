@@ -22,6 +22,8 @@ pub enum Standing {
     Unchecked,
     /// The operator drains it.
     Draining,
+    /// It is suspected: new flows elsewhere until that is cleared up, old ones stay.
+    Suspected,
     /// Its weight is 0: no new flows; old ones stay, but as those of a live backend.
     Weightless,
     /// Came back a while ago; its share grows.
@@ -37,7 +39,8 @@ impl Standing {
             (Admin::Maintenance | Admin::Removed, _) => Self::Maintenance,
             (_, Health::Down) => Self::Unhealthy,
             (_, Health::Unknown) => Self::Unchecked,
-            (Admin::Drain, Health::Up) => Self::Draining,
+            (Admin::Drain, Health::Up | Health::Soft) => Self::Draining,
+            (Admin::In, Health::Soft) => Self::Suspected,
             (Admin::In, Health::Up) if weight.0 == 0 => Self::Weightless,
             (Admin::In, Health::Up) if ramp < Factor::ONE => Self::Recovering,
             (Admin::In, Health::Up) => Self::Serving,
@@ -50,6 +53,7 @@ impl Standing {
             Self::Maintenance => BackendState::Maintenance,
             Self::Unhealthy | Self::Unchecked => BackendState::Down,
             Self::Draining => BackendState::Draining,
+            Self::Suspected => BackendState::Soft,
             Self::Recovering => BackendState::Recovering,
             Self::Weightless | Self::Serving => BackendState::Active,
         }
@@ -63,6 +67,7 @@ impl fmt::Display for Standing {
             Self::Unhealthy => "heartbeat failed",
             Self::Unchecked => "not checked yet",
             Self::Draining => "drained by the operator",
+            Self::Suspected => "suspected",
             Self::Weightless => "weight 0",
             Self::Recovering => "coming back",
             Self::Serving => "in service",
@@ -84,6 +89,10 @@ mod tests {
             (Maintenance, Unknown, one, Standing::Maintenance, S::Maintenance),
             (Removed, Up, one, Standing::Maintenance, S::Maintenance),
             (Drain, Up, one, Standing::Draining, S::Draining),
+            (Maintenance, Soft, one, Standing::Maintenance, S::Maintenance),
+            (Drain, Soft, one, Standing::Draining, S::Draining),
+            (In, Soft, one, Standing::Suspected, S::Soft),
+            (In, Soft, (Weight(0), Factor(204)), Standing::Suspected, S::Soft),
             (Drain, Down, one, Standing::Unhealthy, S::Down),
             (Drain, Unknown, one, Standing::Unchecked, S::Down),
             (Drain, Up, (Weight(0), Factor(1)), Standing::Draining, S::Draining),

@@ -84,6 +84,7 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
             error: None,
             probes: 20,
             failures: 2,
+            suspicion: None,
         },
         weight: 3,
         effective_weight: 2.5,

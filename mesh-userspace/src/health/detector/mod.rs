@@ -6,12 +6,16 @@ mod budget;
 mod damping;
 mod guard;
 mod phi;
+mod rules;
+mod silence;
 mod states;
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Budget, Share, panics};
+pub use budget::{Budget, Limits, Share};
 pub use damping::Damping;
 pub use guard::Guard;
 pub use phi::{Gaps, Logistic, PROBE_CAP, Unanswered, fleet_silence};
+pub use rules::{Detection, PhiRules, Pulse, PulseKind};
+pub use silence::Silence;
 pub use states::{App, Change, Detector, Permit, Phase, Signals};

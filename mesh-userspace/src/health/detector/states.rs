@@ -3,6 +3,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::Damping;
 
 /// Together, at least two channels that say so much make it suspect; ...
@@ -15,7 +17,8 @@ const HEARD: f64 = 1.0;
 const RECOVERY: Duration = Duration::from_secs(10);
 
 /// What is done with a backend.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     #[default]
     Up,
@@ -28,7 +31,8 @@ pub enum Phase {
 }
 
 /// What the application's check says, after rise or fall equal answers.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum App {
     /// There is none.
     #[default]
@@ -39,7 +43,7 @@ pub enum App {
 }
 
 /// What is known of one backend at one moment, as phi.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Signals {
     /// A: the fleet-clock silence of its packets.
     pub passive: f64,
@@ -47,6 +51,8 @@ pub struct Signals {
     pub probes: f64,
     /// D: hard hints, 4 if there are any.
     pub hints: f64,
+    /// C in a hurry: checks that were made at once because of a doubt and failed. Less than the word of `app`.
+    pub trial: f64,
     /// C: it decides alone.
     pub app: App,
 }
@@ -86,8 +92,8 @@ impl Signals {
         self.channels().iter().sum()
     }
 
-    fn channels(&self) -> [f64; 3] {
-        [self.passive, self.probes, self.hints]
+    fn channels(&self) -> [f64; 4] {
+        [self.passive, self.probes, self.hints, self.trial]
     }
 
     fn heard(&self) -> usize {
@@ -117,6 +123,11 @@ impl Signals {
 impl Detector {
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// How much it has flapped lately.
+    pub fn penalty(&self, now: Instant) -> f64 {
+        self.damping.penalty(now)
     }
 
     /// Takes in what is known at `now`; at most one step of the way, so ask again until there is no change.
@@ -153,7 +164,19 @@ impl Detector {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Signals { passive, probes, hints, app } = self.signals;
-        write!(f, "{:?} -> {:?}: passive {passive:.1}, probes {probes:.1}, hints {hints:.1}, application {app:?}", self.from, self.to)
+        write!(f, "{:?} -> {:?}: {}", self.from, self.to, self.signals)
+    }
+}
+
+impl fmt::Display for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passive, probes, hints, trial, app } = self;
+        let app = match app {
+            App::Unchecked => "not checked",
+            App::Undecided => "undecided",
+            App::Risen => "passes",
+            App::Fallen => "fails",
+        };
+        write!(f, "phi {:.1} = traffic {passive:.1} + pulses {probes:.1} + hints {hints:.1} + trials {trial:.1}, check {app}", self.sum())
     }
 }

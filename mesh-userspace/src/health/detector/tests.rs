@@ -75,7 +75,7 @@ fn the_fleets_clock_matches_its_meaning() {
 
 /// Signals in short: passive, probes, hints, application.
 fn signals(passive: f64, probes: f64, hints: f64, app: App) -> Signals {
-    Signals { passive, probes, hints, app }
+    Signals { passive, probes, hints, app, ..Signals::default() }
 }
 
 fn at(phase: Phase, t0: Instant) -> Detector {
@@ -198,7 +198,7 @@ fn the_guard_doubts_ourselves() {
 
 #[test]
 fn budgets() {
-    let of = |soft, down, ejected| Budget { total: 100, soft, down, ejected };
+    let of = |soft, down, ejected| Budget { total: 100, soft, down, ejected, limits: Limits::default() };
     for (budget, share, weight, allowed) in [
         (of(0, 0, 0), Share::Soft, 10, true),
         (of(0, 0, 0), Share::Soft, 50, true),
@@ -213,7 +213,7 @@ fn budgets() {
     ] {
         assert_eq!(budget.allows(share, weight), allowed, "{budget:?} {share:?} {weight}");
     }
-    assert!(panics(49, 100) && !panics(50, 100) && !panics(0, 0));
+    assert!(of(30, 21, 5).panics() && !of(30, 20, 5).panics() && !Budget::default().panics());
 }
 
 fn any_signals() -> impl Strategy<Value = Signals> {

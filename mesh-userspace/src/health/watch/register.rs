@@ -1,0 +1,257 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    TargetId, Traffic,
+    target::{Target, Trial},
+};
+use crate::{
+    health::{
+        Check, Health, HealthEvent, Sample, TargetKey,
+        detector::{Budget, Guard, Pulse},
+        judge::Beat,
+    },
+    model::ServiceName,
+};
+
+/// All targets, and what is to be done about them.
+#[derive(Debug, Default)]
+pub struct Register {
+    pub(super) targets: BTreeMap<TargetKey, Target>,
+    pub(super) by_id: HashMap<TargetId, TargetKey>,
+    next_id: TargetId,
+    seeds: BTreeMap<TargetKey, Health>,
+    arrivals: Vec<TargetId>,
+    /// Targets with an event that was not delivered yet, oldest first. A later event of the same target takes the earlier one's place.
+    news: VecDeque<TargetId>,
+    /// Targets that are worth a check at once.
+    doubted: BTreeSet<TargetId>,
+    guard: Guard,
+    pub closed: bool,
+}
+
+impl Register {
+    pub fn set_targets(&mut self, wanted: BTreeMap<TargetKey, Check>, now: Instant) {
+        let (by_id, doubted) = (&mut self.by_id, &mut self.doubted);
+        self.targets.retain(|key, t| {
+            let stays = wanted.contains_key(key);
+            if !stays {
+                by_id.remove(&t.id);
+                doubted.remove(&t.id);
+            }
+            stays
+        });
+        for (key, check) in wanted {
+            match self.targets.get_mut(&key).filter(|t| t.check.is_like(&check)) {
+                Some(known) if known.check.weight == check.weight => {}
+                Some(known) => known.check = Arc::new(check),
+                None => self.place(key, Arc::new(check), now),
+            }
+        }
+    }
+
+    /// A target that is new, or has a new check.
+    fn place(&mut self, key: TargetKey, check: Arc<Check>, now: Instant) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let seeds = &mut self.seeds;
+        let target = self.targets.entry(key.clone()).or_insert_with(|| {
+            let health = seeds.remove(&key).unwrap_or_default();
+            Target::new(id, Arc::clone(&check), health, now)
+        });
+        if target.id != id {
+            self.by_id.remove(&target.id);
+            self.doubted.remove(&target.id);
+            target.judge.retune(check.thresholds(), check.detection);
+            target.trial = Trial::From(now);
+            target.id = id;
+            target.check = check;
+        }
+        if target.unsent.is_some() {
+            self.news.push_back(id);
+        }
+        self.by_id.insert(id, key);
+        self.arrivals.push(id);
+    }
+
+    pub fn seed(&mut self, known: BTreeMap<TargetKey, Health>, now: Instant) {
+        self.seeds = known;
+        for (key, target) in self.targets.iter_mut().filter(|(_, t)| !t.was_checked()) {
+            if let Some(health) = self.seeds.remove(key) {
+                *target = Target::new(target.id, Arc::clone(&target.check), health, now);
+            }
+        }
+    }
+
+    /// Targets that have not been scheduled yet.
+    pub fn take_arrivals(&mut self) -> Vec<TargetId> {
+        std::mem::take(&mut self.arrivals)
+    }
+
+    /// The check to run, if the target is still wanted.
+    pub fn check(&self, id: TargetId) -> Option<Arc<Check>> {
+        self.target(id).map(|t| Arc::clone(&t.check))
+    }
+
+    /// Checks of the target that were excused right before.
+    pub fn excused_in_row(&self, id: TargetId) -> u32 {
+        self.target(id).map_or(0, |t| t.excused_in_row)
+    }
+
+    fn target(&self, id: TargetId) -> Option<&Target> {
+        self.targets.get(self.by_id.get(&id)?)
+    }
+
+    /// Shortest timeout of all targets.
+    pub fn shortest_timeout(&self) -> Option<Duration> {
+        self.targets.values().map(|t| t.check.timeout).min()
+    }
+
+    /// The pulses of all targets that have one.
+    pub fn pulses(&self) -> Vec<(TargetId, Pulse)> {
+        let pulse = |t: &Target| Some((t.id, t.check.detection.phi()?.pulse?));
+        self.targets.values().filter_map(pulse).collect()
+    }
+
+    /// Takes in what a check brought; false if nobody wants to know any more.
+    pub fn record(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) -> bool {
+        self.update(id, now, |t| t.checked(sample, refused, now))
+    }
+
+    /// Takes in what a trial brought.
+    pub fn tried(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) {
+        self.update(id, now, |t| t.tried(sample, refused, now));
+    }
+
+    /// Takes in what became of a pulse; `rtt` of one that was answered.
+    pub fn pulsed(&mut self, id: TargetId, beat: Beat, rtt: Option<Duration>, now: Instant) {
+        let mut silent = false;
+        self.update(id, now, |t| {
+            let before = t.judge.silent();
+            t.judge.pulsed(now, beat);
+            t.pulse_rtt = rtt.or(t.pulse_rtt);
+            silent = t.judge.silent() && !before;
+        });
+        if silent && beat == Beat::Lost {
+            let armed = self.targets.values().filter(|t| t.judge.armed()).count();
+            self.guard.fell_silent(now, armed);
+        }
+    }
+
+    /// A timer of the pulses was `late`.
+    pub fn woke(&mut self, now: Instant, late: Duration) {
+        self.guard.woke(now, late);
+    }
+
+    pub fn traffic(&mut self, service: &ServiceName, rows: &[Traffic], now: Instant) {
+        let key = |row: &Traffic| TargetKey { service: service.clone(), backend: row.backend };
+        let counted: Vec<_> = rows.iter().filter_map(|row| Some((key(row), self.targets.get_mut(&key(row))?.count(row)))).collect();
+        let all: u64 = counted.iter().map(|(_, (_, signs))| signs).sum();
+        for (key, (asked, signs)) in counted {
+            let Some(id) = self.targets.get(&key).map(|t| t.id) else { continue };
+            self.update(id, now, |t| t.judge.traffic(signs, all, asked));
+        }
+    }
+
+    pub fn failed_neighbours(&mut self, failed: &BTreeSet<IpAddr>, now: Instant) {
+        let all: Vec<_> = self.by_id.iter().map(|(id, key)| (*id, failed.contains(&key.backend.0.ip()))).collect();
+        for (id, failed) in all {
+            self.update(id, now, |t| t.judge.neighbour(failed));
+        }
+    }
+
+    /// Targets to be checked at once, because somebody doubts them, with the checks to make.
+    pub fn take_doubted(&mut self, now: Instant) -> Vec<(TargetId, Arc<Check>)> {
+        let mut taken = Vec::new();
+        for id in std::mem::take(&mut self.doubted) {
+            let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) else { continue };
+            match target.trial {
+                Trial::From(when) if when <= now => {
+                    target.trial = Trial::UnderWay;
+                    taken.push((id, target.trial_check()));
+                }
+                Trial::From(_) => {
+                    self.doubted.insert(id);
+                }
+                Trial::UnderWay => {}
+            }
+        }
+        taken
+    }
+
+    /// When the next trial is due.
+    pub fn next_trial(&self) -> Option<Instant> {
+        let due = |id: &TargetId| match self.target(*id)?.trial {
+            Trial::From(when) => Some(when),
+            Trial::UnderWay => None,
+        };
+        self.doubted.iter().filter_map(due).min()
+    }
+
+    pub fn has_doubts(&self) -> bool {
+        !self.doubted.is_empty()
+    }
+
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    /// The oldest event that was not delivered yet.
+    pub fn take_news(&mut self) -> Option<HealthEvent> {
+        while let Some(id) = self.news.pop_front() {
+            let target = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key));
+            if let Some(event) = target.and_then(|t| t.unsent.take()) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Changes what is known of a target, and judges it anew; false if it is not wanted any more.
+    fn update(&mut self, id: TargetId, now: Instant, change: impl FnOnce(&mut Target)) -> bool {
+        let Some(key) = self.by_id.get(&id) else { return false };
+        let Some(target) = self.targets.get_mut(key) else { return false };
+        change(target);
+        let frozen = self.guard.frozen(now);
+        let budget = if target.judge.is_doubtful(now) { Some(self.budget(key)) } else { None };
+        let Some(target) = self.targets.get_mut(key) else { return false };
+        let weight = u64::from(target.check.weight);
+        if let Some(transition) = target.judge.review(now, frozen, weight, &budget.unwrap_or_default()) {
+            let event = HealthEvent { key: key.clone(), health: transition.to, evidence: transition.evidence };
+            if target.unsent.replace(event).is_none() {
+                self.news.push_back(id);
+            }
+        }
+        if target.trial != Trial::UnderWay && !target.check.kind.starts_processes() && target.judge.wants_trial(now) {
+            self.doubted.insert(id);
+        }
+        true
+    }
+
+    /// What is taken out of the service that this target is of.
+    fn budget(&self, key: &TargetKey) -> Budget {
+        let limits = self.targets.get(key).and_then(|t| Some(t.check.detection.phi()?.limits)).unwrap_or_default();
+        let mut budget = Budget { limits, ..Budget::default() };
+        let first = TargetKey { service: key.service.clone(), backend: crate::model::BackendId(([0, 0, 0, 0], 0).into()) };
+        for (_, target) in self.targets.range(first..).take_while(|(k, _)| k.service == key.service) {
+            let weight = u64::from(target.check.weight);
+            let taken = match target.judge.health() {
+                // It never was in.
+                Health::Unknown => continue,
+                Health::Up => None,
+                Health::Soft => Some(&mut budget.soft),
+                Health::Down => Some(&mut budget.down),
+            };
+            budget.total += weight;
+            if let Some(taken) = taken {
+                *taken += weight;
+                budget.ejected += 1;
+            }
+        }
+        budget
+    }
+}

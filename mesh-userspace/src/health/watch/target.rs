@@ -1,0 +1,122 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Suspicion, TargetId, TargetStatus, Traffic};
+use crate::health::{Check, Health, HealthEvent, Sample, judge::Judge};
+
+/// From the end of one trial to the next one's start, at least.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A trial of a target whose kernel is silent waits this long, or eight round trips.
+const HURRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub struct Target {
+    pub id: TargetId,
+    pub check: Arc<Check>,
+    pub judge: Judge,
+    pub excused_in_row: u32,
+    pub unsent: Option<HealthEvent>,
+    pub trial: Trial,
+    pub pulse_rtt: Option<Duration>,
+    last_check: Option<Instant>,
+    last_rtt: Option<Duration>,
+    last_error: Option<String>,
+    done: u64,
+    failed: u64,
+    excused: u64,
+    counted: Option<Traffic>,
+}
+
+/// Checks that are made because of a doubt, one at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trial {
+    /// May begin from then on.
+    From(Instant),
+    UnderWay,
+}
+
+impl Target {
+    pub fn new(id: TargetId, check: Arc<Check>, health: Health, now: Instant) -> Self {
+        Self {
+            id,
+            judge: Judge::new(check.thresholds(), check.detection, health, now),
+            check,
+            excused_in_row: 0,
+            unsent: None,
+            trial: Trial::From(now),
+            pulse_rtt: None,
+            last_check: None,
+            last_rtt: None,
+            last_error: None,
+            done: 0,
+            failed: 0,
+            excused: 0,
+            counted: None,
+        }
+    }
+
+    pub fn was_checked(&self) -> bool {
+        self.done > 0
+    }
+
+    pub fn checked(&mut self, sample: Sample, refused: bool, now: Instant) {
+        self.done += 1;
+        self.last_check = Some(now);
+        self.excused_in_row = if matches!(sample, Sample::Excused { .. }) { self.excused_in_row + 1 } else { 0 };
+        match &sample {
+            Sample::Passed { rtt } => (self.last_rtt, self.last_error) = (Some(*rtt), None),
+            Sample::Failed { error } => (self.failed, self.last_error) = (self.failed + 1, Some(error.clone())),
+            Sample::Excused { error } => (self.excused, self.last_error) = (self.excused + 1, Some(error.clone())),
+        }
+        self.judge.checked(now, sample, refused);
+    }
+
+    pub fn tried(&mut self, sample: Sample, refused: bool, now: Instant) {
+        self.trial = Trial::From(now + PAUSE);
+        match &sample {
+            Sample::Passed { rtt } => (self.last_rtt, self.last_error) = (Some(*rtt), None),
+            Sample::Failed { error } => self.last_error = Some(error.clone()),
+            Sample::Excused { .. } => {}
+        }
+        self.judge.tried(now, sample, refused);
+    }
+
+    /// The check as it is made in doubt.
+    pub fn trial_check(&self) -> Arc<Check> {
+        if !self.judge.silent() {
+            return Arc::clone(&self.check);
+        }
+        let patience = self.last_rtt.map_or(HURRY, |rtt| HURRY.max(rtt * 8));
+        Arc::new(Check { timeout: self.check.timeout.min(patience), ..(*self.check).clone() })
+    }
+
+    /// Packets to and from the backend since the last time: whether it was asked, and independent signs of life.
+    pub fn count(&mut self, row: &Traffic) -> (bool, u64) {
+        let before = self.counted.replace(*row).unwrap_or(*row);
+        let signs = row.replied.saturating_sub(before.replied).min(row.flows.max(1));
+        (row.sent > before.sent, signs)
+    }
+
+    pub fn status(&self, now: Instant) -> TargetStatus {
+        TargetStatus {
+            health: self.judge.health(),
+            since: self.judge.since(),
+            last_check: self.last_check,
+            last_rtt: self.last_rtt,
+            last_error: self.last_error.clone(),
+            consecutive: self.judge.consecutive(),
+            checks_done: self.done,
+            checks_failed: self.failed,
+            checks_excused: self.excused,
+            suspicion: self.judge.phase().map(|phase| Suspicion {
+                phase,
+                signals: self.judge.signals(now),
+                penalty: self.judge.penalty(now),
+                pulse_rtt: self.pulse_rtt,
+                unanswered: self.judge.unanswered(),
+            }),
+        }
+    }
+}
