@@ -17,6 +17,9 @@ use super::{
 };
 use crate::model::{BackendId, ServiceName};
 
+/// Counters of backends, by service.
+pub type BackendRows = Vec<(ServiceName, Vec<(BackendId, BackendStats)>)>;
+
 /// Elements that are asked for at once.
 const CHUNK: u32 = 256;
 
@@ -54,7 +57,7 @@ impl Stats {
     }
 
     /// Counters of backends, by service.
-    pub fn backends(&self, layout: &Layout) -> Result<Vec<(ServiceName, Vec<(BackendId, BackendStats)>)>, DataplaneError> {
+    pub fn backends(&self, layout: &Layout) -> Result<BackendRows, DataplaneError> {
         let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
         let all = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
         let of = |stats: u32| all.get(stats as usize).copied().unwrap_or_default();

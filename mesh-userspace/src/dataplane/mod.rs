@@ -35,6 +35,7 @@ use mesh_common::abi::NatConfig;
 
 pub use adopt::Contradiction;
 pub use agent::AgentPlane;
+pub use counters::BackendRows;
 use counters::Gone;
 pub use detach::Detached;
 use entry::Hop;
@@ -51,7 +52,7 @@ use reconcile::{Batch, Hops, Translation};
 pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, OpenFlows, Published, ServiceCounters};
 
 use crate::{
-    model::{BackendId, Epoch, ServiceName, VipAddr},
+    model::{BackendId, Epoch, VipAddr},
     plan::Plan,
 };
 
@@ -146,7 +147,7 @@ impl Dataplane {
     }
 
     /// Counters of backends alone, by service: cheap enough to be read every few milliseconds.
-    pub fn backend_stats(&self) -> Result<Vec<(ServiceName, Vec<(BackendId, mesh_common::abi::BackendStats)>)>, DataplaneError> {
+    pub fn backend_stats(&self) -> Result<BackendRows, DataplaneError> {
         self.loaded.stats.backends(&self.layout)
     }
 
