@@ -28,7 +28,7 @@ use crate::{
     },
     discovery::{Files, Memory},
     events::{What, unix_ms},
-    health::Monitor,
+    health::{self, Monitor, PulseSockets},
     privilege::Opener,
     state::Store,
 };
@@ -47,7 +47,8 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let endpoints = Endpoints { socket: config.api.socket.clone(), group: config.api.group.clone(), metrics: config.metrics };
     let runtime = tokio::runtime::Handle::current();
     let server = opener.run(move || runtime.block_on(Server::bind(&endpoints)))??;
-    let (monitor, health) = Monitor::spawn().context("failed to start the health checks")?;
+    let (monitor, health) =
+        Monitor::spawn_from(health::Options::default(), opener.run(PulseSockets::open)?).context("failed to start the health checks")?;
     let next_hops = NextHops::start()?;
     let announcer = Announcer::with(opener.run(Teller::open)?)?;
     let (files, unwatched) = match Files::new() {

@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::{
-    Check, HealthEvent, MonitorHandle, Outcome, ProbeError, Sample, probe, pulse,
+    Check, HealthEvent, MonitorHandle, Outcome, ProbeError, PulseSockets, Sample, probe, pulse,
     stall::{Circumstances, Stall},
     watch::{Board, TargetId},
 };
@@ -60,6 +60,11 @@ impl Monitor {
     }
 
     pub fn spawn_with(options: Options) -> io::Result<(MonitorHandle, mpsc::Receiver<HealthEvent>)> {
+        Self::spawn_from(options, PulseSockets::open())
+    }
+
+    /// The same with sockets for pulses that were opened elsewhere; without them there are no pulses, and the log says so.
+    pub fn spawn_from(options: Options, pulses: io::Result<PulseSockets>) -> io::Result<(MonitorHandle, mpsc::Receiver<HealthEvent>)> {
         let (events, receiver) = mpsc::channel(EVENTS);
         let board = Arc::new(Board::default());
         let handle = MonitorHandle::new(Arc::clone(&board));
@@ -68,7 +73,14 @@ impl Monitor {
             let board = Arc::clone(&board);
             move || runtime.block_on(Driver::new(board, events, options).run())
         })?;
-        pulse::spawn(board)?;
+        match pulses {
+            Ok(sockets) => pulse::spawn(board, sockets)?,
+            Err(error) => {
+                log::warn!(
+                    "no pulses are sent ({error}): dead backends are found by checks and traffic alone; the daemon needs CAP_NET_RAW"
+                )
+            }
+        }
         Ok((handle, receiver))
     }
 }

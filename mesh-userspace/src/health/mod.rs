@@ -19,4 +19,5 @@ pub use check::{BadCheck, Check, CheckKind, ExecCheck, HttpCheck, Part, StatusSe
 pub use driver::{Monitor, Options};
 pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
 pub use probe::{Fault, Outcome, ProbeError, probe};
+pub use pulse::PulseSockets;
 pub use watch::{HealthEvent, MonitorHandle, Suspicion, TargetStatus, Traffic};

@@ -16,6 +16,7 @@ use std::{
 };
 
 use rounds::Rounds;
+pub use sockets::PulseSockets;
 use sockets::Sockets;
 
 use super::{
@@ -26,16 +27,18 @@ use super::{
 /// All pulses together take no more than one in this time: beyond so many targets each waits longer for its turn.
 const SPACING: Duration = Duration::from_micros(400);
 
-/// Starts the thread. It asks from the network namespace of the calling thread, and ends when the board is closed.
-pub fn spawn(board: Arc<Board>) -> io::Result<()> {
+/// Starts the thread, which ends when the board is closed.
+pub fn spawn(board: Arc<Board>, sockets: PulseSockets) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("mesh-pulse".into()).spawn(move || runtime.block_on(run(&board)))?;
+    let sockets = {
+        let _inside = runtime.enter();
+        Sockets::new(sockets)?
+    };
+    std::thread::Builder::new().name("mesh-pulse".into()).spawn(move || runtime.block_on(run(&board, sockets)))?;
     Ok(())
 }
 
-async fn run(board: &Board) {
-    let mut sockets: Option<Sockets> = None;
-    let mut refused = false;
+async fn run(board: &Board, mut sockets: Sockets) {
     let mut rounds = Rounds::default();
     loop {
         let wanted = {
@@ -45,25 +48,12 @@ async fn run(board: &Board) {
             }
             by_pulse(register.pulses())
         };
-        // Raw sockets hear the whole host, so they are there only while they are needed.
-        if wanted.is_empty() {
-            sockets = None;
-            board.pulses.notified().await;
-            continue;
-        }
+        let idle = wanted.is_empty();
         rounds.set(wanted, Instant::now());
-        if sockets.is_none() && !refused {
-            match Sockets::open() {
-                Ok(open) => sockets = Some(open),
-                Err(error) => {
-                    log::warn!("no pulses are sent ({error}): dead backends are found by their checks alone; the daemon needs CAP_NET_RAW");
-                    refused = true;
-                }
-            }
-        }
-        match &mut sockets {
-            Some(sockets) => send_and_hear(board, sockets, &mut rounds).await,
-            None => board.pulses.notified().await,
+        if idle {
+            board.pulses.notified().await;
+        } else {
+            send_and_hear(board, &mut sockets, &mut rounds).await;
         }
     }
 }

@@ -27,7 +27,20 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Packets that are taken at once; the rest after the next sends.
 const BATCH: usize = 256;
 
-/// Sockets of both families.
+/// Raw sockets of both families, opened by who may and not used yet.
+#[derive(Debug)]
+pub struct PulseSockets([Opened; 2]);
+
+#[derive(Debug)]
+struct Opened {
+    v6: bool,
+    tcp: OwnedFd,
+    icmp: OwnedFd,
+    ports: Vec<u16>,
+    held: Vec<OwnedFd>,
+}
+
+/// The same in use.
 pub struct Sockets {
     families: [Family; 2],
     sources: HashMap<IpAddr, (IpAddr, Instant)>,
@@ -43,10 +56,17 @@ struct Family {
     _held: Vec<OwnedFd>,
 }
 
-impl Sockets {
-    /// Needs CAP_NET_RAW, and a runtime with IO.
+impl PulseSockets {
+    /// In the calling thread's network namespace. Needs CAP_NET_RAW; to use them needs nothing.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { families: [Family::open(false)?, Family::open(true)?], sources: HashMap::new() })
+        Ok(Self([Opened::open(false)?, Opened::open(true)?]))
+    }
+}
+
+impl Sockets {
+    /// Needs a runtime with IO.
+    pub fn new(PulseSockets([four, six]): PulseSockets) -> io::Result<Self> {
+        Ok(Self { families: [Family::new(four)?, Family::new(six)?], sources: HashMap::new() })
     }
 
     /// Returns when there is something to hear. Cancel safe: nothing is taken.
@@ -103,7 +123,7 @@ impl Sockets {
     }
 }
 
-impl Family {
+impl Opened {
     fn open(v6: bool) -> io::Result<Self> {
         let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -120,6 +140,12 @@ impl Family {
         super::filter::only_ports(&tcp, v6, &ports)?;
         let icmp = socket(family, SockType::Raw, flags, if v6 { SockProtocol::IcmpV6 } else { SockProtocol::Icmp })?;
         super::filter::only_answers(&icmp, v6)?;
+        Ok(Self { v6, tcp, icmp, ports, held })
+    }
+}
+
+impl Family {
+    fn new(Opened { v6, tcp, icmp, ports, held }: Opened) -> io::Result<Self> {
         Ok(Self { v6, tcp: UdpSocket::from_std(tcp.into())?, icmp: UdpSocket::from_std(icmp.into())?, ports, _held: held })
     }
 }
