@@ -7,6 +7,8 @@ use crate::{
     abi::{Action, BackendStats, REASONS, Reason, ReasonStats},
     aside::{Aside, Cause},
     forward::{Run, Sending, Sink, Verdict},
+    handshake,
+    header::tcp,
     packet::Packet,
     rewrite::Rewrite,
     tables::Tables,
@@ -86,6 +88,9 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W>
 #[inline(always)]
 fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> Exit {
     let linear = packet.size();
+    if sending.drawn != 0 {
+        handshake::watch(tables, sending.drawn, sending.stats, sending.flags, sending.reason == Reason::Replied);
+    }
     let exit = match sending.ifindex {
         0 => Exit::Transmit,
         ifindex if ifindex == packet.ifindex() => Exit::Transmit,
@@ -107,10 +112,17 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
         (true, true) => stats.count::<{ offset_of!(BackendStats, reply_tx) }>(1),
         (true, false) => stats.count::<{ offset_of!(BackendStats, reply_redirect) }>(1),
     }
+    let reset = sending.flags & tcp::RST != 0;
     if sending.reason == Reason::Replied {
         stats.count::<{ offset_of!(BackendStats, reply_bytes) }>(bytes);
+        if reset {
+            stats.count32::<{ offset_of!(BackendStats, backend_resets) }>(1);
+        }
     } else {
         stats.count::<{ offset_of!(BackendStats, bytes) }>(bytes);
+        if reset {
+            stats.count32::<{ offset_of!(BackendStats, client_resets) }>(1);
+        }
         if sending.opens {
             stats.count::<{ offset_of!(BackendStats, flows) }>(1);
         }

@@ -6,7 +6,7 @@ use crate::{
     abi::{Config, Mode, Reason, TableRef, Vip, VipHalf},
     aside::Cause,
     flow::{Address, load_address},
-    hash,
+    handshake, hash,
     header::{self, Headers, tcp},
     nat::{self, Translated},
     packet::Packet,
@@ -39,6 +39,10 @@ pub struct Sending {
     pub ifindex: u32,
     /// The packet opens a flow.
     pub opens: bool,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// Hash of the flow if its handshake is watched, else 0.
+    pub drawn: u64,
     /// Bytes of the frame up to the end of the IP packet.
     pub end: usize,
     pub edit: Edit,
@@ -213,6 +217,8 @@ fn dsr<A, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &
             stats: backend.stats(),
             ifindex: backend.ifindex(),
             opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+            flags: arrival.flags,
+            drawn: handshake::drawn(arrival.config, arrival.hash),
             end: arrival.network.end,
             edit: Edit { macs: backend.macs(), network: Network::Untouched },
         }),

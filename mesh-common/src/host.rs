@@ -7,14 +7,14 @@ use bytemuck::Zeroable;
 
 use crate::{
     abi::{
-        Backend, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotWord,
-        Vip, VipHalf, VipKey, VipKind,
+        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats,
+        ServiceInfo, SlotWord, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
     aside::{self, Aside, Cause},
     forward::Verdict,
-    hash,
+    handshake, hash,
     nat::{Opening, open_flow},
     packet::{Packet, PacketMut},
     patch::{Patch, Quote},
@@ -129,6 +129,11 @@ pub struct HostTables {
     pub said: Cell<Said>,
     pub reason_stats: Vec<Cell<ReasonStats>>,
     pub backend_stats: Vec<Cell<BackendStats>>,
+    pub backend_signals: Vec<Cell<BackendSignals>>,
+    /// Handshakes that are being watched; by default those of all flows.
+    pub watched: Vec<Cell<u64>>,
+    /// What [`Tables::nanoseconds`] says.
+    pub nanoseconds: Cell<u64>,
 }
 
 impl HostTables {
@@ -154,6 +159,9 @@ impl HostTables {
             said: Cell::default(),
             reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
             backend_stats: vec![Cell::default(); backends],
+            backend_signals: vec![Cell::default(); backends],
+            watched: vec![Cell::default(); handshake::WATCHED as usize],
+            nanoseconds: Cell::new(1 << 30),
         }
     }
 
@@ -306,5 +314,21 @@ impl Tables for HostTables {
 
     fn backend_stats(&self, index: u32) -> Option<Shared<'_, BackendStats>> {
         self.backend_stats.get(index as usize).map(Shared::of)
+    }
+
+    fn backend_signals(&self, index: u32) -> Option<Shared<'_, BackendSignals>> {
+        self.backend_signals.get(index as usize).map(Shared::of)
+    }
+
+    fn watched(&self, index: u32) -> Option<Shared<'_, u64>> {
+        self.watched.get(index as usize).map(Shared::of)
+    }
+
+    fn note_handshake(&self, hash: u64, stats: u32, step: u32) {
+        handshake::note(self, hash, stats, step);
+    }
+
+    fn nanoseconds(&self) -> u64 {
+        self.nanoseconds.get()
     }
 }

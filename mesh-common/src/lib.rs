@@ -20,6 +20,7 @@ pub mod aside;
 pub mod checksum;
 pub mod flow;
 pub mod forward;
+pub mod handshake;
 pub mod hash;
 mod header;
 #[cfg(not(target_arch = "bpf"))]

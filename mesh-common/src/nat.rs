@@ -17,6 +17,7 @@ use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Reason, Vip},
     flow::{Tuple, V4, V6, load_address, ports},
     forward::{Arrival, Run, Sending, Sink},
+    handshake,
     header::{Ip, TCP, tcp},
     packet::{Packet, u32_at, u64_at},
     put, read,
@@ -167,6 +168,8 @@ fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, part
         stats: backend.stats(),
         ifindex: backend.ifindex(),
         opens,
+        flags: arrival.flags,
+        drawn: handshake::drawn(arrival.config, arrival.hash),
         end: arrival.network.end,
         edit: Edit { macs: backend.macs(), network: A::edit(translation) },
     }

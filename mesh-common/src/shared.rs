@@ -6,7 +6,7 @@
 use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
 use crate::{
-    abi::{Config, DISPLACEMENTS, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, VipHalf},
+    abi::{BackendSignals, Config, DISPLACEMENTS, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, TIME_STEPS, VipHalf},
     patch::{QUOTE, Quote},
 };
 
@@ -99,6 +99,12 @@ impl<'a, T> Shared<'a, T> {
         unsafe { atomic::exchange32(self.word::<u32, AT>(), old, new) }
     }
 
+    /// Adds to a 32-bit counter that only this CPU writes.
+    #[inline(always)]
+    pub fn count32<const AT: usize>(self, more: u32) {
+        self.store::<u32, AT>(self.load::<u32, AT>().wrapping_add(more));
+    }
+
     /// Adds to the 64-bit word at byte `AT`, whoever else does so too.
     #[inline(always)]
     pub fn add<const AT: usize>(self, more: i64) {
@@ -162,6 +168,34 @@ impl<'a> Shared<'a, Quote> {
     pub fn place(self) -> NonNull<Quote> {
         self.place
     }
+}
+
+impl<'a> Shared<'a, BackendSignals> {
+    /// Adds a time to the histogram that begins at byte `AT`, of [`TIME_STEPS`] steps.
+    #[inline(always)]
+    pub fn add_time<const AT: usize>(self, time: u64) {
+        const { assert!(AT + TIME_STEPS * size_of::<u32>() <= size_of::<BackendSignals>()) };
+        let step = masked::<{ TIME_STEPS as i32 - 1 }>(log2(time));
+        // SAFETY: the mask leaves one of the steps, and the histogram lies within, as is asserted.
+        let step = unsafe { self.part::<u32>(AT + step * size_of::<u32>()) };
+        // SAFETY: a `Shared` can be written.
+        unsafe { atomic::add32(step.word::<u32, 0>(), 1) };
+    }
+}
+
+/// The highest bit's number, at most 31; 0 of 0.
+#[inline(always)]
+fn log2(n: u64) -> u64 {
+    // By halves: there is no instruction for it, and a loop would cost the verifier more.
+    let mut rest = if n > u32::MAX as u64 { u32::MAX as u64 } else { n };
+    let mut log = 0;
+    for bits in [16, 8, 4, 2, 1] {
+        if rest >> bits != 0 {
+            rest >>= bits;
+            log += bits;
+        }
+    }
+    log
 }
 
 impl<'a> Shared<'a, NatBucket> {
@@ -240,6 +274,12 @@ mod atomic {
         // SAFETY: the caller's promise that `place` is a word that can be written.
         unsafe { asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) place, v = in(reg) more) };
     }
+
+    #[inline(always)]
+    pub unsafe fn add32(place: *mut u32, more: u32) {
+        // SAFETY: the caller's promise that `place` is a word that can be written.
+        unsafe { asm!("lock *(u32 *)({p} + 0) += {v}", p = in(reg) place, v = in(wreg) more) };
+    }
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -259,5 +299,10 @@ mod atomic {
     pub unsafe fn add(place: *mut i64, more: i64) {
         // SAFETY: the caller's promise that `place` is an aligned word that can be written.
         unsafe { AtomicI64::from_ptr(place) }.fetch_add(more, SeqCst);
+    }
+
+    pub unsafe fn add32(place: *mut u32, more: u32) {
+        // SAFETY: the caller's promise that `place` is an aligned word that can be written.
+        unsafe { AtomicU32::from_ptr(place) }.fetch_add(more, SeqCst);
     }
 }

@@ -1,7 +1,7 @@
 //! Lookups: what the engine may ask of the maps. Every answer is a place in shared memory, or `None` where the index is beyond the map.
 
 use crate::{
-    abi::{Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
+    abi::{Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
     answer::Said,
     nat::Opening,
     patch::Quote,
@@ -35,4 +35,12 @@ pub trait Tables {
     fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>>;
     /// This CPU's counters by `Backend::stats`.
     fn backend_stats(&self, index: u32) -> Option<Shared<'_, BackendStats>>;
+    /// Every CPU's, by `Backend::stats`.
+    fn backend_signals(&self, index: u32) -> Option<Shared<'_, BackendSignals>>;
+    /// A handshake that is being watched: one of [`crate::handshake::WATCHED`] words.
+    fn watched(&self, index: u32) -> Option<Shared<'_, u64>>;
+    /// Notes a step of a handshake, by [`crate::handshake::note`]; where that runs is for the owner of the tables to say.
+    fn note_handshake(&self, hash: u64, stats: u32, step: u32);
+    /// Nanoseconds of a clock that never goes back. Asked for steps of handshakes that are watched only.
+    fn nanoseconds(&self) -> u64;
 }

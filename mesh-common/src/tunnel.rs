@@ -5,6 +5,7 @@ use crate::{
     aside::Cause,
     flow::{V4, V6, load_address},
     forward::{Arrival, Run, Sending, Sink},
+    handshake,
     header::{Ip, TCP, tcp},
     packet::Packet,
     read,
@@ -60,6 +61,8 @@ fn sending<A>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, encap: Encap) ->
         stats: backend.stats(),
         ifindex: backend.ifindex(),
         opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        flags: arrival.flags,
+        drawn: handshake::drawn(arrival.config, arrival.hash),
         end: arrival.network.end,
         edit: Edit { macs: backend.macs(), network: Network::Encap(encap) },
     }

@@ -4,13 +4,17 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::bpf_ktime_get_coarse_ns,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, PerCpuArray},
 };
 use mesh_common::{
-    abi::{Backend, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip},
+    abi::{
+        Backend, BackendSignals, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo,
+        SlotWord, Vip,
+    },
     answer::Said,
+    handshake,
     nat::{self, Opening},
     patch::Quote,
     shared::Shared,
@@ -47,6 +51,11 @@ static NAT_GAUGES: Array<NatGauges> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 static REASON_STATS: PerCpuArray<ReasonStats> = PerCpuArray::with_max_entries(size::SERVICES * REASONS, 0);
 #[map]
 static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(size::BACKENDS, 0);
+#[map]
+static BACKEND_SIGNALS: Array<BackendSignals> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
+/// Handshakes that are being watched.
+#[map]
+static WATCHED: Array<u64> = Array::with_max_entries(handshake::WATCHED, 0);
 /// Tick of this CPU's last log line.
 #[map]
 static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
@@ -67,6 +76,14 @@ static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
 #[inline(never)]
 pub extern "C" fn mesh_open_flow() -> u64 {
     nat::open_flow(&Maps)
+}
+
+/// A global function, as the other one is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
+    handshake::note(&Maps, hash, stats, step);
+    0
 }
 
 /// The tables as they stand in the maps.
@@ -157,6 +174,27 @@ impl Tables for Maps {
     #[inline(always)]
     fn backend_stats(&self, index: u32) -> Option<Shared<'_, BackendStats>> {
         look_up!(BACKEND_STATS, index)
+    }
+
+    #[inline(always)]
+    fn backend_signals(&self, index: u32) -> Option<Shared<'_, BackendSignals>> {
+        look_up!(BACKEND_SIGNALS, index)
+    }
+
+    #[inline(always)]
+    fn watched(&self, index: u32) -> Option<Shared<'_, u64>> {
+        look_up!(WATCHED, index)
+    }
+
+    #[inline(always)]
+    fn note_handshake(&self, hash: u64, stats: u32, step: u32) {
+        mesh_note_handshake(hash, stats, step);
+    }
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        // SAFETY: the helper only reads a clock.
+        unsafe { bpf_ktime_get_ns() }
     }
 }
 

@@ -86,6 +86,11 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_backend_packets_total", "Packets to a backend and back from it"),
     ("mesh_backend_bytes_total", "Bytes to a backend and back from it"),
     ("mesh_backend_flows_total", "New flows of a backend"),
+    ("mesh_backend_resets_total", "TCP RSTs that the clients of a backend sent, and that it sent itself"),
+    ("mesh_backend_sampled_flows_total", "New TCP flows of a backend whose handshakes were drawn to be watched"),
+    ("mesh_backend_syn_retransmits_total", "SYNs that came again, of the flows drawn"),
+    ("mesh_backend_handshakes_total", "Handshakes that got to the SYN-ACK (answer) or the client's first ACK (accept), of the flows drawn"),
+    ("mesh_backend_handshake_microseconds_total", "Time from the SYN on that these handshakes took"),
     ("mesh_backend_probes_total", "Probes of a backend"),
     ("mesh_backend_probe_failures_total", "Probes of a backend that failed"),
     ("mesh_source_updates_total", "Changes that a source told"),
@@ -159,10 +164,24 @@ fn backend(backend: &BackendView) {
     gauge!("mesh_backend_live_flows", labels.clone()).set(backend.live_flows as f64);
     gauge!("mesh_backend_next_hop_ready", labels.clone()).set(flag(backend.next_hop.ready));
     counter!("mesh_backend_flows_total", labels.clone()).absolute(backend.flows);
+    handshakes(backend, &labels);
     for (direction, traffic) in [("forwarded", backend.forwarded), ("replied", backend.replied)] {
         count("mesh_backend_packets_total", "mesh_backend_bytes_total", with(&labels, "direction", direction), traffic);
     }
     heartbeat(backend, labels);
+}
+
+fn handshakes(backend: &BackendView, labels: &[Label]) {
+    for (from, resets) in [("client", backend.resets.client), ("backend", backend.resets.backend)] {
+        counter!("mesh_backend_resets_total", with(labels, "from", from)).absolute(u64::from(resets));
+    }
+    let seen = &backend.handshakes;
+    counter!("mesh_backend_sampled_flows_total", labels.to_vec()).absolute(seen.sampled);
+    counter!("mesh_backend_syn_retransmits_total", labels.to_vec()).absolute(seen.syn_retransmits);
+    for (step, times) in [("answer", &seen.answers), ("accept", &seen.accepts)] {
+        counter!("mesh_backend_handshakes_total", with(labels, "step", step)).absolute(times.count);
+        counter!("mesh_backend_handshake_microseconds_total", with(labels, "step", step)).absolute(times.total_us);
+    }
 }
 
 fn source(source: &SourceView) {
@@ -244,9 +263,10 @@ mod tests {
     fn a_snapshot_in_numbers() {
         let text = render(&sample::snapshot());
         let samples = samples(&text);
+        let build = format!(r#"mesh_build_info{{version="0.1.0",abi="{}",instance_name="default"}}"#, abi::VERSION);
         #[rustfmt::skip]
         let expected = [
-            (r#"mesh_build_info{version="0.1.0",abi="2",instance_name="default"}"#, 1.0),
+            (build.as_str(), 1.0),
             ("mesh_ready", 0.0),
             ("mesh_table_epoch", 7.0),
             ("mesh_start_time_seconds", 1_767_225_599.001),
@@ -264,6 +284,9 @@ mod tests {
             (r#"mesh_backend_probe_rtt_seconds{service="web",backend="10.0.0.1:8080"}"#, 0.0015),
             (r#"mesh_backend_effective_weight{service="web",backend="10.0.0.1:8080"}"#, 2.5),
             (r#"mesh_backend_packets_total{service="web",backend="10.0.0.1:8080",direction="replied"}"#, 400.0),
+            (r#"mesh_backend_resets_total{service="web",backend="10.0.0.1:8080",from="backend"}"#, 5.0),
+            (r#"mesh_backend_sampled_flows_total{service="web",backend="10.0.0.1:8080"}"#, 3.0),
+            (r#"mesh_backend_handshake_microseconds_total{service="web",backend="10.0.0.1:8080",step="answer"}"#, 900.0),
             (r#"mesh_interface_attached{interface="eth1",hook=""}"#, 0.0),
             ("mesh_plan_duration_seconds", 0.0015),
             ("mesh_nat_flows_limit", 1024.0),

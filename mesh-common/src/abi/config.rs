@@ -74,6 +74,9 @@ pub struct Config {
     pub flags: u32,
     /// Key of the flow hash, secret; shared by all nodes that announce the same VIPs.
     pub hash_key: [u64; 2],
+    /// Of which flows handshakes are watched: those whose hash has none of these bits, counted from [`Config::SAMPLE_SHIFT`] on.
+    pub sample_mask: u32,
+    pub reserved: u32,
     pub halves: [VipHalf; 2],
     pub nat: NatConfig,
     pub sources: [NatSource; NAT_SOURCES],
@@ -85,6 +88,11 @@ impl Config {
     pub const RANGES: u32 = 1 << 1;
     /// There are `dnat` services: a packet for no VIP may be a backend's answer.
     pub const DNAT: u32 = 1 << 2;
+
+    /// Where `sample_mask` begins in a flow's hash.
+    pub const SAMPLE_SHIFT: u32 = 24;
+    /// The mask that one flow of 16 passes.
+    pub const SAMPLE_MASK: u32 = 15;
 }
 
-const _: () = assert!(size_of::<Config>() == 8 + 16 + 48 + 40 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);
+const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);

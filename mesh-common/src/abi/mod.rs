@@ -23,7 +23,7 @@ pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
 pub use slot::{Slot, SlotFlags, SlotWord};
-pub use stats::{BackendStats, ReasonStats};
+pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
 pub const VERSION: u32 = 2;
@@ -48,6 +48,8 @@ pub mod map {
     pub const NAT_GAUGES: &str = "NAT_GAUGES";
     /// [`super::BackendStats`] by `Backend::stats`, per CPU.
     pub const BACKEND_STATS: &str = "BACKEND_STATS";
+    /// [`super::BackendSignals`] by `Backend::stats`; mmapped.
+    pub const BACKEND_SIGNALS: &str = "BACKEND_SIGNALS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
     pub const REASON_STATS: &str = "REASON_STATS";
 }

@@ -4,7 +4,7 @@ use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceInfo},
     flow::{Tuple, load_address, ports},
     forward::{Run, Sending, Sink},
-    hash,
+    handshake, hash,
     header::Headers,
     nat::{Life, Parties, Translated, port_range},
     packet::Packet,
@@ -54,6 +54,8 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         stats: found.backend.stats(),
         ifindex,
         opens: false,
+        flags,
+        drawn: handshake::drawn(config, found.claim),
         end: network.end,
         edit: Edit { macs, network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp }) },
     })

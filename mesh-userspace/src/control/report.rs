@@ -5,13 +5,16 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use mesh_common::abi::{BackendStats, Reason, ReasonStats};
+use mesh_common::abi::{BackendSignals, BackendStats, Reason, ReasonStats};
 
 use super::{
     changes::word,
     core::Core,
     merge::Merged,
-    view::{BackendView, HealthView, NatView, NextHopView, Origin, ServiceView, StateWord, SuspicionView, Traffic, Usage},
+    view::{
+        BackendView, HandshakeView, HealthView, NatView, NextHopView, Origin, ResetsView, ServiceView, StateWord, SuspicionView, TimesView,
+        Traffic, Usage,
+    },
 };
 use crate::{
     config::{Check, words::Span},
@@ -125,6 +128,8 @@ impl Facts<'_> {
         let counters = self.counters_of(plan.vip);
         let stats: HashMap<BackendId, &BackendStats> =
             counters.map(|c| c.backends.iter().map(|(id, s)| (*id, s)).collect()).unwrap_or_default();
+        let signals: HashMap<BackendId, &BackendSignals> =
+            counters.map(|c| c.backends.iter().map(|(id, _)| *id).zip(&c.signals).collect()).unwrap_or_default();
         let total = plan.table.owner.len().max(1) as f64;
         let rows = plan.members.iter().zip(plan.table.counts(plan.members.len()));
         rows.map(|(member, slots)| {
@@ -146,6 +151,8 @@ impl Facts<'_> {
                 replied: replied(&stats),
                 flows: stats.flows,
                 live_flows: live.get(&(plan.vip, member.id)).copied().unwrap_or(0),
+                resets: ResetsView { client: stats.client_resets, backend: stats.backend_resets },
+                handshakes: signals.get(&member.id).map(|s| handshakes(s)).unwrap_or_default(),
             }
         })
         .collect()
@@ -230,7 +237,22 @@ fn added(sum: BackendStats, s: &BackendStats) -> BackendStats {
         reply_redirect: sum.reply_redirect + s.reply_redirect,
         reply_bytes: sum.reply_bytes + s.reply_bytes,
         flows: sum.flows + s.flows,
-        reserved: 0,
+        client_resets: sum.client_resets.wrapping_add(s.client_resets),
+        backend_resets: sum.backend_resets.wrapping_add(s.backend_resets),
+    }
+}
+
+fn handshakes(s: &BackendSignals) -> HandshakeView {
+    let course = |total: u64, steps: &[u32]| TimesView {
+        count: steps.iter().map(|n| u64::from(*n)).sum(),
+        total_us: u64::try_from((u128::from(total) << BackendSignals::TIME_SHIFT) / 1000).unwrap_or(u64::MAX),
+        steps: steps.iter().rposition(|n| *n > 0).map_or_else(Vec::new, |last| steps[..=last].to_vec()),
+    };
+    HandshakeView {
+        sampled: s.sampled,
+        syn_retransmits: s.syn_retransmits,
+        answers: course(s.answer_time, &s.answers),
+        accepts: course(s.accept_time, &s.accepts),
     }
 }
 

@@ -194,6 +194,40 @@ pub struct BackendView {
     pub flows: u64,
     /// Translated flows now (`nat`).
     pub live_flows: u64,
+    #[serde(default)]
+    pub resets: ResetsView,
+    #[serde(default)]
+    pub handshakes: HandshakeView,
+}
+
+/// RSTs: what clients sent, and what the backend sent where its answers come by. Each goes on from 0 after 2^32 - 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ResetsView {
+    pub client: u32,
+    pub backend: u32,
+}
+
+/// How TCP handshakes went, of flows drawn at random (one of 16).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HandshakeView {
+    /// Flows that were drawn.
+    pub sampled: u64,
+    /// Their SYNs that came again.
+    pub syn_retransmits: u64,
+    /// From the SYN to the SYN-ACK, where answers come by.
+    pub answers: TimesView,
+    /// From the SYN to the client's first ACK.
+    pub accepts: TimesView,
+}
+
+/// Times that were measured.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TimesView {
+    pub count: u64,
+    /// Their sum, microseconds.
+    pub total_us: u64,
+    /// Histogram: element i counts times from 2^i on and below 2^(i+1) units of 1024 ns. Ends with the last one that is not 0.
+    pub steps: Vec<u32>,
 }
 
 /// What the heartbeat knows of a backend.

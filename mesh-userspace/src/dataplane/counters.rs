@@ -8,10 +8,11 @@ use std::{
 
 use aya::maps::{IterableMap, MapData, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
-use mesh_common::abi::{BackendStats, REASONS, Reason, ReasonStats, map};
+use mesh_common::abi::{BackendSignals, BackendStats, REASONS, Reason, ReasonStats, map};
 
 use super::{
     error::DataplaneError,
+    image::Row,
     layout::{Layout, Service},
     report::{Counters, ServiceCounters},
 };
@@ -45,11 +46,11 @@ pub trait Sum: Pod + aya::Pod {
 
 impl Stats {
     /// All counters.
-    pub fn read(&self, layout: &Layout, gone: &Gone) -> Result<Counters, DataplaneError> {
+    pub fn read(&self, layout: &Layout, signals: &Row<BackendSignals>, gone: &Gone) -> Result<Counters, DataplaneError> {
         let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
         let backends = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
         let services: Vec<_> =
-            layout.services.values().map(|s| self.service(s, &backends, gone.backends(s.id))).collect::<Result<_, _>>()?;
+            layout.services.values().map(|s| self.service(s, &backends, signals, gone.backends(s.id))).collect::<Result<_, _>>()?;
         let no_service = self.reasons(0)?;
         let mut rx = gone.services;
         services.iter().flat_map(|s: &ServiceCounters| &s.reasons).chain(&no_service).for_each(|ended| rx.add(ended));
@@ -79,16 +80,23 @@ impl Stats {
         clear(&mut self.reasons, map::REASON_STATS, id * REASONS..(id + 1) * REASONS)
     }
 
-    fn service(&self, service: &Service, backends: &[BackendStats], gone: BackendStats) -> Result<ServiceCounters, DataplaneError> {
+    fn service(
+        &self,
+        service: &Service,
+        backends: &[BackendStats],
+        signals: &Row<BackendSignals>,
+        gone: BackendStats,
+    ) -> Result<ServiceCounters, DataplaneError> {
         let of = |stats: u32| backends.get(stats as usize).copied().unwrap_or_default();
         let backends: Vec<_> = service.present().map(|(_, e)| (e.id, of(e.stats))).collect();
+        let signals = service.present().map(|(_, e)| signals.get(e.stats as usize)).collect();
         let mut total = gone;
         backends.iter().for_each(|(_, b)| total.add(b));
         let mut reasons = self.reasons(service.id)?;
         let [forwarded, replied] = sent(&total);
         reasons[Reason::Forwarded as usize].add(&forwarded);
         reasons[Reason::Replied as usize].add(&replied);
-        Ok(ServiceCounters { name: service.name.clone(), vip: service.vip, reasons, backends, gone })
+        Ok(ServiceCounters { name: service.name.clone(), vip: service.vip, reasons, backends, signals, gone })
     }
 
     fn reasons(&self, id: u32) -> Result<[ReasonStats; Reason::ALL.len()], DataplaneError> {
@@ -212,7 +220,7 @@ impl Sum for ReasonStats {
 
 impl Sum for BackendStats {
     fn add(&mut self, more: &Self) {
-        let Self { tx, redirect, bytes, reply_tx, reply_redirect, reply_bytes, flows, reserved } = more;
+        let Self { tx, redirect, bytes, reply_tx, reply_redirect, reply_bytes, flows, client_resets, backend_resets } = more;
         let pairs = [
             (&mut self.tx, tx),
             (&mut self.redirect, redirect),
@@ -221,8 +229,9 @@ impl Sum for BackendStats {
             (&mut self.reply_redirect, reply_redirect),
             (&mut self.reply_bytes, reply_bytes),
             (&mut self.flows, flows),
-            (&mut self.reserved, reserved),
         ];
+        self.client_resets = self.client_resets.wrapping_add(*client_resets);
+        self.backend_resets = self.backend_resets.wrapping_add(*backend_resets);
         pairs.into_iter().for_each(|(total, more)| *total = total.wrapping_add(*more));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::{MmapOptions, MmapRaw};
-use mesh_common::abi::{Backend, Config, NatFlow, NatGauges, ServiceInfo, SlotWord, Vip};
+use mesh_common::abi::{Backend, BackendSignals, Config, NatFlow, NatGauges, ServiceInfo, SlotWord, Vip};
 
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
@@ -27,6 +27,8 @@ pub struct Image {
     pub backends: Row<Backend>,
     pub nat_flows: Row<NatFlow>,
     pub nat_gauges: Row<NatGauges>,
+    /// By the index of a backend's counters.
+    pub signals: Row<BackendSignals>,
 }
 
 /// A row of values that the kernel half reads (and may write) at the same time.
@@ -169,6 +171,7 @@ impl Image {
             backends: Row::heap(backends),
             nat_flows: Row::heap(nat_flows),
             nat_gauges: Row::heap(1),
+            signals: Row::heap(backends),
         }
     }
 }

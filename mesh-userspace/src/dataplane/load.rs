@@ -9,7 +9,8 @@ use aya::{
 };
 use bytemuck::Pod;
 use mesh_common::abi::{
-    Backend, BackendStats, Config, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip, map, program,
+    Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip, map,
+    program,
 };
 
 use super::{
@@ -74,7 +75,7 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 10] {
+    fn shapes(&self) -> [Shape; 11] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -90,6 +91,7 @@ impl Sizes {
             array::<NatBucket>(map::NAT_INDEX, self.nat_buckets),
             array::<NatFlow>(map::NAT_FLOWS, self.nat_flows),
             array::<NatGauges>(map::NAT_GAUGES, 1),
+            array::<BackendSignals>(map::BACKEND_SIGNALS, self.backends),
             percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
             percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
         ]
@@ -120,6 +122,7 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         backends: row(&ebpf, map::BACKENDS, sizes.backends)?,
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
+        signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
     };
     let stats = Stats { reasons: percpu(&mut ebpf, map::REASON_STATS)?, backends: percpu(&mut ebpf, map::BACKEND_STATS)? };
     Ok(Loaded { ebpf, image, stats, reused, sizes })

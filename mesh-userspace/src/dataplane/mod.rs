@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_common::abi::NatConfig;
+use mesh_common::abi::{BackendSignals, NatConfig};
 
 pub use adopt::Contradiction;
 pub use agent::AgentPlane;
@@ -141,9 +141,17 @@ impl Dataplane {
         Published { epoch: self.epoch, ops: ops.len(), slots_written: ops.iter().map(Op::slots_written).sum(), refused }
     }
 
+    /// How handshakes with the backends of each service went so far, by the addresses of both. Takes no system call.
+    pub fn signals(&self) -> impl Iterator<Item = (VipAddr, BackendId, BackendSignals)> {
+        self.layout.services.values().flat_map(|service| {
+            let signals = |stats: u32| self.loaded.image.signals.get(stats as usize);
+            service.present().map(move |(_, entry)| (service.vip, entry.id, signals(entry.stats)))
+        })
+    }
+
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        self.loaded.stats.read(&self.layout, &self.gone)
+        self.loaded.stats.read(&self.layout, &self.loaded.image.signals, &self.gone)
     }
 
     /// Counters of backends alone, by service: cheap enough to be read every few milliseconds.
@@ -180,6 +188,7 @@ impl Dataplane {
         execute(image, &freed.ops);
         for (service, entry) in &freed.backends {
             self.loaded.stats.clear_backend(*service, entry.stats, &mut self.gone)?;
+            image.signals.set(entry.stats as usize, &BackendSignals::default());
         }
         for id in freed.services {
             self.loaded.stats.clear_service(id, &mut self.gone)?;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mesh_common::abi::{BackendState, BackendStats, Mode, Reason, ReasonStats, SlotWord};
+use mesh_common::abi::{BackendSignals, BackendState, BackendStats, Mode, Reason, ReasonStats, SlotWord};
 
 use crate::model::{BackendId, Epoch, ServiceName, VipAddr};
 
@@ -92,6 +92,8 @@ pub struct ServiceCounters {
     /// By [`Reason`] (index = its number); `forwarded` and `replied` are sums over the backends, those that are gone included.
     pub reasons: [ReasonStats; Reason::ALL.len()],
     pub backends: Vec<(BackendId, BackendStats)>,
+    /// How handshakes with the same backends went.
+    pub signals: Vec<BackendSignals>,
     /// Backends that are gone, counted since the daemon started.
     pub gone: BackendStats,
 }

@@ -7,6 +7,7 @@ use mesh_common::abi::{Config, NatConfig};
 use super::{error::DataplaneError, image::Image, nat};
 
 const HASH_KEY: usize = std::mem::offset_of!(Config, hash_key) / 8;
+const SAMPLE_MASK: usize = std::mem::offset_of!(Config, sample_mask) / 8;
 
 /// Sets the hash key and the translation. Without a `key` the one that is there stays, for every flow hangs on it; where there is none, one is
 /// drawn.
@@ -22,6 +23,7 @@ pub fn publish(image: &Image, key: Option<[u64; 2]>, config: &NatConfig) -> Resu
         log::warn!("the hash key has changed: flows are spread anew, and translated ones break");
     }
     image.config.set_run(0, HASH_KEY, key);
+    image.config.set_word(0, SAMPLE_MASK, u64::from(Config::SAMPLE_MASK));
     nat::publish(image, config);
     Ok(())
 }
@@ -55,5 +57,6 @@ mod tests {
         publish(&image, Some([1, 2]), &NatConfig::default()).unwrap();
         assert_eq!(read(), [1, 2]);
         assert_eq!(image.config.word(0, 0), 0);
+        assert_eq!(image.config.get(0).sample_mask, Config::SAMPLE_MASK);
     }
 }

@@ -8,7 +8,7 @@ use mesh::{
     model::{BackendId, Weight},
     table::{self, BaseTable},
 };
-use mesh_common::abi::{Mode, NatBucket, NatFlow, Proto, REASONS, Reason, SlotWord, TableRef};
+use mesh_common::abi::{Config, Mode, NatBucket, NatFlow, Proto, REASONS, Reason, SlotWord, TableRef};
 
 use super::{Case, Driver, Kind, cases::PORT};
 use crate::fixture::{Engine, Hook, INGRESS, Kernel, Maps, Member, Nat, Service, Sizes, place, rows};
@@ -146,6 +146,7 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
     };
     nat.publish(maps);
     maps.config.hash_key = [0x0123_4567_89ab_cdef, 0x0f1e_2d3c_4b5a_6978];
+    maps.config.sample_mask = Config::SAMPLE_MASK;
     maps.slots[..slots.len()].copy_from_slice(slots);
     let table = TableRef::new(0, slots.len().trailing_zeros());
     let mut vips = Vec::new();

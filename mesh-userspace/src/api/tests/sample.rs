@@ -7,8 +7,8 @@ use crate::{
     control::{
         DrainEnd, DrainState, DrainView, Intention, PlanView, Then,
         view::{
-            Admin, BackendView, ConfigView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications, Readiness, ServiceView,
-            Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic, Usage,
+            Admin, BackendView, ConfigView, HandshakeView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications,
+            Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, TimesView, Traffic, Usage,
         },
     },
     model::{BackendId, Epoch},
@@ -95,6 +95,13 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
         replied: traffic(400),
         flows: 25,
         live_flows: 2,
+        resets: ResetsView { client: 4, backend: 5 },
+        handshakes: HandshakeView {
+            sampled: 3,
+            syn_retransmits: 1,
+            answers: TimesView { count: 2, total_us: 900, steps: vec![0, 2] },
+            accepts: TimesView { count: 1, total_us: 700, steps: vec![0, 0, 1] },
+        },
     }
 }
 
