@@ -11,6 +11,7 @@ use crate::{
     header::tcp,
     packet::Packet,
     rewrite::Rewrite,
+    shared::Shared,
     tables::Tables,
 };
 
@@ -87,47 +88,58 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W>
 
 #[inline(always)]
 fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> Exit {
-    let linear = packet.size();
-    if sending.drawn != 0 {
-        handshake::watch(tables, sending.drawn, sending.stats, sending.flags, sending.reason == Reason::Replied);
+    let replied = sending.reason == Reason::Replied;
+    let stats = tables.backend_stats(sending.stats);
+    // All that is seldom there comes first, so that little has to be kept while the packet is changed.
+    if let Some(stats) = stats {
+        seldom(tables, sending, stats);
     }
+    // Of a packet in several buffers, what is beyond the first.
+    let bytes = packet.size().max(sending.end) as u64;
     let exit = match sending.ifindex {
         0 => Exit::Transmit,
         ifindex if ifindex == packet.ifindex() => Exit::Transmit,
         ifindex => Exit::Redirect(ifindex),
     };
     if !packet.rewrite(&sending.edit) {
-        ended(tables, sending.service, Reason::Malformed, linear);
+        ended(tables, sending.service, Reason::Malformed, packet.size());
         return Exit::Drop;
     }
-    // Of a packet in several buffers, what is beyond the first.
-    let bytes = linear.max(sending.end) as u64;
-    let Some(stats) = tables.backend_stats(sending.stats) else {
+    let Some(stats) = stats else {
         ended(tables, sending.service, sending.reason, bytes as usize);
         return exit;
     };
-    match (sending.reason == Reason::Replied, exit == Exit::Transmit) {
+    match (replied, exit == Exit::Transmit) {
         (false, true) => stats.count::<{ offset_of!(BackendStats, tx) }>(1),
         (false, false) => stats.count::<{ offset_of!(BackendStats, redirect) }>(1),
         (true, true) => stats.count::<{ offset_of!(BackendStats, reply_tx) }>(1),
         (true, false) => stats.count::<{ offset_of!(BackendStats, reply_redirect) }>(1),
     }
-    let reset = sending.flags & tcp::RST != 0;
-    if sending.reason == Reason::Replied {
+    if replied {
         stats.count::<{ offset_of!(BackendStats, reply_bytes) }>(bytes);
-        if reset {
-            stats.count32::<{ offset_of!(BackendStats, backend_resets) }>(1);
-        }
     } else {
         stats.count::<{ offset_of!(BackendStats, bytes) }>(bytes);
-        if reset {
-            stats.count32::<{ offset_of!(BackendStats, client_resets) }>(1);
-        }
-        if sending.opens {
-            stats.count::<{ offset_of!(BackendStats, flows) }>(1);
-        }
     }
     exit
+}
+
+/// New flows, RSTs and handshakes.
+#[inline(always)]
+fn seldom<T: Tables>(tables: &T, sending: &Sending, stats: Shared<'_, BackendStats>) {
+    let replied = sending.reason == Reason::Replied;
+    if sending.opens {
+        stats.count::<{ offset_of!(BackendStats, flows) }>(1);
+    }
+    if sending.flags & tcp::RST != 0 {
+        if replied {
+            stats.count32::<{ offset_of!(BackendStats, backend_resets) }>(1);
+        } else {
+            stats.count32::<{ offset_of!(BackendStats, client_resets) }>(1);
+        }
+    }
+    if sending.drawn != 0 {
+        handshake::watch(tables, sending.drawn, sending.stats, sending.flags, replied);
+    }
 }
 
 #[inline(always)]

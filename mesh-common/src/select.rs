@@ -27,7 +27,11 @@ pub(crate) fn backend<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, 
     {
         return Ok((slot.target(), target));
     }
-    let index = unsteady(tables, base, slot)?;
+    let chosen = unsteady(tables, base, slot);
+    if chosen & REFUSED != 0 {
+        return Err(Reason::from_u8(chosen as u8));
+    }
+    let index = chosen as u16;
     match Candidate::at(tables, base, index) {
         Some(chosen) => Ok((index, chosen)),
         None => Err(Reason::NoBackend),
@@ -43,20 +47,30 @@ fn slot_index(table: TableRef, hash: u64) -> u32 {
 
 /// The choice where the target can't simply be taken. Those that take new flows go first: target, secondary, default; if nobody does, one that is
 /// still alive is better than none, and then the one that the slot's old flows are with is the best.
+///
+/// An index, or [`REFUSED`] and a reason: one word, which takes no room on the stack of a program that has little.
 #[inline(never)]
-fn unsteady<T: Tables>(tables: &T, base: u32, slot: SlotWord) -> Result<u16, Reason> {
-    let mut chosen = Err(Reason::NoBackend);
-    for index in [slot.target(), slot.secondary(), slot.default()] {
+fn unsteady<T: Tables>(tables: &T, base: u32, slot: SlotWord) -> u32 {
+    let mut chosen = REFUSED | Reason::NoBackend as u32;
+    for round in 0..3 {
+        let index = match round {
+            0 => slot.target(),
+            1 => slot.secondary(),
+            _ => slot.default(),
+        };
         let Some(candidate) = Candidate::at(tables, base, index) else { continue };
         if candidate.state().takes_new() {
             return candidate.if_ready(index);
         }
-        if candidate.state().keeps_old() && (chosen.is_err() || index == slot.default()) {
+        if candidate.state().keeps_old() && (chosen & REFUSED != 0 || index == slot.default()) {
             chosen = candidate.if_ready(index);
         }
     }
     chosen
 }
+
+/// Nobody can be chosen.
+const REFUSED: u32 = 1 << 16;
 
 impl<'a> Candidate<'a> {
     /// Backend `index` of the service whose entries begin at `base`; `None` where no entry stands.
@@ -117,7 +131,7 @@ impl<'a> Candidate<'a> {
         read!(self.entry, Backend.port as u16)
     }
 
-    fn if_ready(self, index: u16) -> Result<u16, Reason> {
-        if self.ready() { Ok(index) } else { Err(Reason::NextHop) }
+    fn if_ready(self, index: u16) -> u32 {
+        if self.ready() { index as u32 } else { REFUSED | Reason::NextHop as u32 }
     }
 }
