@@ -19,7 +19,7 @@ use crate::{
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// To the host, untouched.
+    /// To the host: untouched, or for the host to route.
     Pass,
     Drop,
     /// Out of the interface that it came in by.
@@ -99,6 +99,7 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
     let exit = match sending.ifindex {
         0 => Exit::Transmit,
         ifindex if ifindex == packet.ifindex() => Exit::Transmit,
+        Sending::TO_HOST => Exit::Pass,
         ifindex => Exit::Redirect(ifindex),
     };
     if !packet.rewrite(&sending.edit) {

@@ -5,6 +5,7 @@ use network_types::eth::EtherType;
 use crate::{
     abi::{Config, Mode, Reason, TableRef, Vip, VipHalf},
     aside::Cause,
+    dnat,
     flow::{Address, load_address},
     handshake, hash,
     header::{self, Headers, tcp},
@@ -35,7 +36,7 @@ pub struct Sending {
     pub service: u32,
     /// Index of the backend's counters.
     pub stats: u32,
-    /// Interface to leave by; 0 = the one that the packet came in by.
+    /// Interface to leave by; 0 = the one that the packet came in by; [`Sending::TO_HOST`].
     pub ifindex: u32,
     /// The packet opens a flow.
     pub opens: bool,
@@ -46,6 +47,11 @@ pub struct Sending {
     /// Bytes of the frame up to the end of the IP packet.
     pub end: usize,
     pub edit: Edit,
+}
+
+impl Sending {
+    /// In place of an interface: the host is to route the changed packet.
+    pub const TO_HOST: u32 = u32::MAX;
 }
 
 /// A packet that was found to be for a VIP, with what is known of it.
@@ -149,7 +155,14 @@ pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<
     let key = (headers.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
     match find(run.tables, config, headers.dst, key) {
         Some(vip) => service(run, config, vip, headers),
-        None => nat::reply(run, config, &headers),
+        None => {
+            if read!(config, Config.flags as u32) & Config::DNAT != 0
+                && let Some(answer) = dnat::find(run.packet, run.tables, config, &headers)
+            {
+                return dnat::reply(run, &headers, answer);
+            }
+            nat::reply(run, config, &headers)
+        }
     }
 }
 
@@ -189,6 +202,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 ) -> S::Done {
     const DSR: u8 = Mode::Dsr as u8;
     const NAT: u8 = Mode::Nat as u8;
+    const DNAT: u8 = Mode::Dnat as u8;
     const TUNNEL: u8 = Mode::Tunnel as u8;
     let service = read!(vip, Vip.service as u32);
     let (network, flags) = match headers.check(run.packet) {
@@ -200,6 +214,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
         NAT => nat::forward(run, &arrival),
+        DNAT => dnat::forward(run, &arrival),
         TUNNEL => tunnel::forward(run, &arrival),
         _ => run.end(service, Reason::BadTable),
     }

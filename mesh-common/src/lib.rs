@@ -18,6 +18,7 @@ pub mod account;
 pub mod answer;
 pub mod aside;
 pub mod checksum;
+mod dnat;
 pub mod flow;
 pub mod forward;
 pub mod handshake;

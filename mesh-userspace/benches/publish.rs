@@ -50,7 +50,7 @@ fn service(shift: usize) -> ServicePlan {
         name: "web".parse().expect("a name"),
         vip: VipAddr { addr: IpAddr::from([192, 0, 2, 1]), port: 80, proto: Proto::Tcp },
         mode: Mode::Dsr,
-        tunnel: mesh::model::Tunnel::default(),
+        ways: mesh::model::Ways::default(),
         announce: None,
         members: (0..BACKENDS).map(member).collect(),
         table: Arc::new(Table {

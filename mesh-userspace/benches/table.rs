@@ -89,7 +89,7 @@ fn spec(i: usize) -> ServiceSpec {
         name: format!("s{i}").parse().expect("a legal name"),
         vip: VipAddr { addr: Ipv4Addr::from_bits(0xc000_0200 + i as u32).into(), port: 80, proto: Proto::Tcp },
         mode: Mode::Nat,
-        tunnel: mesh::model::Tunnel::default(),
+        ways: mesh::model::Ways::default(),
         announce: None,
         checked: true,
         log2_slots: None,

@@ -74,13 +74,15 @@ impl fmt::Display for VipAddr {
     }
 }
 
-/// How mode `tunnel` wraps packets.
+/// What single modes have to know besides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Tunnel {
-    /// A UDP header follows the outer IP header.
+pub struct Ways {
+    /// `tunnel`: a UDP header follows the outer IP header.
     pub gue: bool,
-    /// Source address of the outer header towards backends of its family; `None` = the node's own address towards each backend.
+    /// `tunnel`: source address of the outer header towards backends of its family; `None` = the node's own address towards each backend.
     pub source: Option<IpAddr>,
+    /// `dnat`: the router that answers go to; `None` = the host routes them.
+    pub reply_via: Option<IpAddr>,
 }
 
 /// `tcp` or `udp`.

@@ -78,7 +78,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         name: format!("s{port}").parse().unwrap(),
         vip: VipAddr { addr: VIP.parse().unwrap(), port, proto: Proto::Udp },
         mode: Mode::Nat,
-        tunnel: mesh::model::Tunnel::default(),
+        ways: mesh::model::Ways::default(),
         announce: None,
         no_backends: takes.is_empty(),
         members,

@@ -64,7 +64,7 @@ pub struct Backend {
     pub ifindex: u32,
     /// A [`BackendState`].
     pub state: u8,
-    /// [`Backend::READY`], [`Backend::V6`], [`Backend::GUE`].
+    /// [`Backend::READY`], [`Backend::V6`], [`Backend::GUE`], [`Backend::REPLY_HOP`].
     pub flags: u8,
     /// Index into [`super::Config::sources`]: the address that `nat` flows to this backend come from.
     pub nat_source: u16,
@@ -75,7 +75,8 @@ pub struct Backend {
     pub dnat_csum: u16,
     /// `dnat`: the same for the addresses alone. `tunnel`: sum of all words of the outer IPv4 header that are the same for every packet, folded.
     pub addr_csum: u16,
-    /// `tunnel`: the outer header's source address, of the family of `addr`.
+    /// `tunnel`: the outer header's source address, of the family of `addr`. `dnat` with [`Backend::REPLY_HOP`]: where answers go, as the MACs
+    /// of next hop and interface and the interface's number; zeros = not resolved.
     pub source: Addr,
 }
 
@@ -88,6 +89,10 @@ impl Backend {
     pub const V6: u8 = 2;
     /// `tunnel` by UDP ([`super::GUE_PORT`]) in place of IP in IP.
     pub const GUE: u8 = 4;
+    /// `dnat`: answers go to a next hop of the service's own, and not by the host's routes.
+    pub const REPLY_HOP: u8 = 8;
+    /// Where in the entry that next hop stands.
+    pub const REPLY_AT: usize = core::mem::offset_of!(Self, source);
 }
 
 /// UDP port that GUE goes to (IANA), network order. Its variant 1 is spoken: the inner IP header follows the UDP header.

@@ -27,9 +27,17 @@ pub enum VipKind {
     /// An address that some service has, with port 0 and protocol 0: by it, what carries no port (fragments, ICMP, truncated packets) is known to
     /// be for a VIP. One for each address; `service` is 0.
     Address = 2,
-    /// A `dnat` backend, by its address, port and protocol: what comes from there is an answer of `service`. `backend_base` is the backend's own
-    /// entry of the backend map.
+    /// A `dnat` backend, by its address, port and protocol | [`VipKind::REVERSE_PROTO`]: what comes from there is an answer of `service`, and the
+    /// first 16 bits of `table` are the backend's index within it.
     Reverse = 3,
+    /// An address of the node itself, with port 0 and protocol [`VipKind::OWN_PROTO`]: what a `dnat` backend says to it is no answer to a client.
+    Own = 4,
+}
+
+impl VipKind {
+    /// Not a protocol of packets, so that entries of this kind are never found by one that arrives.
+    pub const REVERSE_PROTO: u8 = 0x80;
+    pub const OWN_PROTO: u8 = 0xff;
 }
 
 /// What the VIP table is searched by. Sixteen bytes of address, then `port | proto | family` as one 32-bit word.

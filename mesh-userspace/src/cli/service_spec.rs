@@ -21,7 +21,7 @@ pub struct AddService {
     /// `tcp` or `udp`
     #[arg(long, default_value_t = ProtoWord::Tcp)]
     pub protocol: ProtoWord,
-    /// `nat` (works anywhere), `dsr` or `tunnel` (backends own the VIP)
+    /// `nat` (works anywhere), `dnat` (backends answer by way of the balancer), `dsr` or `tunnel` (backends own the VIP)
     #[arg(long, default_value_t = ModeWord::Nat)]
     pub mode: ModeWord,
     /// How `tunnel` wraps packets: `ipip` (default) or `gue`
@@ -30,6 +30,9 @@ pub struct AddService {
     /// Source address of the outer header of `tunnel`; default: the node's own towards each backend
     #[arg(long, value_name = "ADDRESS")]
     pub outer_source: Option<std::net::IpAddr>,
+    /// Router that the answers of `dnat` go to; default: the node routes them
+    #[arg(long, value_name = "ADDRESS")]
+    pub reply_via: Option<std::net::IpAddr>,
     /// Put the VIP on this interface
     #[arg(long, value_name = "INTERFACE")]
     pub announce: Option<String>,
@@ -78,6 +81,7 @@ impl AddService {
         spec.insert("mode".into(), json!(self.mode));
         put(&mut spec, "encap", self.encap.map(|encap| json!(encap)));
         put(&mut spec, "outer_source", self.outer_source.map(|source| json!(source)));
+        put(&mut spec, "reply_via", self.reply_via.map(|via| json!(via)));
         put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
         put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));
         put(&mut spec, "health", self.health());

@@ -16,7 +16,7 @@ use super::{
     words::Span,
     written,
 };
-use crate::model::ServiceName;
+use crate::model::{Mode, ServiceName};
 
 /// What was found in a text.
 #[derive(Debug)]
@@ -109,6 +109,7 @@ fn interfaces(written: &[Placed<super::forms::InterfaceForm>], findings: &mut Fi
 fn services(written: &[Placed<written::Service>], base: &Path, findings: &mut Findings<'_>) -> BTreeMap<ServiceName, Service> {
     let mut services = BTreeMap::new();
     let mut vips = HashMap::new();
+    let mut answering = HashMap::new();
     for placed in written {
         let Some(service) = resolve_service(&placed.value, base, findings) else { continue };
         if let Some(other) = vips.insert(service.vip, service.name.clone()) {
@@ -117,6 +118,17 @@ fn services(written: &[Placed<written::Service>], base: &Path, findings: &mut Fi
                 format!("service `{}` has the same VIP {} as service `{other}`", service.name, service.vip),
                 "a VIP (address, port and protocol) belongs to one service: change one, or join their backends",
             );
+        }
+        for endpoint in service.backends.iter().filter(|_| service.mode == Mode::Dnat) {
+            if let Some(other) =
+                answering.insert((endpoint.id, service.vip.proto), service.name.clone()).filter(|other| *other != service.name)
+            {
+                findings.error(
+                    &placed.value.name,
+                    format!("backend {} stands behind `{other}` and `{}`, which are both `dnat`", endpoint.id, service.name),
+                    "an answer from there could be of either: give it one port for each, or use `nat`",
+                );
+            }
         }
         if services.contains_key(&service.name) {
             findings.error(&placed.value.name, format!("there are two services `{}`", service.name), "give each its own name");

@@ -13,7 +13,7 @@ use super::words::Hook;
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
     health::{self, CheckKind, detector::PulseKind},
-    model::{Endpoint, Mode, ServiceName, Tunnel, VipAddr},
+    model::{Endpoint, Mode, ServiceName, VipAddr, Ways},
 };
 
 /// All that the daemon is told by its file.
@@ -50,7 +50,7 @@ pub struct Service {
     pub name: ServiceName,
     pub vip: VipAddr,
     pub mode: Mode,
-    pub tunnel: Tunnel,
+    pub ways: Ways,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
     /// Heartbeat; `None` = backends count as live.

@@ -9,7 +9,7 @@ use super::{
     check::resolve_check, forms::AnnounceForm, placed::Placed, resolve::Findings, resolved::Service, source::resolve_sources,
     words::EncapWord, written,
 };
-use crate::model::{BackendId, Endpoint, Mode, ServiceName, Tunnel, VipAddr, Weight};
+use crate::model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight};
 
 /// `None` only with an error in `findings`. Relative paths are relative to `base`.
 pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut Findings<'_>) -> Option<Service> {
@@ -19,10 +19,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let announce = announce(written, findings);
     let (name, vip) = (name?, vip?);
     let mode: Mode = written.mode.value.into();
-    if mode == Mode::Dnat {
-        findings.error(&written.mode, "this version does not know mode `dnat` yet", "write `nat`, `dsr` or `tunnel`");
-    }
-    let tunnel = tunnel(written, mode, findings);
+    let ways = ways(written, vip, mode, findings);
     let check = resolve_check(written, vip, base, findings);
     let backends = backends(written, vip, mode, findings);
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
@@ -30,7 +27,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
-    let service = Service { name, vip, mode, tunnel, announce, check, backends, backends_file, sources };
+    let service = Service { name, vip, mode, ways, announce, check, backends, backends_file, sources };
     (findings.errors.len() == errors).then_some(service)
 }
 
@@ -145,26 +142,30 @@ fn check_address(addr: IpAddr, at: &Placed<()>, findings: &mut Findings<'_>) {
     findings.error(at, format!("{addr} is {kind}"), "write a unicast address that can be routed");
 }
 
-/// What only `tunnel` has keys for.
-fn tunnel(written: &written::Service, mode: Mode, findings: &mut Findings<'_>) -> Tunnel {
-    if mode != Mode::Tunnel {
-        let remedy = "remove it, or write `mode: tunnel`";
-        if let Some(encap) = &written.encap {
-            findings.error(encap, format!("`encap` means nothing in mode `{}`", mode.name()), remedy);
-        }
-        if let Some(source) = &written.outer_source {
-            findings.error(source, format!("`outer_source` means nothing in mode `{}`", mode.name()), remedy);
-        }
-        return Tunnel::default();
+/// Keys that only one mode has.
+fn ways(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Findings<'_>) -> Ways {
+    let other = |key: &str| format!("`{key}` means nothing in mode `{}`", mode.name());
+    if let Some(encap) = written.encap.as_ref().filter(|_| mode != Mode::Tunnel) {
+        findings.error(encap, other("encap"), "remove it, or write `mode: tunnel`");
     }
-    let gue = written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue);
-    let source = written.outer_source.as_ref().and_then(|text| {
+    if let Some(source) = written.outer_source.as_ref().filter(|_| mode != Mode::Tunnel) {
+        findings.error(source, other("outer_source"), "remove it, or write `mode: tunnel`");
+    }
+    if let Some(via) = written.reply_via.as_ref().filter(|_| mode != Mode::Dnat) {
+        findings.error(via, other("reply_via"), "remove it, or write `mode: dnat`");
+    }
+    let mut address = |text: &Option<Placed<String>>| {
+        let text = text.as_ref()?;
         let parsed = text.value.parse::<IpAddr>().map_err(|_| format!("`{text}` is no address"));
         let addr = findings.ok(text, parsed, "write an address without a port")?;
         check_address(addr, &Placed { value: (), place: text.place.clone() }, findings);
         Some(addr)
-    });
-    Tunnel { gue, source }
+    };
+    let (source, reply_via) = (address(&written.outer_source), address(&written.reply_via));
+    if let (Some(via), Some(at)) = (reply_via.filter(|via| via.is_ipv4() != vip.addr.is_ipv4()), &written.reply_via) {
+        findings.error(at, format!("{via} is not of the VIP's family ({})", vip.addr), "write the router's address of the same family");
+    }
+    Ways { gue: written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue), source, reply_via }
 }
 
 fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<String> {

@@ -178,6 +178,13 @@ fn errors_name_place_and_remedy() {
         (with("    mode: warp"), "6:11: ", ""),
         (with("    encap: gue"), "6:12: `encap` means nothing in mode `nat`", ""),
         (with("    mode: tunnel\n    encap: vxlan"), "7:12: ", ""),
+        (with("    reply_via: 10.0.0.254"), "6:16: `reply_via` means nothing in mode `nat`", ""),
+        (with("    mode: dnat\n    reply_via: 'fd00::1'"), "7:16: fd00::1 is not of the VIP's family", ""),
+        (
+            with("    mode: dnat\n  - {name: b, vip: '192.0.2.11:80', mode: dnat, backends: ['10.0.0.1:80']}"),
+            "7:12: backend 10.0.0.1:80 stands behind `web` and `b`",
+            "use `nat`",
+        ),
         (with("    mode: tunnel\n    outer_source: here"), "7:19: `here` is no address", ""),
         (with("    mode: tunnel").replace("10.0.0.1:80", "10.0.0.1:81"), "5:9: backend port 81 differs", "`tunnel` does not change packets"),
         ("services:\n  - vip: 192.0.2.10:80\n".into(), "2:5: missing field `name`", ""),

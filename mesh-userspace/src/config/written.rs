@@ -75,7 +75,8 @@ pub struct Service {
     /// `tcp` (default) or `udp`.
     #[serde(default)]
     pub protocol: ProtoWord,
-    /// `nat` (default: works anywhere), `dsr` or `tunnel` (backends own the VIP and answer clients themselves; `tunnel` reaches them over routers).
+    /// `nat` (default: works anywhere), `dnat` (backends see the client's address and answer by way of the balancer), `dsr` or `tunnel` (backends own the VIP
+    /// and answer clients themselves; `tunnel` reaches them over routers).
     #[serde(default)]
     pub mode: Placed<ModeWord>,
     /// `tunnel`: `ipip` (default) or `gue`. The outer header is of the family of the backend's address.
@@ -84,6 +85,9 @@ pub struct Service {
     /// `tunnel`: source address of the outer header towards backends of its family. Default: the node's own address towards each backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer_source: Option<Placed<String>>,
+    /// `dnat`: address of the router that answers go to. Default: the host routes them (`net.ipv4.ip_forward`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_via: Option<Placed<String>>,
     /// Who makes the VIP reachable: `none` (default), or `address: IFACE` to have the daemon put it on an interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<Placed<AnnounceForm>>,

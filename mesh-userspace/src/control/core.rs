@@ -258,6 +258,7 @@ impl Core {
         wanted.cluster = self.config.kubernetes.clone();
         for (name, merged) in &self.merged {
             wanted.next_hops.extend(merged.endpoints.iter().map(|e| e.id.0.ip()));
+            wanted.next_hops.extend(merged.spec.ways.reply_via);
             wanted.announce.extend(merged.spec.announce.iter().map(|interface| (merged.spec.vip.addr, interface.clone())));
             wanted.files.extend(merged.service.backends_file.iter().map(|file| (name.clone(), file.clone())));
         }

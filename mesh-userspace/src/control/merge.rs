@@ -131,7 +131,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
             name: service.name.clone(),
             vip: service.vip,
             mode: service.mode,
-            tunnel: service.tunnel,
+            ways: service.ways,
             announce: service.announce.clone(),
             checked: service.check.is_some(),
             log2_slots: None,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use mesh_common::{
-    abi::{Backend, BackendState, Family, Mode, ServiceInfo, SlotWord, Vip, VipKey, VipKind},
+    abi::{Addr, Backend, BackendState, Family, Mode, ServiceInfo, SlotWord, TableRef, Vip, VipKey, VipKind},
     checksum,
     flow::{Address, V4},
     rewrite::{constant_sum, outer_protocol},
@@ -24,8 +24,17 @@ pub struct Hop {
     pub source: IpAddr,
 }
 
-/// The entry of a backend; `hop` is `None` while its next hop is not resolved.
-pub fn backend(service: &ServicePlan, id: BackendId, state: BackendState, hop: Option<&Hop>, nat_source: u16, stats: u32) -> Backend {
+/// Next hops of a backend's entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ways<'a> {
+    pub forth: Option<&'a Hop>,
+    /// `dnat`: to the router that answers go to, where one is named.
+    pub back: Option<&'a Hop>,
+}
+
+/// The entry of a backend; `forth` is `None` while its next hop is not resolved.
+pub fn backend(service: &ServicePlan, id: BackendId, state: BackendState, hops: Ways<'_>, nat_source: u16, stats: u32) -> Backend {
+    let hop = hops.forth;
     let vip = &service.vip;
     let (addr, _) = addr_of(id.0.ip());
     let addr_delta = addr_sum(vip.addr, true) + addr_sum(id.0.ip(), false);
@@ -42,7 +51,11 @@ pub fn backend(service: &ServicePlan, id: BackendId, state: BackendState, hop: O
         addr_csum: checksum::fold(addr_delta),
         ..Backend::default()
     };
-    let entry = if service.mode == Mode::Tunnel { tunnelled(entry, service, id, hop) } else { entry };
+    let entry = match service.mode {
+        Mode::Tunnel => tunnelled(entry, service, id, hop),
+        Mode::Dnat if service.ways.reply_via.is_some() => answering(entry, hops.back),
+        _ => entry,
+    };
     match hop {
         Some(hop) => Backend {
             dst_mac: hop.dst_mac,
@@ -58,9 +71,9 @@ pub fn backend(service: &ServicePlan, id: BackendId, state: BackendState, hop: O
 
 /// What the outer header needs.
 fn tunnelled(entry: Backend, service: &ServicePlan, id: BackendId, hop: Option<&Hop>) -> Backend {
-    let gue = service.tunnel.gue;
+    let gue = service.ways.gue;
     let inner = if service.vip.addr.is_ipv4() { Family::V4 } else { Family::V6 };
-    let configured = service.tunnel.source.filter(|source| source.is_ipv4() == id.0.is_ipv4());
+    let configured = service.ways.source.filter(|source| source.is_ipv4() == id.0.is_ipv4());
     let source = configured.or_else(|| hop.map(|hop| hop.source)).map(|source| addr_of(source).0).unwrap_or_default();
     let sum = constant_sum(V4::from_addr(source), V4::from_addr(entry.addr), outer_protocol(gue, inner));
     Backend {
@@ -70,6 +83,17 @@ fn tunnelled(entry: Backend, service: &ServicePlan, id: BackendId, hop: Option<&
         source,
         ..entry
     }
+}
+
+/// Where the backend's answers go; nowhere while `hop` is `None`.
+fn answering(entry: Backend, hop: Option<&Hop>) -> Backend {
+    let mut way = [0; 16];
+    if let Some(hop) = hop {
+        way[..6].copy_from_slice(&hop.dst_mac);
+        way[6..12].copy_from_slice(&hop.src_mac);
+        way[12..].copy_from_slice(&hop.ifindex.to_ne_bytes());
+    }
+    Backend { flags: entry.flags | Backend::REPLY_HOP, source: Addr(way), ..entry }
 }
 
 /// What slot `slot` of `table` is to say when it says `now`; `locals` are the local indices of the table's members.
@@ -103,6 +127,26 @@ pub fn vip(service: &Service) -> Vip {
 /// The entry by which an address is known to be a VIP's, whatever the port.
 pub fn vip_address(key: &VipKey) -> Vip {
     Vip { addr: key.addr, family: key.family, kind: VipKind::Address as u8, ..Vip::default() }
+}
+
+/// The entry by which an answer of a `dnat` service's backend `local` is known.
+pub fn reverse(service: &Service, id: BackendId, local: u16) -> Vip {
+    Vip {
+        addr: addr_of(id.0.ip()).0,
+        port: id.0.port().to_be_bytes(),
+        proto: VipKind::REVERSE_PROTO | service.key.proto,
+        family: service.key.family,
+        service: service.id,
+        table: TableRef(local.into()),
+        kind: VipKind::Reverse as u8,
+        ..Vip::default()
+    }
+}
+
+/// The entry by which an address is known to be the node's own.
+pub fn own(addr: IpAddr) -> Vip {
+    let (addr, family) = addr_of(addr);
+    Vip { addr, family: family as u8, proto: VipKind::OWN_PROTO, kind: VipKind::Own as u8, ..Vip::default() }
 }
 
 /// What replies need of a service.
@@ -142,14 +186,14 @@ mod tests {
     use mesh_common::abi::Proto;
 
     use super::*;
-    use crate::model::{Tunnel, VipAddr};
+    use crate::model::{VipAddr, Ways as Keys};
 
-    fn service(vip: VipAddr, mode: Mode, tunnel: Tunnel) -> ServicePlan {
+    fn service(vip: VipAddr, mode: Mode, ways: Keys) -> ServicePlan {
         ServicePlan {
             name: "web".parse().unwrap(),
             vip,
             mode,
-            tunnel,
+            ways,
             announce: None,
             members: Vec::new(),
             table: Arc::new(Table::vacant(0)),
@@ -164,11 +208,11 @@ mod tests {
         let (source, at) = ([10, 9, 0, 1], "10.1.0.7:80");
         for (vip, gue, protocol) in [("192.0.2.10", false, 4), ("192.0.2.10", true, 17), ("2001:db8::10", false, 41)] {
             let vip = VipAddr { addr: vip.parse().unwrap(), port: 80, proto: Proto::Tcp };
-            let plan = service(vip, Mode::Tunnel, Tunnel { gue, source: Some(source.into()) });
-            let entry = backend(&plan, BackendId(at.parse().unwrap()), BackendState::Active, None, 0, 0);
+            let plan = service(vip, Mode::Tunnel, Keys { gue, source: Some(source.into()), reply_via: None });
+            let entry = backend(&plan, BackendId(at.parse().unwrap()), BackendState::Active, Ways::default(), 0, 0);
             let header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 1, 0, 7];
             let sum: u64 = header.chunks_exact(2).map(|b| u64::from(u16::from_ne_bytes([b[0], b[1]]))).sum();
-            assert_eq!((entry.addr_csum, entry.source), (checksum::fold(sum), mesh_common::abi::Addr::v4(source)));
+            assert_eq!((entry.addr_csum, entry.source), (checksum::fold(sum), Addr::v4(source)));
         }
     }
 
@@ -185,7 +229,7 @@ mod tests {
         for (vip, backend_at) in [("192.0.2.10", "10.0.0.1:8080"), ("2001:db8::10", "[2001:db8:1::7]:8080")] {
             let vip = VipAddr { addr: vip.parse().unwrap(), port: 80, proto: Proto::Tcp };
             let id = BackendId(backend_at.parse().unwrap());
-            let entry = backend(&service(vip, Mode::Nat, Tunnel::default()), id, BackendState::Active, None, 0, 0);
+            let entry = backend(&service(vip, Mode::Nat, Keys::default()), id, BackendState::Active, Ways::default(), 0, 0);
             let rest = 0x1234_5678;
             let before = !checksum::fold(rest + header_sum(vip.addr, vip.port));
             let after = !checksum::fold(rest + header_sum(id.0.ip(), id.0.port()));

@@ -3,14 +3,14 @@
 //! Only bookkeeping: what stands at the places is in the [`super::image::Image`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
 
 use mesh_common::{
-    abi::{Addr, Family, Mode, NAT_SOURCES, NatSource, SlotWord, TableRef, VipKey},
+    abi::{Addr, Family, Mode, NAT_SOURCES, NatSource, SlotWord, TableRef, Vip, VipKey},
     hash,
 };
 
@@ -40,6 +40,10 @@ pub enum LayoutError {
     TooManyBackends { wanted: usize },
     #[error("backend {backend} and VIP {vip} are of different address families: give both IPv4 or both IPv6 addresses")]
     Family { vip: VipAddr, backend: BackendId },
+    #[error(
+        "backend {backend} stands behind {vip} as well, and both are `dnat`: an answer could be of either; give it one port for each, or use `nat`"
+    )]
+    Ambiguous { backend: BackendId, vip: VipAddr },
     #[error("backends are reached from more than {NAT_SOURCES} source addresses: list the ones to use in nat.sources")]
     Sources,
     #[error(
@@ -67,6 +71,10 @@ pub struct Layout {
     pub active: u32,
     /// When it was switched to.
     pub flipped: Option<Instant>,
+    /// Addresses of the node that `dnat` backends may talk to.
+    pub own: BTreeSet<IpAddr>,
+    /// Entries of the VIP map in use that are no VIP's: `dnat` backends, and addresses of the node.
+    pub reversed: Vec<Vip>,
 }
 
 /// Places of one service.
@@ -128,6 +136,8 @@ impl Layout {
             half_size: half_size(limits.services),
             active: 0,
             flipped: None,
+            own: BTreeSet::new(),
+            reversed: Vec::new(),
         }
     }
 

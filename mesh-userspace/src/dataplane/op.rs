@@ -1,6 +1,6 @@
 //! One step of a publication, and its execution by plain stores.
 
-use mesh_common::abi::{Backend, NatSource, ServiceInfo, SlotWord};
+use mesh_common::abi::{Backend, Config, NatSource, ServiceInfo, SlotWord};
 
 use super::{
     image::{Image, words_of},
@@ -28,8 +28,8 @@ pub enum Op {
     VipWord { at: u32, word: u8, value: u64 },
     /// The half of the VIP map that is not searched.
     Index(Box<VipTable>),
-    /// The flip of the halves.
-    Active { half: u32 },
+    /// The flip of the halves, with the flags of [`Config`] that tell what the new one holds.
+    Active { half: u32, flags: u32 },
     /// Wait until no packet is under way that can have read what stood before.
     Grace,
 }
@@ -97,9 +97,10 @@ impl Op {
             }
             Self::VipWord { at, word, value } => image.vips.set_word(*at as usize, usize::from(*word), *value),
             Self::Index(table) => table.write(image),
-            Self::Active { half } => {
-                let flags = image.config.word(0, 0) & !u64::from(u32::MAX);
-                image.config.set_word(0, 0, flags | u64::from(*half));
+            Self::Active { half, flags } => {
+                const OURS: u32 = Config::DNAT | Config::RANGES;
+                let others = (image.config.word(0, 0) >> 32) as u32 & !OURS;
+                image.config.set_word(0, 0, u64::from(others | flags) << 32 | u64::from(*half));
             }
             Self::Grace => grace(),
         }

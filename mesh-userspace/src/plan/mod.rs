@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     health::Health,
-    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, Tunnel, VipAddr, Weight},
+    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight},
     table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Table, TableError},
     weights::{self, Factor},
 };
@@ -33,7 +33,7 @@ pub struct ServiceSpec {
     pub name: ServiceName,
     pub vip: VipAddr,
     pub mode: Mode,
-    pub tunnel: Tunnel,
+    pub ways: Ways,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
     /// The service has a heartbeat. Without one every backend counts as up.
@@ -99,7 +99,7 @@ pub struct ServicePlan {
     #[serde(serialize_with = "mode_name")]
     pub mode: Mode,
     #[serde(skip)]
-    pub tunnel: Tunnel,
+    pub ways: Ways,
     pub announce: Option<String>,
     /// Sorted by id: what the indices in `table` point into.
     pub members: Vec<PlannedBackend>,
@@ -163,7 +163,7 @@ pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &m
         name: spec.name.clone(),
         vip: spec.vip,
         mode: spec.mode,
-        tunnel: spec.tunnel,
+        ways: spec.ways,
         announce: spec.announce.clone(),
         no_backends: table.is_vacant(),
         members,

@@ -25,7 +25,7 @@ impl Fixture {
                 name: name.parse().unwrap(),
                 vip: VipAddr { addr: "192.0.2.1".parse().unwrap(), port: 80, proto: Proto::Tcp },
                 mode: Mode::Nat,
-                tunnel: crate::model::Tunnel::default(),
+                ways: crate::model::Ways::default(),
                 announce: None,
                 checked: true,
                 log2_slots: None,

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::abi::{Backend, BackendState, Vip, VipKey};
+use mesh_common::abi::{Backend, BackendState, Config, Mode, Vip, VipKey};
 
 use super::{
     entry::{self, Hop},
@@ -104,7 +104,8 @@ pub fn reconcile(
 /// Rebuilds the search table if other VIPs are to be found than now.
 fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[ServicePlan], batch: &mut Batch, now: Instant) {
     let found: BTreeSet<u32> = layout.services.values().filter(|s| s.position.is_some()).map(|s| s.id).collect();
-    if found == *reachable {
+    let reversed = reversed(layout, reachable);
+    if found == *reachable && reversed == layout.reversed {
         return;
     }
     let ids: Vec<u32> = reachable.iter().copied().collect();
@@ -112,6 +113,7 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Servi
     let addresses: BTreeMap<IpAddr, VipKey> =
         ids.iter().map(|id| (layout.services[id].vip.addr, address_key(&layout.services[id].key))).collect();
     keys.extend(addresses.values());
+    keys.extend(reversed.iter().map(key_of));
     let number = 1 - layout.active.min(1);
     let size = layout.half_size;
     let Some(index) = vip_index::build(&keys, number * size, size) else {
@@ -121,6 +123,10 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Servi
             let name = plan.iter().find(|w| layout.find(&vip_key(&w.vip)) == Some(id)).map(|w| w.name.clone());
             batch.refused.extend(name.map(|n| (n, LayoutError::Index)));
         }
+        if found == *reachable {
+            let names = plan.iter().filter(|w| w.mode == Mode::Dnat).map(|w| w.name.clone());
+            batch.refused.extend(names.map(|name| (name, LayoutError::Index)));
+        }
         reachable.extend(found);
         return;
     };
@@ -128,7 +134,13 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Servi
     for service in layout.services.values_mut() {
         service.position = None;
     }
-    for (key, at) in keys.iter().zip(&index.positions).skip(ids.len()) {
+    let others = ids.len() + addresses.len();
+    for (entry, at) in reversed.iter().zip(&index.positions[others..]) {
+        if let Some(place) = entries.get_mut((*at - index.half.base) as usize) {
+            *place = *entry;
+        }
+    }
+    for (key, at) in keys.iter().zip(&index.positions).take(others).skip(ids.len()) {
         if let Some(place) = entries.get_mut((*at - index.half.base) as usize) {
             *place = entry::vip_address(key);
         }
@@ -144,9 +156,31 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Servi
         batch.ops.push(Op::Grace);
     }
     batch.ops.push(Op::Index(Box::new(VipTable { number, half: index.half, displacements: index.displacements, entries })));
-    batch.ops.push(Op::Active { half: number });
+    let flags = if reversed.is_empty() { 0 } else { Config::DNAT };
+    batch.ops.push(Op::Active { half: number, flags });
+    layout.reversed = reversed;
     layout.active = number;
     layout.flipped = Some(now);
+}
+
+/// Entries by which answers of `dnat` backends are known, and what is none.
+fn reversed(layout: &Layout, reachable: &BTreeSet<u32>) -> Vec<Vip> {
+    let mut backends = BTreeMap::new();
+    for service in reachable.iter().filter_map(|id| layout.services.get(id)).filter(|s| s.mode == Mode::Dnat) {
+        for (local, entry) in service.present() {
+            let key = (entry.id, service.key.proto);
+            // A backend that has moved to another service answers for that one.
+            if entry.retired.is_none() || !backends.contains_key(&key) {
+                backends.insert(key, entry::reverse(service, entry.id, local));
+            }
+        }
+    }
+    let own = layout.own.iter().filter(|_| !backends.is_empty()).map(|addr| entry::own(*addr)).collect::<Vec<_>>();
+    backends.into_values().chain(own).collect()
+}
+
+fn key_of(vip: &Vip) -> VipKey {
+    VipKey { addr: vip.addr, port: vip.port, proto: vip.proto, family: vip.family }
 }
 
 /// Services that no packet finds any more give their tables back; the rest goes when no flow needs it.

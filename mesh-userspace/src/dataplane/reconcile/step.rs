@@ -39,6 +39,11 @@ impl<H: Hops> Step<'_, H> {
         if wanted.mode == Mode::Nat && !self.translation.ports {
             return Err(LayoutError::Ports);
         }
+        if wanted.mode == Mode::Dnat {
+            unambiguous(layout, wanted)?;
+            layout.own.extend(wanted.members.iter().filter_map(|m| self.hops.hop(m.id.0.ip())).map(|hop| hop.source));
+            layout.own.extend(self.translation.sources);
+        }
         let known = layout.find(&vip_key(&wanted.vip));
         let id = match known {
             Some(id) => id,
@@ -137,11 +142,13 @@ impl<H: Hops> Step<'_, H> {
     /// Entries of the members: whole ones where no slot names them, single words where slots may.
     fn backends(&mut self, service: &mut Service, wanted: &ServicePlan, sources: &[u16], places: &Places) {
         let mut entries = BTreeMap::new();
+        let back = wanted.ways.reply_via.and_then(|router| self.hops.hop(router));
         for ((member, local), source) in wanted.members.iter().zip(&places.locals).zip(sources) {
             let Some(Some(place)) = service.entries.get_mut(usize::from(*local)) else { continue };
             place.retired = None;
             let hop = self.hops.hop(member.id.0.ip());
-            entries.insert(*local, entry::backend(wanted, member.id, member.state, hop.as_ref(), *source, place.stats));
+            let ways = entry::Ways { forth: hop.as_ref(), back: back.as_ref() };
+            entries.insert(*local, entry::backend(wanted, member.id, member.state, ways, *source, place.stats));
         }
         let whole = service.table.is_none() && service.position.is_none() && service.name.is_none() && service.retired.is_none();
         match places.grown {
@@ -250,6 +257,20 @@ impl<H: Hops> Step<'_, H> {
             self.phases.retire.extend(drain(now, service.base + local as u32));
         }
     }
+}
+
+/// No other `dnat` service has one of these backends: an answer from there could be of either.
+fn unambiguous(layout: &Layout, wanted: &ServicePlan) -> Result<(), LayoutError> {
+    let key = vip_key(&wanted.vip);
+    let others =
+        layout.services.values().filter(|s| s.mode == Mode::Dnat && s.key != key && s.key.proto == key.proto && s.retired.is_none());
+    for other in others {
+        let stands = |id: &BackendId| other.present().any(|(_, entry)| entry.id == *id && entry.retired.is_none());
+        if let Some(member) = wanted.members.iter().find(|m| stands(&m.id)) {
+            return Err(LayoutError::Ambiguous { backend: member.id, vip: other.vip });
+        }
+    }
+    Ok(())
 }
 
 /// Where a service's members are to stand.

@@ -169,7 +169,7 @@ fn plan_of(services: &[WantedService]) -> Plan {
             name: format!("s{}", wanted.vip).parse().unwrap(),
             vip,
             mode: if wanted.nat { Mode::Nat } else { Mode::Dsr },
-            tunnel: crate::model::Tunnel::default(),
+            ways: crate::model::Ways::default(),
             announce: None,
             no_backends: members.is_empty(),
             members,

@@ -1,0 +1,119 @@
+//! `dnat`: the destination is translated, the source stays. Nothing is remembered: an answer is known by where it comes from.
+
+use crate::{
+    abi::{Backend, BackendState, Config, Reason, ServiceInfo, TableRef, Vip, VipKind},
+    flow::{Tuple, load_address, ports},
+    forward::{self, Arrival, Run, Sending, Sink},
+    header::{Headers, Network, TCP, tcp},
+    nat::{Translated, received_macs},
+    packet::Packet,
+    read,
+    rewrite::{Edit, Macs, Translation},
+    select::{self, Candidate},
+    shared::Shared,
+    tables::Tables,
+};
+
+/// Sends the packet to the backend that its slot names, as `dsr` does, with the backend's address and port in place of the VIP's.
+#[inline(always)]
+pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
+    let table = TableRef(read!(arrival.vip, Vip.table as u64));
+    let backend = match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
+        Ok((_, backend)) if arrival.network.ttl > 1 => backend,
+        Ok(_) => return run.end(arrival.service, Reason::TtlExceeded),
+        Err(reason) => return run.end(arrival.service, reason),
+    };
+    let headers = &arrival.headers;
+    let tuple = Tuple {
+        src: arrival.network.src,
+        dst: load_address!(A, backend.entry, Backend.addr),
+        ports: ports(headers.ports as u16, backend.port()),
+    };
+    run.send(Sending {
+        reason: Reason::Forwarded,
+        service: arrival.service,
+        stats: backend.stats(),
+        ifindex: backend.ifindex(),
+        opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        end: arrival.network.end,
+        edit: Edit {
+            macs: backend.macs(),
+            network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP }),
+        },
+    })
+}
+
+/// A backend's answer.
+pub(crate) struct Answer<'a, A> {
+    id: u32,
+    service: Shared<'a, ServiceInfo>,
+    backend: Candidate<'a>,
+    network: Network<A>,
+}
+
+/// Whose answer a packet is that is for no VIP. To be asked only where there are `dnat` services ([`Config::DNAT`]).
+#[inline(always)]
+pub(crate) fn find<'a, A: Translated, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &'a T,
+    config: Shared<'a, Config>,
+    headers: &Headers<A>,
+) -> Option<Answer<'a, A>> {
+    let network = A::network(packet, headers.l3)?;
+    let key = headers.ports & 0xffff | ((VipKind::REVERSE_PROTO | headers.proto) as u32) << 16 | (A::FAMILY as u32) << 24;
+    let entry = forward::find(tables, config, network.src, key)?;
+    // What a backend says to this node itself, as it answers probes, is left alone.
+    if forward::find(tables, config, headers.dst, (VipKind::OWN_PROTO as u32) << 16 | (A::FAMILY as u32) << 24).is_some() {
+        return None;
+    }
+    let id = read!(entry, Vip.service as u32);
+    let service = tables.service(id)?;
+    let backend = Candidate::at(tables, read!(service, ServiceInfo.backend_base as u32), read!(entry, Vip.table as u16))?;
+    // One that is gone, while the table has not been told yet.
+    if backend.state() == BackendState::Absent {
+        return None;
+    }
+    Some(Answer { id, service, backend, network })
+}
+
+/// Sends an answer on as if from the VIP: to the service's next hop, or by the host's own routes.
+#[inline(always)]
+pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
+    run: Run<'_, P, T, S>,
+    headers: &Headers<A>,
+    answer: Answer<'_, A>,
+) -> S::Done {
+    let Answer { id, service, backend, network } = answer;
+    match headers.check(run.packet) {
+        Ok(_) if network.ttl > 1 => {}
+        Ok(_) => return run.end(id, Reason::TtlExceeded),
+        Err(reason) => return run.end(id, reason),
+    }
+    let tuple = Tuple {
+        src: load_address!(A, service, ServiceInfo.addr),
+        dst: headers.dst,
+        ports: ports(read!(service, ServiceInfo.port as u16), (headers.ports >> 16) as u16),
+    };
+    let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };
+    run.send(Sending {
+        reason: Reason::Replied,
+        service: id,
+        stats: backend.stats(),
+        ifindex,
+        opens: false,
+        end: network.end,
+        edit: Edit { macs, network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP }) },
+    })
+}
+
+/// Ethernet addresses and interface of an answer. `None`: the next hop that the service names is not resolved.
+#[inline(always)]
+fn way<P: Packet>(packet: &P, backend: Candidate<'_>) -> Option<(Macs, u32)> {
+    if backend.flags() & Backend::REPLY_HOP == 0 {
+        return Some((received_macs(packet.at::<12>(0)?), Sending::TO_HOST));
+    }
+    let (first, second) = (backend.entry.load::<u64, { Backend::REPLY_AT }>(), backend.entry.load::<u64, { Backend::REPLY_AT + 8 }>());
+    let ifindex = (second >> 32) as u32;
+    let macs = Macs { dst: first & 0xffff_ffff_ffff, src: first >> 48 | (second & 0xffff_ffff) << 16 };
+    (ifindex != 0).then_some((macs, ifindex))
+}
