@@ -48,10 +48,10 @@ pub const PORT: u16 = 80;
 
 /// All cases, in the order of what they need of the maps.
 pub fn cases() -> Vec<Case> {
-    let (dsr, nat) = (Kind::Service(Mode::Dsr), Kind::Service(Mode::Nat));
+    let [dsr, nat, dnat, tunnel] = [Mode::Dsr, Mode::Nat, Mode::Dnat, Mode::Tunnel].map(Kind::Service);
     let case = |kind, v6, packet, flows| Case { kind, v6, packet, flows, services: 1 };
     let mut all = vec![case(Kind::NonVip, false, Packet::Tcp, Flows::Log2(0)), case(Kind::NonVip, true, Packet::Tcp, Flows::Log2(0))];
-    for kind in [dsr, nat] {
+    for kind in [dsr, nat, dnat, tunnel] {
         for v6 in [false, true] {
             all.extend([Packet::Tcp, Packet::Udp].map(|packet| case(kind, v6, packet, Flows::Log2(0))));
         }
@@ -62,7 +62,7 @@ pub fn cases() -> Vec<Case> {
     }
     for services in [100, 10_000] {
         all.push(Case { services, ..case(Kind::NonVip, false, Packet::Tcp, Flows::Log2(0)) });
-        for (kind, log2) in [(nat, 0), (nat, 14), (dsr, 0), (dsr, 14)] {
+        for (kind, log2) in [(nat, 0), (nat, 14), (dsr, 0), (dsr, 14), (tunnel, 0), (tunnel, 14)] {
             all.push(Case { services, ..case(kind, false, Packet::Tcp, Flows::Log2(log2)) });
         }
     }
@@ -78,7 +78,7 @@ impl Case {
             n => format!("_{n}svc"),
         };
         let Kind::Service(mode) = self.kind else { return format!("nonvip_{family}{services}") };
-        let mode = mode.name();
+        let mode = if mode == Mode::Tunnel { "ipip" } else { mode.name() };
         let packet = match self.packet {
             Packet::Tcp => "tcp",
             Packet::Syn => "syn",
@@ -95,7 +95,20 @@ impl Case {
 
     /// The least that this kind of work takes.
     pub fn floor(&self) -> Floor {
-        if self.kind == Kind::NonVip { Floor::Tx } else { Floor::Swap }
+        match self.kind {
+            Kind::NonVip => Floor::Tx,
+            Kind::Service(Mode::Tunnel) => Floor::Encap,
+            Kind::Service(_) => Floor::Swap,
+        }
+    }
+
+    /// Bytes of the outer header.
+    fn grows(&self) -> u32 {
+        match (self.kind, self.v6) {
+            (Kind::Service(Mode::Tunnel), false) => 20,
+            (Kind::Service(Mode::Tunnel), true) => 40,
+            _ => 0,
+        }
     }
 
     /// The mode of the services that are published.
@@ -164,7 +177,7 @@ impl Case {
         Run {
             template,
             len: bytes.len() as u32,
-            len_out: bytes.len() as u32,
+            len_out: bytes.len() as u32 + self.grows(),
             family: if self.v6 { 6 } else { 4 },
             services: self.services,
             flow_mask: self.flow_count().map_or(u64::from(u32::MAX), |n| n - 1),

@@ -126,7 +126,7 @@ fn backend(v6: bool, n: u32) -> IpAddr {
 }
 
 fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
-    let port = if case.mode() == Mode::Nat { 8080 } else { PORT };
+    let port = if matches!(case.mode(), Mode::Nat | Mode::Dnat) { 8080 } else { PORT };
     let services = (0..case.services).map(|service| {
         let member = |i: u32| {
             let n = service * BACKENDS + i;
