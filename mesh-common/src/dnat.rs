@@ -4,6 +4,7 @@ use crate::{
     abi::{Backend, BackendState, Config, Reason, ServiceInfo, TableRef, Vip, VipKind},
     flow::{Tuple, load_address, ports},
     forward::{self, Arrival, Run, Sending, Sink},
+    handshake,
     header::{Headers, Network, TCP, tcp},
     nat::{Translated, received_macs},
     packet::Packet,
@@ -35,6 +36,8 @@ pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: R
         stats: backend.stats(),
         ifindex: backend.ifindex(),
         opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        flags: arrival.flags,
+        drawn: handshake::drawn(arrival.config, arrival.hash),
         end: arrival.network.end,
         edit: Edit {
             macs: backend.macs(),
@@ -84,11 +87,11 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     answer: Answer<'_, A>,
 ) -> S::Done {
     let Answer { id, service, backend, network } = answer;
-    match headers.check(run.packet) {
-        Ok(_) if network.ttl > 1 => {}
+    let flags = match headers.check(run.packet) {
+        Ok((_, flags)) if network.ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
         Err(reason) => return run.end(id, reason),
-    }
+    };
     let tuple = Tuple {
         src: load_address!(A, service, ServiceInfo.addr),
         dst: headers.dst,
@@ -101,6 +104,9 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         stats: backend.stats(),
         ifindex,
         opens: false,
+        flags,
+        // Handshakes are watched by the client's packets: an answer does not know its flow's hash.
+        drawn: 0,
         end: network.end,
         edit: Edit { macs, network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP }) },
     })
