@@ -12,6 +12,7 @@ pub mod health;
 pub mod metrics;
 pub mod model;
 pub mod plan;
+pub mod priority;
 pub mod privilege;
 pub mod state;
 pub mod table;

@@ -14,7 +14,7 @@ use mesh::{
         documents::{self, ManArgs},
     },
     config::{self, Loaded},
-    control,
+    control, priority,
     privilege::{self, Opener},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 fn run(args: RunArgs) -> Result<()> {
     // Before any other thread is made, so that all are without what only the start needs.
     let opener = Opener::spawn()?;
+    let allowed = priority::allow();
     let kept = privilege::keep_only(&privilege::needed())?;
     let loaded = config::load(&args.config)?;
     let config::Log { level, kernel } = loaded.config.log;
@@ -57,11 +58,25 @@ fn run(args: RunArgs) -> Result<()> {
         log::warn!("{warning}");
     }
     log::info!("capabilities that stay after the start: {}", privilege::names(&kept));
+    // This thread and the next two carry a failure on to the tables; it is only at the others' cost if they are late.
+    if let Err(error) = allowed.and_then(|()| priority::prompt()) {
+        log::debug!("the daemon's threads wait like any others: {error}; it would take CAP_SYS_RESOURCE at the start");
+    }
     // Two threads: one plans and publishes, the other answers requests and reads netlink meanwhile. Health checks have a thread of their own.
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("failed to start the runtime")?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .on_thread_start(prompt)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
     let result = runtime.block_on(control::run(args.config, loaded, opener));
     runtime.shutdown_background();
     result
+}
+
+/// What can't be had was told of by the main thread.
+fn prompt() {
+    let _ = priority::prompt();
 }
 
 fn serve_as_backend(args: AgentArgs) -> Result<()> {

@@ -21,6 +21,7 @@ use super::{
     stall::{Circumstances, Stall},
     watch::{Board, TargetId},
 };
+use crate::priority;
 
 /// Events that may wait for the daemon. It needs no more: while the channel is full, the board keeps the latest event of each target.
 const EVENTS: usize = 64;
@@ -71,7 +72,11 @@ impl Monitor {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("mesh-health".into()).spawn({
             let board = Arc::clone(&board);
-            move || runtime.block_on(Driver::new(board, events, options).run())
+            move || {
+                // As far as it is allowed: late checks are excused, but late.
+                let _ = priority::prompt();
+                runtime.block_on(Driver::new(board, events, options).run());
+            }
         })?;
         match pulses {
             Ok(sockets) => pulse::spawn(board, sockets)?,

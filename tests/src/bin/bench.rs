@@ -60,11 +60,14 @@ struct Failover {
     #[arg(long, default_value_t = 8)]
     backends: u8,
     /// Requests a second.
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 600)]
     rate: u32,
     /// Seconds that the trials of one way may take: then those that are done count.
     #[arg(long, default_value_t = 600)]
     budget: u64,
+    /// Tell what the daemon said in the slowest trial of each.
+    #[arg(long)]
+    explain: bool,
     /// Seconds that healthy backends are watched for a false alarm, with all cores busy; 0 = not at all.
     #[arg(long, default_value_t = 30)]
     calm: u64,
@@ -90,6 +93,7 @@ fn run_failover(args: &Failover) -> Result<()> {
         backends: args.backends.clamp(2, 200),
         rate: args.rate,
         budget: Duration::from_secs(args.budget),
+        explain: args.explain,
     };
     if !args.json {
         println!("{}", failover::Figure::HEAD);

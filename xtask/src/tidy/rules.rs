@@ -77,6 +77,7 @@ const UNSAFE: &[&str] = &[
     "mesh-userspace/src/dataplane/net/gratuitous.rs",
     "mesh-userspace/src/dataplane/op.rs",
     "mesh-userspace/src/dataplane/owner.rs",
+    "mesh-userspace/src/priority.rs",
     "mesh-userspace/src/health/pulse/filter.rs",
     // Scheduling of the bench, so that its slices are not disturbed.
     "tests/src/bench/driver.rs",

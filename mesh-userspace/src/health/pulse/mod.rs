@@ -34,7 +34,11 @@ pub fn spawn(board: Arc<Board>, sockets: PulseSockets) -> io::Result<()> {
         let _inside = runtime.enter();
         Sockets::new(sockets)?
     };
-    std::thread::Builder::new().name("mesh-pulse".into()).spawn(move || runtime.block_on(run(&board, sockets)))?;
+    std::thread::Builder::new().name("mesh-pulse".into()).spawn(move || {
+        // A pulse is of use only in time, and costs little: as far as it is allowed, nothing ordinary is let in before it.
+        let _ = crate::priority::urgent();
+        runtime.block_on(run(&board, sockets));
+    })?;
     Ok(())
 }
 

@@ -41,6 +41,8 @@ pub struct Options {
     pub rate: u32,
     /// For all trials of one way.
     pub budget: Duration,
+    /// Tell what the balancer said in the slowest trial of each.
+    pub explain: bool,
 }
 
 /// Measures all that is asked for, and shows each figure as soon as it is there.
@@ -66,11 +68,20 @@ fn measure_way(world: &mut World, way: Way, mode: Mode, settings: Settings, opti
     let limit = if way == Way::Slow { Duration::from_secs(5) } else { Duration::from_secs(20) };
     let (clock, end) = (StallClock::start(), Instant::now() + options.budget);
     world.tally();
-    world.called_dead()?;
-    let (mut outcomes, mut dead) = (Vec::new(), 0);
+    world.said()?;
+    let (mut outcomes, mut dead, mut slowest, mut story) = (Vec::new(), 0, 0.0, Vec::new());
     while outcomes.len() < trials && Instant::now() < end {
-        outcomes.push(world.trial(way, limit)?);
-        dead += world.called_dead()?;
+        let outcome = world.trial(way, limit)?;
+        let said = world.said()?;
+        dead += said.dead;
+        let took = if let Trial::Found(w) = outcome { w.all_ms } else { f64::INFINITY };
+        if options.explain && took > slowest {
+            (slowest, story) = (took, said.story);
+        }
+        outcomes.push(outcome);
+    }
+    if options.explain {
+        eprintln!("{way} {} {}: the slowest trial, {slowest:.0} ms\n{}", mode.name(), settings.name(), story.join("\n"));
     }
     // The last requests have to end.
     std::thread::sleep(load::PATIENCE);

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh::{control::view::StateWord, events::What};
+use mesh::{
+    control::view::StateWord,
+    events::{Event, What},
+};
 
 use super::{
     balancer::{Balancer, CHECK_PORT, Mode, Named, PORT, Settings},
@@ -32,6 +35,8 @@ pub struct World {
     balancer: Balancer,
     victims: Vec<Victim>,
     turn: usize,
+    /// When the last failure began.
+    failed_at: u64,
     /// Number of the last event that was looked at.
     seq: u64,
     mode: Mode,
@@ -49,6 +54,15 @@ pub enum Trial {
     Found(Window),
     /// It was still sent packets when time was up.
     Kept,
+}
+
+/// What a balancer said of a trial.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// How often a backend was called dead, by right or not.
+    pub dead: usize,
+    /// Its events, with the time since the failure.
+    pub story: Vec<String>,
 }
 
 impl World {
@@ -73,7 +87,7 @@ impl World {
         ensure!(tally.done > 0 && tally.failed == 0, "before anything fails, {tally:?}; the balancer's log:\n{}", balancer.log());
         let (balancer_mac, balancer_port) = (mac_of(&balancer_host)?, port(&fabric, 2)?);
         let _hosts = [client, balancer_host];
-        Ok(Self { load, wire, balancer, victims, turn: 0, seq: 0, mode, vip, balancer_mac, balancer_port, _hosts, fabric })
+        Ok(Self { load, wire, balancer, victims, turn: 0, failed_at: 0, seq: 0, mode, vip, balancer_mac, balancer_port, _hosts, fabric })
     }
 
     /// Has the next backend fail, watches for `limit` at most, and brings it back.
@@ -87,6 +101,7 @@ impl World {
         self.wire.clear();
         let victim_port = port(&self.fabric, FIRST + n as u8)?;
         let failed_at = now_ns();
+        self.failed_at = failed_at;
         let slowness = self.victims[n].fail(way, self.balancer_mac)?;
         let victim = self.victims[n].mac;
         let outcome = self.watch(&backend, limit, &Scene { way, failed_at, victim, victim_port, balancer_port: self.balancer_port });
@@ -122,11 +137,13 @@ impl World {
         &self.balancer
     }
 
-    /// How often a backend was called dead since the last call, by right or not.
-    pub fn called_dead(&mut self) -> Result<usize> {
+    /// What the balancer said since the last call.
+    pub fn said(&mut self) -> Result<Said> {
         let events = self.balancer.events(self.seq)?;
         self.seq = events.last().map_or(self.seq, |e| e.seq);
-        Ok(events.iter().filter(|e| matches!(e.what, What::BackendState { to: StateWord::Down, .. })).count())
+        let dead = events.iter().filter(|e| matches!(e.what, What::BackendState { to: StateWord::Down, .. })).count();
+        let ago = |e: &Event| e.time_ms as i64 - (self.failed_at / 1_000_000) as i64;
+        Ok(Said { dead, story: events.iter().map(|e| format!("{:>6} ms: {}", ago(e), e.what)).collect() })
     }
 
     /// What became of the requests since the last call; the youngest are still under way.
