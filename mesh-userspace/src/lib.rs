@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod discovery;
 pub mod events;
 pub mod health;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod plan;

@@ -14,7 +14,7 @@ use mesh::{
         documents::{self, ManArgs},
     },
     config::{self, Loaded},
-    control, priority,
+    control, logging, priority,
     privilege::{self, Opener},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -49,11 +49,7 @@ fn run(args: RunArgs) -> Result<()> {
     let allowed = priority::allow();
     let kept = privilege::keep_only(&privilege::needed())?;
     let loaded = config::load(&args.config)?;
-    let config::Log { level, kernel } = loaded.config.log;
-    let mut logger = env_logger::Builder::new();
-    // The libraries below tell every step at the lower levels; RUST_LOG can ask for that.
-    logger.filter_level(level.min(log::LevelFilter::Warn)).filter_module("mesh", level).filter_module("mesh_datapath", kernel);
-    logger.parse_default_env().init();
+    logging::start(&loaded.config.log, args.log_format);
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }

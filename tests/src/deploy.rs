@@ -5,6 +5,8 @@ use serde::Deserialize;
 
 pub const DAEMONSET: &str = include_str!("../../deploy/daemonset.yaml");
 pub const UNIT: &str = include_str!("../../deploy/mesh.service");
+/// Schema of the chart's values.
+pub const VALUES_SCHEMA: &str = include_str!("../../deploy/chart/values.schema.json");
 pub const CONFIG: &str = include_str!("../../deploy/mesh.yaml");
 
 /// The DaemonSet's one container.
@@ -146,6 +148,33 @@ mod tests {
             ensure!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
             ensure!(!loaded.config.services.is_empty(), "{name} has no service");
         }
+        Ok(())
+    }
+
+    /// The text after `intro`, up to the end of its block.
+    fn block<'a>(text: &'a str, intro: &str) -> Result<&'a str> {
+        let after = text.split_once(intro).with_context(|| format!("README.md has no `{intro}`"))?.1;
+        let inside = after.split_once("```yaml\n").and_then(|(_, rest)| rest.split_once("```"));
+        Ok(inside.with_context(|| format!("no block after `{intro}`"))?.0)
+    }
+
+    #[test]
+    fn five_lines_in_the_readme_are_a_configuration() -> Result<()> {
+        let text = block(include_str!("../../README.md"), "A configuration of five lines")?;
+        ensure!(text.lines().count() == 5, "{text}");
+        let loaded = config::parse(text, Syntax::Yaml, Path::new("mesh.yaml"))?;
+        ensure!(loaded.warnings.is_empty() && loaded.config.services.len() == 1, "{:?}", loaded.warnings);
+        ensure!(loaded.config.services.values().all(|s| s.backends.len() == 2));
+        Ok(())
+    }
+
+    #[test]
+    fn the_charts_values_know_the_configuration() -> Result<()> {
+        let (schema, mut config): (serde_json::Value, _) = (serde_json::from_str(VALUES_SCHEMA)?, config::schema());
+        let object = config.as_object_mut().context("no object")?;
+        let definitions = object.remove("$defs");
+        ["$schema", "title"].map(|key| object.remove(key));
+        ensure!(schema["properties"]["config"] == config && schema.get("$defs") == definitions.as_ref(), "run `cargo xtask generate`");
         Ok(())
     }
 

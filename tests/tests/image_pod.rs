@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use engine::{Engine, Pod};
 use mesh_tests::{
     deploy, netns,
-    peer::{self, Load},
+    peer::{self, Held, Load},
     stage::Stage,
 };
 
@@ -85,15 +85,21 @@ fn the_pod_forwards_with_just_its_capabilities() -> Result<()> {
         ensure!(Instant::now() < until, "b1 still gets flows");
     }
 
-    // The next pod takes over what this one leaves: programs, maps and what the operator did.
+    // The next pod takes over what this one leaves, programs, maps and what the operator did: where it was killed, and in a rolling update.
     let load = Load::start(&stage.client.ns, VIPS[0].parse()?, 2, Duration::from_millis(5), PATIENCE)?;
+    let held = Held::open(&stage.client.ns, VIPS[0].parse()?, 8, Duration::from_millis(10), PATIENCE)?;
     pod.kill()?;
     std::thread::sleep(Duration::from_millis(500));
     let mut pod = engine.start(&stage.balancer.ns, &config, &capabilities)?;
     pod.wait_ready()?;
-    let answered = load.finish();
+    pod.terminate()?;
+    let mut pod = engine.start(&stage.balancer.ns, &config, &capabilities)?;
+    pod.wait_ready()?;
+    let (answered, held) = (load.finish(), held.finish());
     let failed: Vec<_> = answered.iter().filter_map(|a| a.from.as_ref().err()).collect();
-    ensure!(answered.len() > 50 && failed.is_empty(), "{} of {} requests failed: {failed:?}", failed.len(), answered.len());
+    ensure!(answered.len() > 100 && failed.is_empty(), "{} of {} requests failed: {failed:?}", failed.len(), answered.len());
+    let broken: Vec<_> = held.iter().filter(|report| report.broken.is_some()).collect();
+    ensure!(held.len() == 8 && broken.is_empty(), "{broken:?} broke");
     ensure!(answers(&stage, VIPS[0], 60)?.len() == BACKENDS.len() - 1, "b1 is still drained");
     Ok(())
 }

@@ -4,7 +4,9 @@ mod bench;
 mod binaries;
 mod build;
 mod demo;
+mod generate;
 mod lint;
+mod package;
 mod setup;
 mod sim;
 mod test;
@@ -33,8 +35,12 @@ enum Task {
     Setup(setup::Args),
     /// Show the main job on real packets in network namespaces of its own, and check it.
     Demo(demo::Args),
+    /// Write anew what is generated: the configuration's document and schema, the plain manifests.
+    Generate,
     /// Build everything: the kernel half, the `mesh` binary and what tests it.
     Build(build::Args),
+    /// Make the Debian package.
+    Package(package::Args),
     /// Check format, clippy's lints (warnings are errors), the kernel half's warnings and `tidy`.
     Lint,
     /// Check the architecture's invariants.
@@ -60,8 +66,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Demo(args) => return demo::run(&args),
+        Task::Generate => generate::run()?,
         Task::Setup(args) => setup::run(&args)?,
         Task::Build(args) => build::run(args)?,
+        Task::Package(args) => package::run(&args)?,
         Task::Lint => lint::run()?,
         Task::Tidy => tidy::run()?,
         Task::Test(args) => test::run(&args)?,

@@ -9,7 +9,11 @@ use super::{
     plan::PlanArgs,
     service_spec::AddService,
 };
-use crate::{api::BackendRef, config::Instance, model::ServiceName};
+use crate::{
+    api::BackendRef,
+    config::{Instance, words::LogFormat},
+    model::ServiceName,
+};
 
 /// An L4 load balancer in the Linux kernel.
 #[derive(Clone, Debug, Parser)]
@@ -70,6 +74,9 @@ pub struct RunArgs {
     /// Configuration: *.yaml, *.yml, *.json or *.toml
     #[arg(short, long, value_name = "FILE", env = "MESH_CONFIG")]
     pub config: PathBuf,
+    /// How the log is written: text or json; goes before the configuration
+    #[arg(long, value_name = "FORMAT", env = "MESH_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 #[derive(Clone, Debug, Args)]

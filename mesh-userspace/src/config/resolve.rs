@@ -228,5 +228,6 @@ fn log_levels(written: &written::Log, findings: &mut Findings<'_>) -> Log {
             findings.ok(l, parsed, "use off, error, warn, info, debug or trace").unwrap_or(default)
         }
     };
-    Log { level: one(&written.level, d.level), kernel: one(&written.kernel, d.kernel) }
+    let format = written.format.as_ref().map_or(d.format, |f| f.value);
+    Log { level: one(&written.level, d.level), kernel: one(&written.kernel, d.kernel), format }
 }

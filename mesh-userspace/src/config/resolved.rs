@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::words::Hook;
+use super::words::{Hook, LogFormat};
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
     health::{self, CheckKind, detector::PulseKind},
@@ -140,6 +140,7 @@ pub struct Api {
 pub struct Log {
     pub level: log::LevelFilter,
     pub kernel: log::LevelFilter,
+    pub format: LogFormat,
 }
 
 impl Instance {
@@ -230,6 +231,6 @@ impl Default for Limits {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: log::LevelFilter::Info, kernel: log::LevelFilter::Warn }
+        Self { level: log::LevelFilter::Info, kernel: log::LevelFilter::Warn, format: LogFormat::Text }
     }
 }

@@ -93,6 +93,17 @@ pub enum Hook {
     Tc,
 }
 
+/// How the daemon's log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object in each line.
+    Json,
+}
+
 macro_rules! words {
     ($t:ty: $($variant:ident = $word:literal),+) => {
         impl fmt::Display for $t {
@@ -117,6 +128,7 @@ macro_rules! words {
 words!(ProtoWord: Tcp = "tcp", Udp = "udp");
 words!(ModeWord: Nat = "nat", Dsr = "dsr", Dnat = "dnat", Tunnel = "tunnel");
 words!(EncapWord: Ipip = "ipip", Gue = "gue");
+words!(LogFormat: Text = "text", Json = "json");
 words!(Hook: Auto = "auto", Xdp = "xdp", XdpGeneric = "xdp-generic", Tc = "tc");
 
 /// A duration as `250ms`, `1s`, `1.5s`, `2m`, `1h` or `1d`.

@@ -9,7 +9,7 @@ use super::{
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
     sourced::Source,
-    words::{EncapWord, Hook, ModeWord, ProtoWord, Span},
+    words::{EncapWord, Hook, LogFormat, ModeWord, ProtoWord, Span},
 };
 
 /// The whole file.
@@ -376,4 +376,6 @@ pub struct Log {
     pub level: Option<Placed<String>>,
     /// The same for what the kernel half says. Default `warn`.
     pub kernel: Option<Placed<String>>,
+    /// `text` (default: lines for people) or `json` (one object in each line).
+    pub format: Option<Placed<LogFormat>>,
 }

@@ -163,6 +163,7 @@ impl Daemon {
             services: self.core.plan().services.len() as u32,
             backends: facts.backend_states(),
             slots: facts.slots(),
+            maps: facts.maps(),
         }
     }
 

@@ -90,6 +90,19 @@ impl Facts<'_> {
         Usage { used, limit: u64::from(self.core.config().limits.slots) }
     }
 
+    /// How full the maps are whose sizes the configuration limits.
+    pub fn maps(&self) -> BTreeMap<String, Usage> {
+        let (limits, services) = (self.core.config().limits, &self.core.plan().services);
+        let backends = services.iter().map(|s| s.members.len() as u64).sum();
+        let rows = [
+            ("services", Usage { used: services.len() as u64, limit: limits.services.into() }),
+            ("slots", self.slots()),
+            ("backends", Usage { used: backends, limit: limits.backends.into() }),
+            ("nat_flows", self.nat().flows),
+        ];
+        rows.into_iter().map(|(map, usage)| (map.to_owned(), usage)).collect()
+    }
+
     fn live_flows(&self) -> HashMap<(VipAddr, BackendId), u64> {
         self.nat.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect()
     }

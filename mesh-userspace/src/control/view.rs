@@ -37,6 +37,9 @@ pub struct Status {
     pub backends: BTreeMap<StateWord, u32>,
     /// Slots in use, of the limit.
     pub slots: Usage,
+    /// How full the kernel's maps are, by their name in `limits`.
+    #[serde(default)]
+    pub maps: BTreeMap<String, Usage>,
 }
 
 /// Whether the daemon does what it was configured for.

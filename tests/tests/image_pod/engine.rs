@@ -223,6 +223,18 @@ impl Pod<'_> {
         self.end()
     }
 
+    /// Ends it as the kubelet does in a rolling update: SIGTERM, and time to leave; it must not need all of that.
+    pub fn terminate(mut self) -> Result<()> {
+        said(self.engine.podman().args(["kill", "--signal=TERM", &self.name]))?;
+        let end = Instant::now() + LIMIT;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < end, "still there {LIMIT:?} after SIGTERM; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ensure!(self.log().contains("stopped: "), "it did not stop by itself:\n{}", self.log());
+        self.end()
+    }
+
     fn end(&mut self) -> Result<()> {
         said(self.engine.podman().args(["rm", "--force", "--ignore", "--time=0", &self.name]))?;
         self.child.wait()?;

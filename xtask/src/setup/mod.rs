@@ -3,11 +3,14 @@
 //! Every other task calls [`ensure`], which is silent and quick where all is there.
 
 mod apt;
+mod debian;
 mod ebpf;
 mod programs;
+mod python;
 
 pub use apt::update as refresh_packages;
 pub use programs::find;
+pub use python::python;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -22,6 +25,9 @@ pub struct Args {
     /// Only what this needs (repeatable); everything if not given.
     #[arg(long = "for", value_name = "WHAT")]
     needs: Vec<Need>,
+    /// Also the servers that sources of backends and metrics are tested against.
+    #[arg(long)]
+    with_peers: bool,
 }
 
 /// What something is needed for.
@@ -37,14 +43,18 @@ pub enum Need {
     Vm,
     /// The tests of sources of backends: the servers that they find them at.
     Peers,
-    /// The test of the container image.
+    /// The tests of the container image, the chart and the package.
     Image,
     /// The benchmarks of failures, and the peer that they compare with.
     Bench,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let needs = if args.needs.is_empty() { Need::value_variants() } else { args.needs.as_slice() };
+    let mut needs = if args.needs.is_empty() { Need::value_variants().to_vec() } else { args.needs.clone() };
+    if args.with_peers && !needs.contains(&Need::Peers) {
+        needs.push(Need::Peers);
+    }
+    let needs = needs.as_slice();
     if !args.check {
         ensure(needs)?;
     }
@@ -59,6 +69,10 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         apt::install(&programs::packages(&missing))?;
     }
     ebpf::ensure()?;
+    if needs.contains(&Need::Image) {
+        python::ensure()?;
+        debian::ensure()?;
+    }
     let missing = programs::missing(needs);
     if !missing.is_empty() {
         bail!("after installing {} still nothing on PATH is called {}", programs::packages(&missing).join(" "), programs::names(&missing));
@@ -79,7 +93,9 @@ fn report(needs: &[Need]) -> Result<()> {
         println!("{:<20} {} (LLVM {})", "bpf-linker", linker.path.display(), linker.llvm.map_or_else(|| "?".into(), |l| l.to_string()));
     }
     let programs = (!missing.is_empty()).then(|| format!("missing: {}", programs::names(&missing)));
-    let gaps: Vec<String> = programs.into_iter().chain(choice.err().map(|m| m.to_string())).collect();
+    let helm = (needs.contains(&Need::Image) && !python::complete()).then(|| String::from("missing: Helm as a Python package"));
+    let deb = (needs.contains(&Need::Image) && !debian::complete()).then(|| String::from("missing: cargo-deb"));
+    let gaps: Vec<String> = programs.into_iter().chain(helm).chain(deb).chain(choice.err().map(|m| m.to_string())).collect();
     if !gaps.is_empty() {
         bail!("{}; run `cargo xtask setup`", gaps.join("; "));
     }

@@ -30,6 +30,12 @@ const PROGRAMS: &[Program] = &[
     Program { name: "etcd", package: "etcd-server", needed: &[Need::Peers] },
     Program { name: "java", package: "default-jre-headless", needed: &[Need::Peers] },
     Program { name: "zooinspector", package: "zookeeper", needed: &[Need::Peers] },
+    Program { name: "prometheus", package: "prometheus", needed: &[Need::Peers] },
+    Program { name: "promtool", package: "prometheus", needed: &[Need::Peers] },
+    Program { name: "python3", package: "python3", needed: &[Need::Image] },
+    Program { name: "systemd-analyze", package: "systemd", needed: &[Need::Image] },
+    Program { name: "dpkg", package: "dpkg", needed: &[Need::Image] },
+    Program { name: "dpkg-shlibdeps", package: "dpkg-dev", needed: &[Need::Image] },
     Program { name: "buildah", package: "buildah", needed: &[Need::Image] },
     Program { name: "podman", package: "podman", needed: &[Need::Image] },
     Program { name: "crun", package: "crun", needed: &[Need::Image] },
@@ -74,7 +80,7 @@ mod tests {
         let names = |need| needed(&[need]).map(|p| p.name).collect::<Vec<_>>();
         assert_eq!(names(Need::Build), Vec::<&str>::new());
         assert_eq!(names(Need::Demo), ["ip"]);
-        assert_eq!(names(Need::Image), ["buildah", "podman", "crun"]);
+        assert_eq!(names(Need::Image), ["python3", "systemd-analyze", "dpkg", "dpkg-shlibdeps", "buildah", "podman", "crun"]);
     }
 
     #[test]

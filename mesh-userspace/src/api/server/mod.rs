@@ -3,6 +3,7 @@
 mod answer;
 mod follow;
 mod node;
+mod open;
 mod plan;
 mod routes;
 
@@ -108,9 +109,7 @@ async fn serve_api(listener: UnixListener, access: Access, app: App, stopping: w
 async fn serve_node(listener: Option<TcpListener>, app: App, stopping: watch::Receiver<bool>) {
     let Some(listener) = listener else { return };
     let open: Router = node::routes().with_state(app);
-    if let Err(e) = axum::serve(listener, open).with_graceful_shutdown(stopped(stopping)).await {
-        log::error!("metrics ended: {e}");
-    }
+    open::serve(listener, open, open::Bounds::default(), stopping).await;
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

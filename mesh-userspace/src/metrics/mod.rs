@@ -1,11 +1,12 @@
 //! What a snapshot says, in Prometheus' text format. Nothing is counted here: the kernel's counters and the daemon's are read at each scrape.
 
+mod page;
+
 use std::collections::BTreeMap;
 
-use ::metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use mesh_common::abi::{self, Action, Reason};
-use metrics_exporter_prometheus::PrometheusBuilder;
 
+use self::page::{Labels, Page};
 use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic};
 
 /// Media type of [`render`]'s text.
@@ -13,26 +14,14 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The snapshot as text.
 pub fn render(snapshot: &Snapshot) -> String {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    with_local_recorder(&recorder, || {
-        describe();
-        node(&snapshot.status);
-        publications(snapshot);
-        snapshot.status.interfaces.iter().for_each(interface);
-        snapshot.services.iter().for_each(service);
-        snapshot.backends.iter().for_each(backend);
-        snapshot.sources.iter().for_each(source);
-    });
-    recorder.handle().render()
-}
-
-fn describe() {
-    for (name, help) in GAUGES {
-        describe_gauge!(*name, *help);
-    }
-    for (name, help) in COUNTERS {
-        describe_counter!(*name, Unit::Count, *help);
-    }
+    let mut page = Page::new(GAUGES, COUNTERS);
+    node(&mut page, &snapshot.status);
+    publications(&mut page, snapshot);
+    snapshot.status.interfaces.iter().for_each(|i| interface(&mut page, i));
+    snapshot.services.iter().for_each(|s| service(&mut page, s));
+    snapshot.backends.iter().for_each(|b| backend(&mut page, b));
+    snapshot.sources.iter().for_each(|s| source(&mut page, s));
+    page.text()
 }
 
 #[rustfmt::skip]
@@ -49,6 +38,8 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_nat_half_open_flows", "Translated flows that no reply was seen for"),
     ("mesh_slots_used", "Slots of all tables together"),
     ("mesh_slots_limit", "Slots there is room for"),
+    ("mesh_map_entries", "Entries in use of one of the kernel's maps"),
+    ("mesh_map_entries_limit", "Entries that one of the kernel's maps has room for"),
     ("mesh_plan_duration_seconds", "Time that computing the last plan took"),
     ("mesh_publish_duration_seconds", "Time that writing the last plan to the maps took"),
     ("mesh_service_slots", "Slots of the service's published table; 0 = not published"),
@@ -97,125 +88,125 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_source_failures_total", "Times that a source could not be had or answered badly"),
 ];
 
-fn node(status: &Status) {
+fn node(page: &mut Page, status: &Status) {
+    let none = &Labels::default();
     let abi = abi::VERSION.to_string();
-    gauge!("mesh_build_info", "version" => status.version.clone(), "abi" => abi, "instance_name" => status.instance.clone()).set(1);
-    gauge!("mesh_start_time_seconds").set(seconds(status.started_ms, 1e3));
-    gauge!("mesh_ready").set(flag(status.readiness.ready));
-    gauge!("mesh_table_epoch").set(status.epoch.0 as f64);
-    gauge!("mesh_config_load_time_seconds").set(seconds(status.config.loaded_ms, 1e3));
-    gauge!("mesh_config_last_reload_successful").set(flag(status.config.error.is_none()));
-    gauge!("mesh_nat_flows").set(status.nat.flows.used as f64);
-    gauge!("mesh_nat_flows_limit").set(status.nat.flows.limit as f64);
-    gauge!("mesh_nat_half_open_flows").set(status.nat.half_open as f64);
-    gauge!("mesh_slots_used").set(status.slots.used as f64);
-    gauge!("mesh_slots_limit").set(status.slots.limit as f64);
-    counter!("mesh_received_packets_total").absolute(status.rx.packets);
-    counter!("mesh_received_bytes_total").absolute(status.rx.bytes);
+    let info = Labels::of(&[("version", &status.version), ("abi", &abi), ("instance_name", &status.instance)]);
+    page.gauge("mesh_build_info", &info, 1);
+    page.gauge("mesh_start_time_seconds", none, seconds(status.started_ms, 1e3));
+    page.gauge("mesh_ready", none, flag(status.readiness.ready));
+    page.gauge("mesh_table_epoch", none, status.epoch.0 as f64);
+    page.gauge("mesh_config_load_time_seconds", none, seconds(status.config.loaded_ms, 1e3));
+    page.gauge("mesh_config_last_reload_successful", none, flag(status.config.error.is_none()));
+    page.gauge("mesh_nat_flows", none, status.nat.flows.used as f64);
+    page.gauge("mesh_nat_flows_limit", none, status.nat.flows.limit as f64);
+    page.gauge("mesh_nat_half_open_flows", none, status.nat.half_open as f64);
+    page.gauge("mesh_slots_used", none, status.slots.used as f64);
+    page.gauge("mesh_slots_limit", none, status.slots.limit as f64);
+    for (map, fill) in &status.maps {
+        let labels = Labels::of(&[("map", map)]);
+        page.gauge("mesh_map_entries", &labels, fill.used as f64);
+        page.gauge("mesh_map_entries_limit", &labels, fill.limit as f64);
+    }
+    page.counter("mesh_received_packets_total", none, status.rx.packets);
+    page.counter("mesh_received_bytes_total", none, status.rx.bytes);
     for reason in Reason::ALL {
-        let labels = vec![Label::new("reason", reason.name()), Label::new("action", action(reason.action()))];
+        let labels = Labels::of(&[("reason", reason.name()), ("action", action(reason.action()))]);
         let traffic = status.reasons.get(reason.name()).copied().unwrap_or_default();
-        count("mesh_packets_total", "mesh_bytes_total", labels, traffic);
+        count(page, "mesh_packets_total", "mesh_bytes_total", &labels, traffic);
     }
 }
 
-fn publications(snapshot: &Snapshot) {
-    let p = &snapshot.publications;
-    counter!("mesh_publications_total").absolute(p.count);
-    counter!("mesh_publication_failures_total").absolute(p.failures);
-    counter!("mesh_map_repairs_total").absolute(p.repairs);
-    counter!("mesh_config_reloads_total").absolute(p.reloads);
-    counter!("mesh_config_reload_failures_total").absolute(p.reload_failures);
-    gauge!("mesh_plan_duration_seconds").set(seconds(p.last_plan_us, 1e6));
-    gauge!("mesh_publish_duration_seconds").set(seconds(p.last_apply_us, 1e6));
+fn publications(page: &mut Page, snapshot: &Snapshot) {
+    let (p, none) = (&snapshot.publications, &Labels::default());
+    page.counter("mesh_publications_total", none, p.count);
+    page.counter("mesh_publication_failures_total", none, p.failures);
+    page.counter("mesh_map_repairs_total", none, p.repairs);
+    page.counter("mesh_config_reloads_total", none, p.reloads);
+    page.counter("mesh_config_reload_failures_total", none, p.reload_failures);
+    page.gauge("mesh_plan_duration_seconds", none, seconds(p.last_plan_us, 1e6));
+    page.gauge("mesh_publish_duration_seconds", none, seconds(p.last_apply_us, 1e6));
 }
 
-fn interface(interface: &InterfaceView) {
-    let labels = vec![Label::new("interface", interface.name.clone()), Label::new("hook", interface.hook.clone())];
-    gauge!("mesh_interface_attached", labels).set(flag(!interface.hook.is_empty()));
+fn interface(page: &mut Page, interface: &InterfaceView) {
+    let labels = Labels::of(&[("interface", &interface.name), ("hook", &interface.hook)]);
+    page.gauge("mesh_interface_attached", &labels, flag(!interface.hook.is_empty()));
 }
 
-fn service(service: &ServiceView) {
-    let labels = vec![Label::new("service", service.name.to_string())];
-    gauge!("mesh_service_slots", labels.clone()).set(service.slots);
-    gauge!("mesh_service_backends", labels.clone()).set(service.backends);
-    gauge!("mesh_service_backends_taking", labels.clone()).set(service.taking);
-    gauge!("mesh_service_live_flows", labels.clone()).set(service.live_flows as f64);
-    counter!("mesh_service_flows_total", labels.clone()).absolute(service.flows);
+fn service(page: &mut Page, service: &ServiceView) {
+    let labels = Labels::of(&[("service", service.name.as_str())]);
+    page.gauge("mesh_service_slots", &labels, service.slots);
+    page.gauge("mesh_service_backends", &labels, service.backends);
+    page.gauge("mesh_service_backends_taking", &labels, service.taking);
+    page.gauge("mesh_service_live_flows", &labels, service.live_flows as f64);
+    page.counter("mesh_service_flows_total", &labels, service.flows);
     let mut reasons: BTreeMap<&str, Traffic> = service.reasons.iter().map(|(name, t)| (name.as_str(), *t)).collect();
     reasons.insert(Reason::Forwarded.name(), service.forwarded);
     reasons.insert(Reason::Replied.name(), service.replied);
     for (reason, traffic) in reasons {
-        let labels = with(&labels, "reason", reason);
-        count("mesh_service_packets_total", "mesh_service_bytes_total", labels, traffic);
+        count(page, "mesh_service_packets_total", "mesh_service_bytes_total", &labels.and("reason", reason), traffic);
     }
 }
 
-fn backend(backend: &BackendView) {
-    let labels = vec![Label::new("service", backend.service.to_string()), Label::new("backend", backend.id.to_string())];
-    let info = with(&labels, "name", backend.name.as_deref().unwrap_or_default());
-    gauge!("mesh_backend_info", with(&info, "origin", &backend.origin.to_string())).set(1);
+fn backend(page: &mut Page, backend: &BackendView) {
+    let labels = Labels::of(&[("service", backend.service.as_str()), ("backend", &backend.id.to_string())]);
+    let info = labels.and("name", backend.name.as_deref().unwrap_or_default());
+    page.gauge("mesh_backend_info", &info.and("origin", &backend.origin.to_string()), 1);
     for state in StateWord::ALL {
-        gauge!("mesh_backend_state", with(&labels, "state", state.name())).set(flag(state == backend.state));
+        page.gauge("mesh_backend_state", &labels.and("state", state.name()), flag(state == backend.state));
     }
-    gauge!("mesh_backend_weight", labels.clone()).set(backend.weight);
-    gauge!("mesh_backend_effective_weight", labels.clone()).set(backend.effective_weight);
-    gauge!("mesh_backend_slots", labels.clone()).set(backend.slots);
-    gauge!("mesh_backend_live_flows", labels.clone()).set(backend.live_flows as f64);
-    gauge!("mesh_backend_next_hop_ready", labels.clone()).set(flag(backend.next_hop.ready));
-    counter!("mesh_backend_flows_total", labels.clone()).absolute(backend.flows);
-    handshakes(backend, &labels);
+    page.gauge("mesh_backend_weight", &labels, backend.weight);
+    page.gauge("mesh_backend_effective_weight", &labels, backend.effective_weight);
+    page.gauge("mesh_backend_slots", &labels, backend.slots);
+    page.gauge("mesh_backend_live_flows", &labels, backend.live_flows as f64);
+    page.gauge("mesh_backend_next_hop_ready", &labels, flag(backend.next_hop.ready));
+    page.counter("mesh_backend_flows_total", &labels, backend.flows);
+    handshakes(page, backend, &labels);
     for (direction, traffic) in [("forwarded", backend.forwarded), ("replied", backend.replied)] {
-        count("mesh_backend_packets_total", "mesh_backend_bytes_total", with(&labels, "direction", direction), traffic);
+        count(page, "mesh_backend_packets_total", "mesh_backend_bytes_total", &labels.and("direction", direction), traffic);
     }
-    heartbeat(backend, labels);
+    heartbeat(page, backend, &labels);
 }
 
-fn handshakes(backend: &BackendView, labels: &[Label]) {
+fn handshakes(page: &mut Page, backend: &BackendView, labels: &Labels) {
     for (from, resets) in [("client", backend.resets.client), ("backend", backend.resets.backend)] {
-        counter!("mesh_backend_resets_total", with(labels, "from", from)).absolute(u64::from(resets));
+        page.counter("mesh_backend_resets_total", &labels.and("from", from), u64::from(resets));
     }
     let seen = &backend.handshakes;
-    counter!("mesh_backend_sampled_flows_total", labels.to_vec()).absolute(seen.sampled);
-    counter!("mesh_backend_syn_retransmits_total", labels.to_vec()).absolute(seen.syn_retransmits);
+    page.counter("mesh_backend_sampled_flows_total", labels, seen.sampled);
+    page.counter("mesh_backend_syn_retransmits_total", labels, seen.syn_retransmits);
     for (step, times) in [("answer", &seen.answers), ("accept", &seen.accepts)] {
-        counter!("mesh_backend_handshakes_total", with(labels, "step", step)).absolute(times.count);
-        counter!("mesh_backend_handshake_microseconds_total", with(labels, "step", step)).absolute(times.total_us);
+        page.counter("mesh_backend_handshakes_total", &labels.and("step", step), times.count);
+        page.counter("mesh_backend_handshake_microseconds_total", &labels.and("step", step), times.total_us);
     }
 }
 
-fn source(source: &SourceView) {
-    let labels = vec![Label::new("service", source.service.to_string()), Label::new("source", source.source.clone())];
-    gauge!("mesh_source_live", labels.clone()).set(flag(source.state == SourceStateWord::Live));
-    gauge!("mesh_source_backends", labels.clone()).set(source.endpoints);
+fn source(page: &mut Page, source: &SourceView) {
+    let labels = Labels::of(&[("service", source.service.as_str()), ("source", &source.source)]);
+    page.gauge("mesh_source_live", &labels, flag(source.state == SourceStateWord::Live));
+    page.gauge("mesh_source_backends", &labels, source.endpoints);
     if let Some(answered) = source.answered_ms {
-        gauge!("mesh_source_answer_time_seconds", labels.clone()).set(seconds(answered, 1e3));
+        page.gauge("mesh_source_answer_time_seconds", &labels, seconds(answered, 1e3));
     }
-    counter!("mesh_source_updates_total", labels.clone()).absolute(source.updates);
-    counter!("mesh_source_failures_total", labels).absolute(source.failures);
+    page.counter("mesh_source_updates_total", &labels, source.updates);
+    page.counter("mesh_source_failures_total", &labels, source.failures);
 }
 
-fn heartbeat(backend: &BackendView, labels: Vec<Label>) {
+fn heartbeat(page: &mut Page, backend: &BackendView, labels: &Labels) {
     let health = &backend.health;
     if health.health == "up" || health.health == "down" {
-        gauge!("mesh_backend_up", labels.clone()).set(flag(health.health == "up"));
+        page.gauge("mesh_backend_up", labels, flag(health.health == "up"));
     }
     if let Some(rtt) = health.rtt_us {
-        gauge!("mesh_backend_probe_rtt_seconds", labels.clone()).set(seconds(rtt, 1e6));
+        page.gauge("mesh_backend_probe_rtt_seconds", labels, seconds(rtt, 1e6));
     }
-    counter!("mesh_backend_probes_total", labels.clone()).absolute(health.probes);
-    counter!("mesh_backend_probe_failures_total", labels).absolute(health.failures);
+    page.counter("mesh_backend_probes_total", labels, health.probes);
+    page.counter("mesh_backend_probe_failures_total", labels, health.failures);
 }
 
-fn count(packets: &'static str, bytes: &'static str, labels: Vec<Label>, traffic: Traffic) {
-    counter!(packets, labels.clone()).absolute(traffic.packets);
-    counter!(bytes, labels).absolute(traffic.bytes);
-}
-
-fn with(labels: &[Label], key: &'static str, value: &str) -> Vec<Label> {
-    let mut labels = labels.to_vec();
-    labels.push(Label::new(key, value.to_owned()));
-    labels
+fn count(page: &mut Page, packets: &'static str, bytes: &'static str, labels: &Labels, traffic: Traffic) {
+    page.counter(packets, labels, traffic.packets);
+    page.counter(bytes, labels, traffic.bytes);
 }
 
 const fn action(action: Action) -> &'static str {
@@ -290,6 +281,8 @@ mod tests {
             (r#"mesh_interface_attached{interface="eth1",hook=""}"#, 0.0),
             ("mesh_plan_duration_seconds", 0.0015),
             ("mesh_nat_flows_limit", 1024.0),
+            (r#"mesh_map_entries{map="backends"}"#, 3.0),
+            (r#"mesh_map_entries_limit{map="backends"}"#, 16_384.0),
             (r#"mesh_source_live{service="web",source="dns web.test"}"#, 0.0),
             (r#"mesh_source_backends{service="web",source="dns web.test"}"#, 2.0),
             (r#"mesh_source_failures_total{service="web",source="dns web.test"}"#, 3.0),
@@ -326,5 +319,20 @@ mod tests {
         let text = render(&snapshot);
         assert!(text.contains(r#"name="a\"b\\c\nd""#), "{text}");
         samples(&text);
+    }
+
+    #[test]
+    fn ten_thousand_backends_are_told_at_once() {
+        let mut snapshot = sample::snapshot();
+        let one = snapshot.backends[0].clone();
+        let id = |n: u32| crate::model::BackendId((std::net::Ipv4Addr::from(0x0a00_0000 + n), 8080).into());
+        snapshot.backends = (0..10_000).map(|n| BackendView { id: id(n), ..one.clone() }).collect();
+        let began = std::time::Instant::now();
+        let text = render(&snapshot);
+        let took = began.elapsed();
+        assert_eq!(text.lines().filter(|l| l.starts_with("mesh_backend_info{")).count(), 10_000);
+        println!("{} bytes in {took:?}", text.len());
+        // Thirty times what it takes with optimisation, on a machine that has nothing else to do.
+        assert!(took < std::time::Duration::from_secs(3), "{took:?}");
     }
 }
