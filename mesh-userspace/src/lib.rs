@@ -8,6 +8,7 @@ pub mod control;
 pub mod dataplane;
 pub mod discovery;
 pub mod events;
+pub mod flow_log;
 pub mod health;
 pub mod logging;
 pub mod metrics;

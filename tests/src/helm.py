@@ -13,7 +13,7 @@ import yaml
 
 
 def lint(chart):
-    return helm.lint(chart, json.load(sys.stdin), strict=True)
+    return helm.lint(chart, json.load(sys.stdin), strict=True, namespace="mesh-system")
 
 
 def template(chart, name, namespace):

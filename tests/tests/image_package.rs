@@ -27,13 +27,13 @@ inside dpkg --verify mesh
 inside mesh check /etc/mesh/mesh.yaml
 inside systemctl is-enabled mesh.service || true
 inside bash -c 'source /usr/share/bash-completion/completions/mesh && complete -p mesh'
-inside gzip -dc /usr/share/man/man1/mesh-backend-drain.1.gz | grep -q 'Send new flows elsewhere'
+inside sh -c 'zcat -f /usr/share/man/man1/mesh-backend-drain.1*' | grep -q 'Send new flows elsewhere'
 echo INSTALLED
 inside dpkg --remove mesh
 test ! -e "$root/usr/bin/mesh" -a -e "$root/etc/mesh/mesh.yaml"
 echo REMOVED
 inside dpkg --purge mesh
-test ! -e "$root/etc/mesh/mesh.yaml" -a ! -e "$root/lib/systemd/system/mesh.service"
+test ! -e "$root/etc/mesh/mesh.yaml" -a ! -e "$root/usr/lib/systemd/system/mesh.service"
 echo PURGED
 "#;
 
@@ -69,7 +69,7 @@ fn dpkg_installs_removes_and_purges_it() -> Result<()> {
     let contents = said(Command::new("dpkg-deb").arg("--contents").arg(&deb))?;
     #[rustfmt::skip]
     let files = [
-        "-rwxr-xr-x root/root", "./usr/bin/mesh", "./lib/systemd/system/mesh.service", "./etc/mesh/mesh.yaml", "./usr/share/man/man1/mesh.1.gz",
+        "./usr/bin/mesh", "./usr/lib/systemd/system/mesh.service", "./etc/mesh/mesh.yaml", "./usr/share/man/man1/mesh.1",
         "./usr/share/bash-completion/completions/mesh", "./usr/share/zsh/vendor-completions/_mesh", "./usr/share/fish/vendor_completions.d/mesh.fish",
         "./usr/share/doc/mesh/configuration.md", "./usr/share/doc/mesh/copyright",
     ];
@@ -78,7 +78,7 @@ fn dpkg_installs_removes_and_purges_it() -> Result<()> {
     }
     // Without a network: what removing the package detaches is nobody's.
     let life = said(Command::new("unshare").args(["--mount", "--net", "sh", "-c", LIFE, "sh"]).arg(directory.path()))?;
-    for word in ["INSTALLED", "REMOVED", "PURGED", "good: 1 interfaces, 1 services, 2 backends", "disabled", "complete -F _mesh"] {
+    for word in ["INSTALLED", "REMOVED", "PURGED", "good: 1 interfaces, 1 services, 2 backends", "disabled", "-F _mesh mesh"] {
         ensure!(life.contains(word), "{word} is not in\n{life}");
     }
     Ok(())

@@ -22,12 +22,13 @@ const HEAD: &str = "# mesh on every node: `kubectl apply -f daemonset.yaml`, aft
 ";
 
 pub fn run() -> Result<()> {
-    setup::ensure(&[Need::Image])?;
+    setup::ensure(&[Need::Build])?;
     write("docs/configuration.md", &mesh(&["config", "keys", "--markdown"])?)?;
     let path = root().join("deploy/chart/values.schema.json");
     let schema: Value = serde_json::from_str(&fs::read_to_string(&path)?).with_context(|| format!("{} is no JSON", path.display()))?;
     let config = serde_json::from_str(&mesh(&["config", "schema"])?)?;
     write("deploy/chart/values.schema.json", &format!("{}\n", serde_json::to_string_pretty(&with_config(schema, config)?)?))?;
+    setup::ensure_python()?;
     write("deploy/daemonset.yaml", &manifests()?)
 }
 

@@ -32,9 +32,11 @@ pub fn run(args: &Args) -> Result<()> {
     execute(&mut cargo(&["build", "--locked", "--package", "mesh-userspace", "--bin", "mesh", "--profile", profile]))?;
     let built = target().join(folder);
     documents(&built.join("mesh"), &built.join("package"))?;
-    let mut deb = cargo(&["deb", "--no-build", "--no-strip", "--package", "mesh-userspace", "--profile", profile, "--output"]);
+    // What is tested is thrown away: it need not be small.
+    let press = if args.debug { &["--fast"][..] } else { &[] };
+    let mut deb = cargo(&["deb", "--no-build", "--strip", "--package", "mesh-userspace", "--profile", profile, "--output"]);
     let output = args.output.clone().unwrap_or_else(|| target().join("debian"));
-    execute(deb.arg(std::path::absolute(&output)?))
+    execute(deb.arg(std::path::absolute(&output)?).args(press))
 }
 
 /// What the binary says of itself, as files.

@@ -217,11 +217,7 @@ mod tests {
         let written = std::fs::read_to_string(&path).unwrap_or_default();
         let wanted = markdown(&all());
         let first = wanted.lines().zip(written.lines().chain(std::iter::repeat(""))).find(|(a, b)| a != b);
-        assert!(
-            wanted == written,
-            "docs/configuration.md is not what `cargo run -p mesh-userspace -- config keys --markdown > docs/configuration.md` prints; first \
-             difference: {first:#?}"
-        );
+        assert!(wanted == written, "docs/configuration.md is out of step: run `cargo xtask generate`; first difference: {first:#?}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use diagnostic::{ConfigError, Diagnostic, Place};
 use placed::{Syntax, innermost_failure, split_place, with_places};
 pub use resolve::Findings;
-pub use resolved::{Api, Check, Config, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement, Service};
+pub use resolved::{Api, Check, Config, FlowLog, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement, Service};
 pub use schema::schema;
 pub use service::{resolve_backend, resolve_service};
 pub use words::Hook;

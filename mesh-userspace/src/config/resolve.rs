@@ -11,12 +11,15 @@ use std::{
 use super::{
     diagnostic::{Diagnostic, Place},
     placed::Placed,
-    resolved::{Api, Config, Instance, Interface, Limits, Log, Nat, NatTimeouts, Service},
+    resolved::{Api, Config, FlowLog, Instance, Interface, Limits, Log, Nat, NatTimeouts, Service},
     service::resolve_service,
     words::Span,
     written,
 };
-use crate::model::{Mode, ServiceName};
+use crate::{
+    flow_log::FlowSink,
+    model::{Mode, ServiceName},
+};
 
 /// What was found in a text.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
             )
         }),
         log: log_levels(&file.log, findings),
+        flow_log: flow_log(&file.flow_log, findings),
         instance,
     })
 }
@@ -217,6 +221,20 @@ fn hash_key(text: &Placed<String>, findings: &mut Findings<'_>) -> Option<[u64; 
         _ => Err("the hash key is not 32 hexadecimal digits"),
     };
     findings.ok(text, parsed, "`openssl rand -hex 16` makes one")
+}
+
+fn flow_log(written: &written::FlowLog, findings: &mut Findings<'_>) -> Option<FlowLog> {
+    let to = match &written.to {
+        None => FlowSink::Stdout,
+        Some(to) => findings.ok(to, to.value.parse(), "write `stdout`, an absolute path, or `unix:` and the absolute path of a socket")?,
+    };
+    let sample = written.sample.as_ref().map_or(0, |n| n.value);
+    if sample == 0
+        && let Some(to) = &written.to
+    {
+        findings.warn(to, "no flow is logged there", "add `sample: 100` to log one flow in a hundred");
+    }
+    (sample > 0).then_some(FlowLog { sample, to })
 }
 
 fn log_levels(written: &written::Log, findings: &mut Findings<'_>) -> Log {

@@ -12,6 +12,7 @@ use std::{
 use super::words::{Hook, LogFormat};
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
+    flow_log::FlowSink,
     health::{self, CheckKind, detector::PulseKind},
     model::{Endpoint, Mode, ServiceName, VipAddr, Ways},
 };
@@ -33,6 +34,7 @@ pub struct Config {
     /// Where `/metrics`, `/livez` and `/readyz` are served over TCP.
     pub metrics: Option<SocketAddr>,
     pub log: Log,
+    pub flow_log: Option<FlowLog>,
 }
 
 /// Name of a balancer on its node: 1 to 31 of `a-z A-Z 0-9 - _`, for it becomes part of paths.
@@ -134,6 +136,14 @@ pub struct Limits {
 pub struct Api {
     pub socket: PathBuf,
     pub group: Option<String>,
+}
+
+/// Which flows are logged, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlowLog {
+    /// One in this many, at least 1.
+    pub sample: u32,
+    pub to: FlowSink,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

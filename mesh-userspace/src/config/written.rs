@@ -48,6 +48,9 @@ pub struct File {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
+    /// A sample of the flows of `nat` services, when they begin and when they end.
+    #[serde(default)]
+    pub flow_log: FlowLog,
 }
 
 /// An interface and where on it the program goes.
@@ -366,6 +369,16 @@ pub struct Api {
 pub struct Metrics {
     /// Address and port that serve `/metrics`, `/livez` and `/readyz`. Default: none, only the API's socket serves them.
     pub listen: Option<Placed<String>>,
+}
+
+/// A sample of the flows of `nat` services, when they begin and when they end.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowLog {
+    /// One flow in this many is logged. Default 0: none.
+    pub sample: Option<Placed<u32>>,
+    /// `stdout` (default), the absolute path of a file, or `unix:PATH` of a socket that somebody listens at; one JSON object a line.
+    pub to: Option<Placed<String>>,
 }
 
 /// What is logged.

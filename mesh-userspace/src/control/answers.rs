@@ -183,7 +183,7 @@ impl Daemon {
             services: facts.services(),
             backends: facts.backends(None),
             sources: self.source_views(),
-            publications: self.publications,
+            publications: self.publications_now(),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     },
     discovery::{Files, Memory, News, Sources},
     events::{Event, Ring, What},
+    flow_log::FlowLog,
     health::{HealthEvent, MonitorHandle},
     model::ServiceName,
 };
@@ -101,6 +102,7 @@ pub struct Daemon {
     pub(super) repair_at: Instant,
     pub(super) ready: bool,
     pub(super) drains: Drains,
+    pub(super) flow_log: Option<FlowLog>,
     /// Services that could not be published as wanted.
     pub(super) refused: BTreeMap<ServiceName, LayoutError>,
 }
@@ -146,6 +148,7 @@ impl Daemon {
             repair_at: now + REPAIR,
             ready: false,
             drains: Drains::default(),
+            flow_log: None,
             refused: BTreeMap::new(),
         }
     }

@@ -1,6 +1,9 @@
 //! When and how the tables are published, compared and called ready.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
 
 use super::{
     daemon::Daemon,
@@ -12,8 +15,9 @@ use crate::{
         net::{Reason, Resolution},
     },
     events::What,
+    flow_log::FlowLog,
     health::Health,
-    model::ServiceName,
+    model::{ServiceName, VipAddr},
 };
 
 /// Inputs that come in a burst are published together; far below what anyone notices of a failover.
@@ -95,12 +99,26 @@ impl Daemon {
             Ok(report) => {
                 self.core.set_live(report.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect());
                 self.nat = report;
+                self.log_flows();
             }
             Err(error) => log::error!("{error}"),
         }
         self.watch_drains(now);
         self.write_memory();
         self.check_ready();
+    }
+
+    /// With what the flow log counts.
+    pub(super) fn publications_now(&self) -> Publications {
+        let (flows_logged, flows_dropped) = self.flow_log.as_ref().map_or((0, 0), FlowLog::counts);
+        Publications { flows_logged, flows_dropped, ..self.publications }
+    }
+
+    fn log_flows(&mut self) {
+        let notes = std::mem::take(&mut self.nat.notes);
+        let Some(log) = self.flow_log.as_ref().filter(|_| !notes.is_empty()) else { return };
+        let names: HashMap<VipAddr, &ServiceName> = self.core.services().iter().map(|(name, merged)| (merged.service.vip, name)).collect();
+        log.write(&notes, |note| names.get(&note.vip).copied(), SystemTime::now());
     }
 
     pub(super) fn repair(&mut self, now: Instant) {

@@ -28,6 +28,7 @@ use crate::{
     },
     discovery::{Files, Memory},
     events::{What, unix_ms},
+    flow_log::FlowLog,
     health::{self, Monitor, PulseSockets},
     privilege::Opener,
     state::Store,
@@ -55,6 +56,8 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
         Ok(files) => (Some(files), None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let flow_log =
+        config.flow_log.as_ref().map(|log| FlowLog::spawn(log.to.clone())).transpose().context("failed to start the flow log")?;
     let options = options(&config);
     let (mut plane, adopted) = opener.run(move || Dataplane::open(&options))??;
     drop(opener);
@@ -86,6 +89,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let view = ConfigView { loaded_ms: unix_ms(SystemTime::now()), file: path, error: None, warnings: texts(&warnings) };
     let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
+    daemon.flow_log = flow_log;
     daemon.remember(memory, &remembered);
     let problems = found.problem.into_iter().chain(unwatched).chain(forgotten).map(|error| What::StateFailed { error });
     if let Some(warning) = own_ports {
@@ -146,6 +150,7 @@ pub fn options(config: &Config) -> Options {
             half_open_limit: None,
         },
         hash_key: config.hash_key,
+        flow_sample: config.flow_log.as_ref().map_or(0, |log| log.sample),
         kernel_log: config.log.kernel,
     }
 }
@@ -182,6 +187,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("nat", old.nat != new.nat),
         ("interfaces", old.interfaces != new.interfaces),
         ("log", old.log != new.log),
+        ("flow_log", old.flow_log != new.flow_log),
     ];
     rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

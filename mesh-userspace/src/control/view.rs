@@ -342,6 +342,11 @@ pub struct Publications {
     pub repairs: u64,
     pub reloads: u64,
     pub reload_failures: u64,
+    /// Lines of the flow log that were written, and that were dropped because its place was slow or not there.
+    #[serde(default)]
+    pub flows_logged: u64,
+    #[serde(default)]
+    pub flows_dropped: u64,
 }
 
 impl StateWord {

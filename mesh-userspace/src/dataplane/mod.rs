@@ -8,6 +8,7 @@ mod detach;
 pub mod entry;
 mod error;
 pub mod extents;
+mod flow_watch;
 pub mod image;
 mod kernel_log;
 pub mod layout;
@@ -40,6 +41,7 @@ use counters::Gone;
 pub use detach::Detached;
 use entry::Hop;
 pub use error::DataplaneError;
+pub use flow_watch::{FlowChange, FlowNote};
 pub use kernel_log::{KernelLog, KernelLogError};
 use layout::Layout;
 pub use layout::LayoutError;
@@ -112,7 +114,7 @@ impl Dataplane {
             layout,
             sources: options.nat.sources.clone(),
             nat,
-            sweeper: nat::Sweeper::default(),
+            sweeper: nat::Sweeper::watching(options.flow_sample),
             interfaces,
             epoch: Epoch::default(),
             gone: Gone::default(),
@@ -182,6 +184,7 @@ impl Dataplane {
             expired: swept.expired,
             backends: backends.collect(),
             freed: 0,
+            notes: swept.notes,
         };
         let freed = retire::collect(image, &mut self.layout, &swept.live);
         report.freed = freed.backends.len();

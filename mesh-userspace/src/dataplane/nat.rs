@@ -13,6 +13,7 @@ use mesh_common::{
 
 use super::{
     extents::GRACE,
+    flow_watch::{FlowChange, FlowNote, FlowWatch},
     image::{Image, words_of},
     layout::Layout,
     load::Sizes,
@@ -40,6 +41,7 @@ pub struct Sweeper {
     drift: Vec<i64>,
     /// Entries that were being written.
     busy: Vec<usize>,
+    watch: FlowWatch,
 }
 
 /// What one sweep has found.
@@ -49,9 +51,16 @@ pub struct Swept {
     pub flows: u64,
     pub half_open: u64,
     pub expired: u64,
+    /// Sampled flows that began or ended.
+    pub notes: Vec<FlowNote>,
 }
 
 impl Sweeper {
+    /// One that tells one flow in `sample` when it begins and ends; 0 = none.
+    pub fn watching(sample: u32) -> Self {
+        Self { watch: FlowWatch::new(sample), ..Self::default() }
+    }
+
     /// Removes flows that are over, by the rules that the kernel half goes by, and counts the others. `tick`: see [`tick`].
     pub fn sweep(&mut self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, now: Instant) -> Swept {
         let mut swept = Swept { live: Live { since: now, ..Live::default() }, ..Swept::default() };
@@ -69,11 +78,12 @@ impl Sweeper {
             image.nat_flows.exchange_word(*place, flow_word::CLAIM, NatFlow::BUSY, 0);
         }
         self.busy = busy;
+        swept.notes = self.watch.finish();
         self.correct(image, gauge_before.min(gauge(image)), gauge_before.max(gauge(image)), swept.half_open as i64);
         swept
     }
 
-    fn look_at(&self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, (place, claim): (usize, u64), swept: &mut Swept) {
+    fn look_at(&mut self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, (place, claim): (usize, u64), swept: &mut Swept) {
         let flow = image.nat_flows.get(place);
         let service = layout.services.get(&flow.service);
         let tcp = service.is_some_and(|s| s.vip.proto == Proto::Tcp);
@@ -84,8 +94,18 @@ impl Sweeper {
             gone || s.entries.get(usize::from(flow.backend)).is_none_or(Option::is_none)
         });
         if orphan || life.expired(tcp, tick, config) {
-            swept.expired += u64::from(remove(image, place, claim));
+            let removed = remove(image, place, claim);
+            swept.expired += u64::from(removed);
+            if removed && self.watch.samples(claim) {
+                self.watch.over(place, if orphan { FlowChange::Orphaned } else { FlowChange::Idle });
+            }
             return;
+        }
+        if self.watch.samples(claim)
+            && let Some(service) = service
+            && let Some(Some(entry)) = service.entries.get(usize::from(flow.backend))
+        {
+            self.watch.lives(place, &flow, life.phase(tcp), (service.vip, entry.id));
         }
         swept.flows += 1;
         swept.half_open += u64::from(life.phase(tcp) == Phase::HalfOpen);

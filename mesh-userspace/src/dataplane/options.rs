@@ -15,6 +15,8 @@ pub struct Options {
     pub nat: NatOptions,
     /// Secret of the flow hash. `None` = the one in the pinned maps, or a random one where there are none.
     pub hash_key: Option<[u64; 2]>,
+    /// One translated flow in this many is told of when it begins and ends; 0 = none.
+    pub flow_sample: u32,
     /// What the kernel half may say, at most.
     pub kernel_log: log::LevelFilter,
 }
@@ -108,6 +110,7 @@ impl Options {
             limits: Limits::default(),
             nat: NatOptions::default(),
             hash_key: None,
+            flow_sample: 0,
             kernel_log: log::LevelFilter::Warn,
         }
     }

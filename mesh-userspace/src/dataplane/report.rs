@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use mesh_common::abi::{BackendSignals, BackendState, BackendStats, Mode, Reason, ReasonStats, SlotWord};
 
+use super::flow_watch::FlowNote;
 use crate::model::{BackendId, Epoch, ServiceName, VipAddr};
 
 /// What a start found in the pinned maps.
@@ -123,4 +124,6 @@ pub struct NatReport {
     pub open: HashMap<(VipAddr, BackendId), OpenFlows>,
     /// Backends whose entry this sweep gave back, for nothing names them any more.
     pub freed: usize,
+    /// Sampled flows that began or ended since the last sweep.
+    pub notes: Vec<FlowNote>,
 }

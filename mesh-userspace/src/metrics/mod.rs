@@ -71,6 +71,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_map_repairs_total", "Differences found and repaired when the kernel's maps were read again"),
     ("mesh_config_reloads_total", "Attempts to reload the configuration"),
     ("mesh_config_reload_failures_total", "Attempts to reload the configuration that failed"),
+    ("mesh_flow_log_lines_total", "Lines that the flow log has written"),
+    ("mesh_flow_log_dropped_total", "Lines that the flow log has dropped because its place was slow or not there"),
     ("mesh_service_packets_total", "Packets for a service, by the reason for what became of them"),
     ("mesh_service_bytes_total", "Bytes for a service, by the reason for what became of their packets"),
     ("mesh_service_flows_total", "New flows of a service"),
@@ -124,6 +126,8 @@ fn publications(page: &mut Page, snapshot: &Snapshot) {
     page.counter("mesh_map_repairs_total", none, p.repairs);
     page.counter("mesh_config_reloads_total", none, p.reloads);
     page.counter("mesh_config_reload_failures_total", none, p.reload_failures);
+    page.counter("mesh_flow_log_lines_total", none, p.flows_logged);
+    page.counter("mesh_flow_log_dropped_total", none, p.flows_dropped);
     page.gauge("mesh_plan_duration_seconds", none, seconds(p.last_plan_us, 1e6));
     page.gauge("mesh_publish_duration_seconds", none, seconds(p.last_apply_us, 1e6));
 }

@@ -10,7 +10,7 @@ mod python;
 
 pub use apt::update as refresh_packages;
 pub use programs::find;
-pub use python::python;
+pub use python::{ensure as ensure_python, python};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;

@@ -142,6 +142,8 @@ pub(crate) fn snapshot() -> Snapshot {
             repairs: 0,
             reloads: 2,
             reload_failures: 1,
+            flows_logged: 8,
+            flows_dropped: 2,
         },
     }
 }
