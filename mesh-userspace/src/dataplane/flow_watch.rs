@@ -67,7 +67,7 @@ impl FlowWatch {
     /// Whether the flow with this claim is one of those that are told. Says no at once where the watch is off.
     pub fn samples(&self, claim: u64) -> bool {
         // The claim is a hash whose lowest bits are a mark; its upper half is as good as drawn.
-        self.every != 0 && (claim >> 32) as u32 % self.every == 0
+        self.every != 0 && ((claim >> 32) as u32).is_multiple_of(self.every)
     }
 
     /// A sampled flow that lives, or is over and waits to be forgotten.
