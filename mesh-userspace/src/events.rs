@@ -105,6 +105,9 @@ pub enum What {
     Published {
         epoch: Epoch,
         stores: usize,
+        /// Slots that were written among these.
+        #[serde(default)]
+        slots: usize,
         plan_us: u64,
         apply_us: u64,
     },
@@ -224,8 +227,12 @@ impl fmt::Display for What {
                 write!(f, "{service}: {moved} of {slots} slots moved ({share:.2} %), {secondaries} have another secondary, {flows}")?;
                 over_capacity.iter().try_for_each(|id| write!(f, "; {id} is beyond its capacity"))
             }
-            Self::Published { epoch, stores, plan_us, apply_us } => {
-                write!(f, "epoch {} published: {stores} stores, planned in {plan_us} us, applied in {apply_us} us", epoch.0)
+            Self::Published { epoch, stores, slots, plan_us, apply_us } => {
+                write!(
+                    f,
+                    "epoch {} published: {stores} stores, {slots} slots written, planned in {plan_us} us, applied in {apply_us} us",
+                    epoch.0
+                )
             }
             Self::PublishFailed { error } => write!(f, "publishing failed: {error}"),
             Self::Repaired { differences } => write!(f, "{differences} differences in the kernel's maps repaired"),

@@ -9,5 +9,6 @@ pub mod kube;
 pub mod mapped;
 pub mod netns;
 pub mod peer;
+pub mod registry;
 pub mod sim;
 pub mod stage;

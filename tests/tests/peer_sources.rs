@@ -10,13 +10,11 @@ mod dns_broken;
 mod etcd;
 #[path = "peer_sources/follower.rs"]
 mod follower;
-#[path = "peer_sources/ground.rs"]
-mod ground;
 #[path = "peer_sources/http.rs"]
 mod http;
 #[path = "peer_sources/kubernetes.rs"]
 mod kubernetes;
-#[path = "peer_sources/web.rs"]
-mod web;
+#[path = "peer_sources/secure.rs"]
+mod secure;
 #[path = "peer_sources/zookeeper.rs"]
 mod zookeeper;

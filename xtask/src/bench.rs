@@ -40,6 +40,8 @@ enum Subject {
     Failover,
     /// Time that asking ten thousand backends takes (needs root).
     Probes,
+    /// Time from a registration in each source of backends to the first packet; a thousand changes; a scrape of ten thousand backends (needs root).
+    Discovery,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -54,6 +56,10 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Subject::Failover => release("failover", args),
         Subject::Probes => release("probes", args),
+        Subject::Discovery => {
+            setup::ensure(&[Need::Peers])?;
+            release("discovery", args)
+        }
     }
 }
 

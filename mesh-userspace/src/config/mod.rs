@@ -13,6 +13,7 @@ mod resolved;
 mod schema;
 mod service;
 mod source;
+mod source_access;
 pub mod sourced;
 pub mod words;
 pub mod written;

@@ -11,12 +11,13 @@ use super::{
     kubernetes,
     placed::Placed,
     resolve::Findings,
+    source_access::{access, url},
     sourced::{RecordWord, Source, SourceWord},
     words::Span,
 };
 use crate::{
     discovery::{
-        ConsulSpec, EtcdSpec, Fit, HttpSpec, HttpUrl, SourceKind, SourceSpec, ZooKeeperSpec,
+        ConsulSpec, EtcdSpec, Fit, HttpSpec, SourceKind, SourceSpec, ZooKeeperSpec,
         dns::{DnsName, DnsSpec},
     },
     model::{Mode, VipAddr},
@@ -50,8 +51,8 @@ fn source(placed: &Placed<Source>, vip: VipAddr, mode: Mode, base: &Path, findin
     belongs(written, findings);
     let kind = match written.kind.value {
         SourceWord::Dns => SourceKind::Dns(dns(written, findings)?),
-        SourceWord::Http => SourceKind::Http(http(written, findings)?),
-        SourceWord::Etcd => SourceKind::Etcd(etcd(written, findings)?),
+        SourceWord::Http => SourceKind::Http(http(written, base, findings)?),
+        SourceWord::Etcd => SourceKind::Etcd(etcd(written, base, findings)?),
         SourceWord::ZooKeeper => SourceKind::ZooKeeper(zookeeper(written, findings)?),
         SourceWord::Consul => SourceKind::Consul(consul(written, base, findings)?),
         SourceWord::Kubernetes => SourceKind::Kubernetes(kubernetes::source(written, base, findings)?),
@@ -63,6 +64,8 @@ fn source(placed: &Placed<Source>, vip: VipAddr, mode: Mode, base: &Path, findin
 /// Keys that mean nothing for a source of this type are mistakes.
 fn belongs(written: &Source, findings: &mut Findings<'_>) {
     use SourceWord::{Consul, Dns, Etcd, Http, Kubernetes, ZooKeeper};
+    /// Those that are asked by HTTP.
+    const WEB: [SourceWord; 3] = [Http, Etcd, Consul];
     let keys = [
         ("name", written.name.as_ref().map(at), &[Dns][..]),
         ("record", written.record.as_ref().map(at), &[Dns][..]),
@@ -79,7 +82,14 @@ fn belongs(written: &Source, findings: &mut Findings<'_>) {
         ("service", written.service.as_ref().map(at), &[Consul, Kubernetes][..]),
         ("tags", written.tags.first().map(at), &[Consul][..]),
         ("datacenter", written.datacenter.as_ref().map(at), &[Consul][..]),
-        ("token_file", written.token_file.as_ref().map(at), &[Consul][..]),
+        ("token_file", written.token_file.as_ref().map(at), &WEB[..]),
+        ("user", written.user.as_ref().map(at), &WEB[..]),
+        ("password_file", written.password_file.as_ref().map(at), &WEB[..]),
+        ("ca", written.ca.as_ref().map(at), &WEB[..]),
+        ("cert", written.cert.as_ref().map(at), &WEB[..]),
+        ("key", written.key.as_ref().map(at), &WEB[..]),
+        ("server_name", written.server_name.as_ref().map(at), &WEB[..]),
+        ("verify", written.verify.as_ref().map(at), &WEB[..]),
         ("port_name", written.port_name.as_ref().map(at), &[Kubernetes][..]),
         ("share", written.share.as_ref().map(at), &[Kubernetes][..]),
         ("node", written.node.as_ref().map(at), &[Kubernetes][..]),
@@ -122,25 +132,25 @@ fn dns(written: &Source, findings: &mut Findings<'_>) -> Option<DnsSpec> {
     })
 }
 
-fn http(written: &Source, findings: &mut Findings<'_>) -> Option<HttpSpec> {
+fn http(written: &Source, base: &Path, findings: &mut Findings<'_>) -> Option<HttpSpec> {
     let text = needed(written, written.url.as_ref(), "url", "where the list is, such as http://registry.example.org/web.json", findings)?;
     Some(HttpSpec {
-        url: url(text, findings)?,
+        url: url(text, &access(written, base, findings), findings)?,
         interval: span(written.interval.as_ref(), Duration::from_secs(5), findings),
         timeout: timeout(written, findings),
         wait: written.wait.as_ref().map(|_| span(written.wait.as_ref(), Duration::ZERO, findings)),
     })
 }
 
-fn etcd(written: &Source, findings: &mut Findings<'_>) -> Option<EtcdSpec> {
+fn etcd(written: &Source, base: &Path, findings: &mut Findings<'_>) -> Option<EtcdSpec> {
     let prefix = needed(written, written.prefix.as_ref(), "prefix", "what the keys begin with, such as /services/web/", findings)?;
     if prefix.value.is_empty() {
         findings.error(prefix, "an empty prefix stands for every key there is", "write what the keys begin with, such as /services/web/");
     }
-    let mut urls: Vec<HttpUrl> = written.urls.iter().filter_map(|text| url(text, findings)).collect();
-    if written.urls.is_empty() {
-        urls.extend("http://127.0.0.1:2379".parse());
-    }
+    let access = access(written, base, findings);
+    let default = [Placed::from("http://127.0.0.1:2379".to_owned())];
+    let texts = if written.urls.is_empty() { &default[..] } else { &written.urls };
+    let urls = texts.iter().filter_map(|text| url(text, &access, findings)).collect();
     Some(EtcdSpec { urls, prefix: prefix.value.clone(), timeout: timeout(written, findings) })
 }
 
@@ -162,18 +172,13 @@ fn consul(written: &Source, base: &Path, findings: &mut Findings<'_>) -> Option<
     let service = needed(written, written.service.as_ref(), "service", "its name in Consul", findings)?;
     let default = Placed::from("http://127.0.0.1:8500".to_owned());
     Some(ConsulSpec {
-        url: url(written.url.as_ref().unwrap_or(&default), findings)?,
+        url: url(written.url.as_ref().unwrap_or(&default), &access(written, base, findings), findings)?,
         service: service.value.clone(),
         tags: written.tags.iter().map(|tag| tag.value.clone()).collect(),
         datacenter: written.datacenter.as_ref().map(|dc| dc.value.clone()),
-        token_file: written.token_file.as_ref().map(|file| base.join(&file.value)),
         timeout: timeout(written, findings),
         wait: span(written.wait.as_ref(), Duration::from_secs(60), findings).max(Duration::from_secs(1)),
     })
-}
-
-fn url(text: &Placed<String>, findings: &mut Findings<'_>) -> Option<HttpUrl> {
-    findings.ok(text, text.value.parse::<HttpUrl>(), "write http://HOST:PORT/PATH; behind TLS, put a local proxy before it")
 }
 
 /// `HOST` or `HOST:PORT`, as `HOST:PORT`.
@@ -256,6 +261,7 @@ mod tests {
         for (source, shown) in [
             ("{type: http, url: 'http://a.test/b', wait: 30s}", "http a.test/b"),
             ("{type: etcd, prefix: /s/web/}", "etcd /s/web/"),
+            ("{type: http, url: 'https://a.test/b', ca: ca.pem, user: a, password_file: b}", "http a.test/b"),
             ("{type: zookeeper, path: /s/web, servers: [zk1, 'zk2:2182', '::1']}", "zookeeper /s/web"),
             ("{type: consul, service: web, tags: [v1, eu], datacenter: dc2}", "consul web #v1 #eu @dc2"),
             ("{type: kubernetes, service: shop/web, port_name: http}", "kubernetes shop/web http"),
@@ -277,7 +283,13 @@ mod tests {
             ("{type: dns, name: a.b, servers: [ns1]}", "lb.yaml:5:38: `ns1` is no address of a server"),
             ("{type: dns, name: a.b, timeout: 1ms}", "lb.yaml:5:37: 1ms is out of range"),
             ("{type: dns, name: a.b, min_refresh: 1m, max_refresh: 1s}", "lb.yaml:5:58: `max_refresh` is shorter"),
-            ("{type: http, url: 'https://a.test'}", "lb.yaml:5:23: `https://a.test` is not asked for by plain HTTP"),
+            ("{type: http, url: 'ftp://a.test'}", "lb.yaml:5:23: `ftp://a.test` is neither http nor https"),
+            ("{type: http, url: 'http://a.test', ca: a.pem}", "lb.yaml:5:23: `http://a.test` is asked without TLS"),
+            ("{type: http, url: 'https://a.test', cert: a.pem}", "lb.yaml:5:47: `cert` has no `key`"),
+            ("{type: http, url: 'https://a.test', user: a}", "lb.yaml:5:47: `user` has no `password_file`"),
+            ("{type: etcd, prefix: /a, password_file: a}", "lb.yaml:5:45: `password_file` has no `user`"),
+            ("{type: consul, service: a, user: a, password_file: b, token_file: c}", "lb.yaml:5:71: there are a user and a token"),
+            ("{type: dns, name: a.b, token_file: c}", "lb.yaml:5:40: `token_file` means nothing"),
             ("{type: etcd, prefix: ''}", "lb.yaml:5:26: an empty prefix"),
             ("{type: etcd, prefix: /a, name: b}", "lb.yaml:5:36: `name` means nothing for a source of this type"),
             ("{type: zookeeper, path: s/web}", "lb.yaml:5:29: `s/web` is no path of a node"),

@@ -94,9 +94,30 @@ pub struct Source {
     /// `consul`: where it is not the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datacenter: Option<Placed<String>>,
-    /// `consul`: file with the token of an access list.
+    /// `http`, `etcd`, `consul`: file with the token that says who asks, read for each connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<Placed<PathBuf>>,
+    /// `http`, `etcd`, `consul`: name that is logged in with; its password is in `password_file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Placed<String>>,
+    /// `http`, `etcd`, `consul`: file with the password of `user`, read for each connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<Placed<PathBuf>>,
+    /// `http`, `etcd`, `consul` over `https`: file of the authorities to trust (PEM). Default: those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Placed<PathBuf>>,
+    /// The same: file of the certificate chain to show (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<Placed<PathBuf>>,
+    /// The same: file of that certificate's private key (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Placed<PathBuf>>,
+    /// The same: name that the certificate must have. Default: the URL's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<Placed<String>>,
+    /// The same: whether the certificate has to be good. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Placed<bool>>,
     /// `kubernetes`: name of the Service's port. Default: its only one, or the one whose endpoints have the number `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_name: Option<Placed<String>>,

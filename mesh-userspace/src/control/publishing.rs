@@ -76,7 +76,7 @@ impl Daemon {
         self.publish_at = self.core.plan().replan_at;
         let Publications { last_plan_us: plan_us, last_apply_us: apply_us, .. } = self.publications;
         if published.ops > 0 {
-            self.tell(What::Published { epoch: published.epoch, stores: published.ops, plan_us, apply_us });
+            self.tell(What::Published { epoch: published.epoch, stores: published.ops, slots: published.slots_written, plan_us, apply_us });
         }
         self.refused(published.refused);
         self.check_ready();

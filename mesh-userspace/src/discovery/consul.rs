@@ -1,13 +1,13 @@
 //! Endpoints from Consul: the health of a service's instances, by blocking queries.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, time::Duration};
 
-use hyper::header::HeaderName;
+use hyper::header::{AUTHORIZATION, HeaderName};
 use serde::Deserialize;
 
 use super::{
     Failure, Fit, Outlet, Told, Update,
-    web::{HttpUrl, Reply, encode},
+    web::{HttpUrl, Login, Reply, encode},
 };
 use crate::model::Endpoint;
 
@@ -19,8 +19,6 @@ pub struct ConsulSpec {
     /// Instances have all of these.
     pub tags: Vec<String>,
     pub datacenter: Option<String>,
-    /// File with the token, read at each question.
-    pub token_file: Option<PathBuf>,
     /// For an answer that need not be waited for.
     pub timeout: Duration,
     /// The server keeps a question so long until something changes.
@@ -110,16 +108,16 @@ impl ConsulSource {
         let path = self.spec.url.with(&format!("/v1/health/service/{}", encode(&self.spec.service)), &query);
         // Servers add up to a sixteenth to the wait, so that not all questions end at once.
         let waits = index.map_or(Duration::ZERO, |_| self.spec.wait + self.spec.wait / 16);
-        let reply = self.spec.url.get(&path, &self.headers().await?, self.spec.timeout + waits).await?;
+        let reply = self.spec.url.get(&path, &self.headers()?, self.spec.timeout + waits).await?;
         let (endpoints, problem) = self.read(&reply)?;
         Ok((endpoints, problem, reply.header("x-consul-index").and_then(|i| i.parse().ok())))
     }
 
-    async fn headers(&self) -> Result<Vec<(HeaderName, String)>, Failure> {
-        let Some(file) = &self.spec.token_file else { return Ok(Vec::new()) };
-        let token = tokio::fs::read_to_string(file).await;
-        let token = token.map_err(|e| Failure::Unreachable(format!("can't read the token {}: {e}", file.display())))?;
-        Ok(vec![(HeaderName::from_static("x-consul-token"), token.trim().to_owned())])
+    /// A token goes in Consul's own header, a password in that of proxies before it.
+    fn headers(&self) -> Result<Vec<(HeaderName, String)>, Failure> {
+        let access = self.spec.url.access();
+        let name = if matches!(access.login, Some(Login::Token(_))) { HeaderName::from_static("x-consul-token") } else { AUTHORIZATION };
+        Ok(access.authorization("")?.map(|login| (name, login)).into_iter().collect())
     }
 
     /// The endpoints, and what is wrong with instances that can't be.

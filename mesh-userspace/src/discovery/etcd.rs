@@ -4,14 +4,17 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use data_encoding::BASE64;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{
+    body::Incoming,
+    header::{AUTHORIZATION, HeaderName},
+};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::json;
 
 use super::{
     Failure, Fit, Outlet,
     keyed::Keyed,
-    web::{HttpUrl, cause},
+    web::{HttpUrl, Login, cause, secret},
 };
 
 /// What is asked for.
@@ -34,6 +37,13 @@ pub struct EtcdSource {
     keyed: Keyed,
     /// Which member is asked.
     member: usize,
+}
+
+type Headers = Vec<(HeaderName, String)>;
+
+#[derive(Deserialize)]
+struct Granted {
+    token: String,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +112,8 @@ impl EtcdSource {
     /// Reads all and follows changes. Ends well when what it would go on from is compacted away: then all is to be read again.
     async fn follow(&mut self, outlet: &Outlet) -> Result<(), Failure> {
         let url = self.spec.urls[self.member % self.spec.urls.len()].clone();
-        let revision = self.read_all(&url).await?;
+        let login = self.log_in(&url).await?;
+        let revision = self.read_all(&url, &login).await?;
         self.keyed.tell(outlet).await;
         let create = json!({ "create_request": {
             "key": BASE64.encode(self.spec.prefix.as_bytes()),
@@ -110,7 +121,7 @@ impl EtcdSource {
             "start_revision": (revision + 1).to_string(),
             "progress_notify": true,
         }});
-        let response = url.stream(&url.with("/v3/watch", &[]), create.to_string(), self.spec.timeout).await?;
+        let response = url.stream(&url.with("/v3/watch", &[]), &login, create.to_string(), self.spec.timeout).await?;
         if !response.status().is_success() {
             return Err(Failure::Unreachable(format!("the watch is answered by {}", response.status())));
         }
@@ -127,13 +138,28 @@ impl EtcdSource {
         }
     }
 
+    /// A password is exchanged for a token that the member hands out; a token is taken as it is.
+    async fn log_in(&self, url: &HttpUrl) -> Result<Headers, Failure> {
+        let token = match &url.access().login {
+            None => return Ok(Headers::new()),
+            Some(Login::Token(file)) => secret(file)?,
+            Some(Login::Password { user, file }) => {
+                let request = json!({"name": user, "password": secret(file)?}).to_string();
+                let reply = url.post(&url.with("/v3/auth/authenticate", &[]), &[], request, self.spec.timeout).await?;
+                let granted: Granted = serde_json::from_slice(reply.success()?).map_err(|e| Failure::Bad(e.to_string()))?;
+                granted.token
+            }
+        };
+        Ok(vec![(AUTHORIZATION, token)])
+    }
+
     /// Takes over all keys; returns the revision that they are of.
-    async fn read_all(&mut self, url: &HttpUrl) -> Result<i64, Failure> {
+    async fn read_all(&mut self, url: &HttpUrl, login: &Headers) -> Result<i64, Failure> {
         let request = json!({
             "key": BASE64.encode(self.spec.prefix.as_bytes()),
             "range_end": BASE64.encode(&range_end(&self.spec.prefix)),
         });
-        let reply = url.post(&url.with("/v3/kv/range", &[]), request.to_string(), self.spec.timeout).await?;
+        let reply = url.post(&url.with("/v3/kv/range", &[]), login, request.to_string(), self.spec.timeout).await?;
         let range: Range = serde_json::from_slice(reply.success()?).map_err(|e| Failure::Bad(e.to_string()))?;
         let mut there = BTreeSet::new();
         let pairs = range.kvs.iter().map(decode).collect::<Result<Vec<_>, _>>()?;

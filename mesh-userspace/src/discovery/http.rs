@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use hyper::{
     StatusCode,
-    header::{HeaderName, IF_NONE_MATCH},
+    header::{AUTHORIZATION, HeaderName, IF_NONE_MATCH},
 };
 use tokio::time::Instant;
 
@@ -56,11 +56,13 @@ impl HttpSource {
         let mut waiting = false;
         loop {
             let asked = Instant::now();
+            let index = self.index.clone();
             let changed = match self.ask(waiting).await {
                 Ok(changed) => changed,
                 Err(failure) => return failure,
             };
-            let has_changed = changed.is_some();
+            // A list that changed and changed back is no change, but the server keeps questions.
+            let has_changed = changed.is_some() || self.index != index;
             outlet.good(changed.map(Update::Reset), None).await;
             let pause = match self.spec.wait {
                 None => self.spec.interval,
@@ -77,7 +79,8 @@ impl HttpSource {
     /// The list, if it is another one than was told.
     async fn ask(&mut self, waiting: bool) -> Result<Option<Vec<Endpoint>>, Failure> {
         let wait = self.spec.wait.filter(|_| waiting);
-        let mut headers: Vec<(HeaderName, String)> = Vec::new();
+        let login = self.spec.url.access().authorization("Bearer ")?;
+        let mut headers: Vec<(HeaderName, String)> = login.map(|login| (AUTHORIZATION, login)).into_iter().collect();
         headers.extend(self.etag.clone().filter(|_| self.read_at.elapsed() < BELIEVED).map(|etag| (IF_NONE_MATCH, etag)));
         let mut query: Vec<(&str, String)> = Vec::new();
         if let Some(wait) = wait {
@@ -115,6 +118,6 @@ impl HttpSource {
 
 impl fmt::Display for HttpSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http {}", self.url.to_string().trim_start_matches("http://"))
+        write!(f, "http {}", self.url.to_string().trim_start_matches("https://").trim_start_matches("http://"))
     }
 }

@@ -27,7 +27,7 @@ pub use kubernetes::{ClusterAccess, ClusterSpec, KubernetesSpec, Range};
 pub use memory::{Memory, Remembered};
 pub use sources::{Failure, News, Outlet, SourceState, SourceStatus, Sources};
 pub use spec::{Fit, SourceKey, SourceKind, SourceSpec, Told};
-pub use web::{BadUrl, HttpUrl};
+pub use web::{Access, BadUrl, HttpUrl, Login};
 pub use zookeeper::ZooKeeperSpec;
 
 use crate::model::{BackendId, Endpoint};

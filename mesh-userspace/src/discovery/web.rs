@@ -1,6 +1,11 @@
-//! HTTP/1.1 to a source: one connection per request, bounded in time and size.
+//! HTTP/1.1 to a source, plain or over TLS: one connection per request, bounded in time and size.
 
-use std::{fmt, str::FromStr, time::Duration};
+mod access;
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+pub(super) use access::secret;
+pub use access::{Access, Login};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -11,7 +16,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
 
 use super::Failure;
 
@@ -22,9 +29,11 @@ const IDLE_SECONDS: u32 = 10;
 const PROBE_SECONDS: u32 = 5;
 const PROBES: u32 = 3;
 
-/// `http://HOST[:PORT][/PATH][?QUERY]`.
+/// `http://HOST[:PORT][/PATH][?QUERY]`, or the same with `https`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HttpUrl {
+    tls: bool,
+    access: Arc<Access>,
     host: String,
     port: u16,
     /// From the first `/` on, with the query.
@@ -36,9 +45,9 @@ pub struct HttpUrl {
 pub enum BadUrl {
     #[error("`{0}` is no URL")]
     Text(String),
-    #[error("`{0}` is not asked for by plain HTTP")]
+    #[error("`{0}` is neither http nor https")]
     Scheme(String),
-    #[error("`{0}` has a name and a password, which plain HTTP would show to everyone")]
+    #[error("`{0}` has a name or a password: they have keys of their own")]
     UserInfo(String),
 }
 
@@ -51,6 +60,20 @@ pub(super) struct Reply {
 }
 
 impl HttpUrl {
+    /// Whether it is asked over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The same, asked by this who.
+    pub fn with_access(self, access: Arc<Access>) -> Self {
+        Self { access, ..self }
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// The path with this behind it, as part of the path or as a further one of its query.
     pub(super) fn with(&self, path: &str, query: &[(&str, &str)]) -> String {
         let (mine, mut all) = match self.path.split_once('?') {
@@ -75,17 +98,23 @@ impl HttpUrl {
     }
 
     /// The same with a JSON body.
-    pub(super) async fn post(&self, path: &str, body: String, limit: Duration) -> Result<Reply, Failure> {
+    pub(super) async fn post(&self, path: &str, headers: &[(HeaderName, String)], body: String, limit: Duration) -> Result<Reply, Failure> {
         let exchange = async {
-            let response = self.send(Method::POST, path, &[], Bytes::from(body)).await?;
+            let response = self.send(Method::POST, path, headers, Bytes::from(body)).await?;
             self.whole(response).await
         };
         self.within(limit, exchange).await
     }
 
     /// The same; the answer's head within `limit`, and its body as it comes.
-    pub(super) async fn stream(&self, path: &str, body: String, limit: Duration) -> Result<Response<Incoming>, Failure> {
-        self.within(limit, self.send(Method::POST, path, &[], Bytes::from(body))).await
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: String,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        self.within(limit, self.send(Method::POST, path, headers, Bytes::from(body))).await
     }
 
     async fn within<T>(&self, limit: Duration, exchange: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -98,9 +127,20 @@ impl HttpUrl {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, self.port)).await.map_err(|e| unreachable(&e))?;
         keep_alive(&stream).map_err(|e| unreachable(&e))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
-        // Ends with the response or with whoever waits for it, for then nothing holds the sender any more.
-        tokio::spawn(connection);
+        // A connection ends with the response or with whoever waits for it, for then nothing holds the sender any more.
+        let mut sender = if self.tls {
+            let check = self.access.tls(host)?;
+            let name = ServerName::try_from(self.access.server_name.clone().unwrap_or_else(|| host.to_owned()));
+            let name = name.map_err(|e| Failure::Unreachable(e.to_string()))?;
+            let stream = TlsConnector::from(check.config()).connect(name, stream).await.map_err(|e| unreachable(&e))?;
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
+            tokio::spawn(connection);
+            sender
+        } else {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
+            tokio::spawn(connection);
+            sender
+        };
         let request = self.request(method, path, headers, body).map_err(|e| Failure::Bad(e.to_string()))?;
         sender.send_request(request).await.map_err(|e| unreachable(&cause(&e)))
     }
@@ -183,26 +223,32 @@ impl FromStr for HttpUrl {
     fn from_str(text: &str) -> Result<Self, BadUrl> {
         let bad = || BadUrl::Text(text.to_owned());
         let uri: Uri = text.parse().map_err(|_| bad())?;
-        if uri.scheme_str() != Some("http") {
-            return Err(BadUrl::Scheme(text.to_owned()));
-        }
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(BadUrl::Scheme(text.to_owned())),
+        };
         let authority = uri.authority().ok_or_else(bad)?;
         if authority.as_str().contains('@') {
             return Err(BadUrl::UserInfo(text.to_owned()));
         }
         let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
-            None => Some(80),
+            None => Some(usual_port(tls)),
             Some(port) => port.parse().ok().filter(|port| *port != 0),
         };
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        Ok(Self { host: authority.host().to_owned(), port: port.ok_or_else(bad)?, path: path.to_owned() })
+        Ok(Self { tls, access: Arc::default(), host: authority.host().to_owned(), port: port.ok_or_else(bad)?, path: path.to_owned() })
     }
+}
+
+fn usual_port(tls: bool) -> u16 {
+    if tls { 443 } else { 80 }
 }
 
 impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = if self.port == 80 { String::new() } else { format!(":{}", self.port) };
-        write!(f, "http://{}{port}{}", self.host, if self.path == "/" { "" } else { &self.path })
+        let port = if self.port == usual_port(self.tls) { String::new() } else { format!(":{}", self.port) };
+        write!(f, "http{}://{}{port}{}", if self.tls { "s" } else { "" }, self.host, if self.path == "/" { "" } else { &self.path })
     }
 }
 
@@ -216,11 +262,13 @@ mod tests {
             ("http://a.test", "http://a.test"),
             ("http://a.test:8500/", "http://a.test:8500"),
             ("http://[2001:db8::1]:80/x?y=1", "http://[2001:db8::1]/x?y=1"),
+            ("https://a.test:443/", "https://a.test"),
+            ("https://a.test:80/b", "https://a.test:80/b"),
         ] {
             assert_eq!(text.parse::<HttpUrl>().map(|u| u.to_string()), Ok(shown.to_owned()));
         }
         for bad in
-            ["", "a.test", "/x", "https://a.test", "http://", "http://a.test:0", "http://a.test:99999", "http://u:p@a.test", "http://a b"]
+            ["", "a.test", "/x", "ftp://a.test", "http://", "http://a.test:0", "http://a.test:99999", "http://u:p@a.test", "http://a b"]
         {
             assert!(bad.parse::<HttpUrl>().is_err(), "{bad}");
         }

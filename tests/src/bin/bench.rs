@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mesh_tests::bench::{
     self, Driver, Figure, Rig,
+    discovery::{self, Place},
     failover::{self, Mode, Settings, Way},
     probes::{self, Cost, Kind},
 };
@@ -23,6 +24,8 @@ enum Subject {
     Packet(Packet),
     /// How long a backend that has failed is still sent packets.
     Failover(Failover),
+    /// How long it takes from a registration to the first packet.
+    Discovery(Discovery),
     /// What asking many backends costs.
     Probes(Probes),
 }
@@ -80,8 +83,45 @@ fn main() -> Result<()> {
     match Args::parse().subject {
         Subject::Packet(args) => packet(&args),
         Subject::Failover(args) => run_failover(&args),
+        Subject::Discovery(args) => run_discovery(&args),
         Subject::Probes(args) => run_probes(&args),
     }
+}
+
+#[derive(clap::Args)]
+struct Discovery {
+    /// Print one JSON object a source.
+    #[arg(long)]
+    json: bool,
+    /// Where backends are registered [default: everywhere].
+    #[arg(long = "source", value_delimiter = ',')]
+    sources: Vec<Place>,
+    /// Registrations in each.
+    #[arg(long, default_value_t = 100)]
+    trials: usize,
+    /// Leave out the thousand changes and the scrape.
+    #[arg(long)]
+    quick: bool,
+}
+
+fn run_discovery(args: &Discovery) -> Result<()> {
+    if !args.json {
+        println!("{}", discovery::Figure::HEAD);
+    }
+    let mut missed = 0;
+    discovery::measure(&or_all(&args.sources), args.trials.max(1), |figure| {
+        missed += usize::from(!figure.met);
+        println!("{}", if args.json { serde_json::to_string(figure)? } else { figure.to_string() });
+        Ok(())
+    })?;
+    if !args.quick {
+        let (mass, scrape) = (discovery::mass()?, discovery::scrape(10_000)?);
+        missed += usize::from(!mass.met) + usize::from(!scrape.met);
+        println!("{}", if args.json { serde_json::to_string(&mass)? } else { mass.to_string() });
+        println!("{}", if args.json { serde_json::to_string(&scrape)? } else { scrape.to_string() });
+    }
+    anyhow::ensure!(missed == 0, "{missed} figures miss what is to be reached");
+    Ok(())
 }
 
 fn run_failover(args: &Failover) -> Result<()> {

@@ -165,7 +165,7 @@ impl Stopped {
     }
 }
 
-/// An EndpointSlice of `service` with one port: address, and `ready`, `draining` or `gone`.
+/// An EndpointSlice of `service` with one port of TCP and UDP: address, and `ready`, `draining` or `gone`.
 pub fn slice(namespace: &str, service: &str, name: &str, port: u16, endpoints: &[(String, &str)]) -> Result<Value> {
     let one = |(address, state): &(String, &str)| {
         ensure!(["ready", "draining", "gone"].contains(state), "an endpoint is not {state}");
@@ -182,6 +182,6 @@ pub fn slice(namespace: &str, service: &str, name: &str, port: u16, endpoints: &
         "metadata": {"namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": service}},
         "addressType": if endpoints.first().is_some_and(|(a, _)| a.contains(':')) { "IPv6" } else { "IPv4" },
         "endpoints": endpoints.iter().map(one).collect::<Result<Vec<_>>>()?,
-        "ports": [{"name": "web", "port": port, "protocol": "TCP"}],
+        "ports": [{"name": "web", "port": port, "protocol": "TCP"}, {"name": "web-udp", "port": port, "protocol": "UDP"}],
     }))
 }

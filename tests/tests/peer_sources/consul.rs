@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::{
-    follower::{Follower, Times},
-    ground::Ground,
+use mesh_tests::registry::{
+    Ground,
     web::{Manner, Web},
 };
+
+use crate::follower::{Follower, Times};
 
 /// One instance, in the words of `/v1/health/service`.
 fn instance(last: u8, checks: &[(&str, &str)]) -> String {

@@ -1,69 +1,26 @@
 //! Knot with live updates, and dnsmasq.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{daemon::Process, netns};
+use mesh_tests::{
+    daemon::Process,
+    registry::{Ground, knot::Knot},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use crate::{
-    follower::{Follower, Times},
-    ground::Ground,
-};
+use crate::follower::{Follower, Times};
 
 const NAMES: &str = "{type: dns, name: web.test, servers: ['127.0.0.1:5300'], min_refresh: 50ms, timeout: 1s}";
 const SERVICES: &str = "{type: dns, name: _http._tcp.test, record: srv, servers: ['127.0.0.1:5300'], min_refresh: 50ms, timeout: 1s}";
 
-struct Knot<'a> {
-    ground: &'a Ground,
-    process: Process,
-}
-
-impl<'a> Knot<'a> {
-    fn start(ground: &'a Ground) -> Result<Self> {
-        let dir = ground.path("");
-        let dir = dir.display();
-        ground.write("test.zone", "@ 300 SOA ns a 1 3600 600 86400 1\n@ 300 NS ns\nns 300 A 10.9.9.9\n")?;
-        let config = ground.write(
-            "knot.conf",
-            &format!(
-                "server:\n    rundir: {dir}\n    listen: 127.0.0.1@5300\n    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n\
-                 database:\n    storage: {dir}\nlog:\n  - target: stderr\n    any: info\n\
-                 acl:\n  - id: all\n    address: 127.0.0.1\n    action: update\n\
-                 zone:\n  - domain: test\n    storage: {dir}\n    file: test.zone\n    acl: all\n    zonefile-sync: -1\n    zonefile-load: difference-no-serial\n    journal-content: all\n"
-            ),
-        )?;
-        let process = ground.start("knot", ground.ns.command("knotd").arg("-c").arg(config))?;
-        let knot = Self { ground, process };
-        let end = Instant::now() + Duration::from_secs(30);
-        // It takes updates as soon as the zone is loaded.
-        while let Err(error) = knot.update("add probe.test. 1 TXT up") {
-            ensure!(Instant::now() < end, "knotd does not take updates: {error:#}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(knot)
-    }
-
-    /// RFC 2136 updates, sent as one message.
-    fn update(&self, lines: &str) -> Result<()> {
-        let script = format!("server 127.0.0.1 5300\nzone test.\n{lines}\nsend\n");
-        let script = self.ground.write("update", &script)?;
-        let mut command = self.ground.ns.command("knsupdate");
-        netns::run(command.args(["-v", "-t", "5"]).arg(script).stdin(Stdio::null()))
-    }
-}
-
 #[test]
 fn knot_addresses_follow_live_updates_death_and_return() -> Result<()> {
     let ground = Ground::new("knot-a")?;
-    let mut knot = Knot::start(&ground)?;
+    let mut knot = Knot::start(&ground, 1)?;
     ground.play(async || {
         let mut follower = Follower::of(NAMES)?;
         // That the name is not there is a fact.
@@ -85,7 +42,7 @@ fn knot_addresses_follow_live_updates_death_and_return() -> Result<()> {
         ensure!((1..30).contains(&failures), "{failures} failures: the server is asked too rarely or too often");
 
         drop(knot);
-        let knot = Knot::start(&ground)?;
+        let knot = Knot::start(&ground, 1)?;
         knot.update("del web.test. A\nadd web.test. 1 CNAME b.test.\nadd b.test. 1 A 10.0.0.3")?;
         follower.has(&["10.0.0.3:80"]).await?;
         // NODATA and NXDOMAIN: the last one has gone.
@@ -98,7 +55,7 @@ fn knot_addresses_follow_live_updates_death_and_return() -> Result<()> {
 #[test]
 fn knot_service_records_have_priorities_weights_and_ports() -> Result<()> {
     let ground = Ground::new("knot-srv")?;
-    let knot = Knot::start(&ground)?;
+    let knot = Knot::start(&ground, 1)?;
     ground.play(async || {
         let mut follower = Follower::of(SERVICES)?;
         follower.has(&[]).await?;
@@ -121,7 +78,7 @@ fn knot_service_records_have_priorities_weights_and_ports() -> Result<()> {
 #[test]
 fn knot_tells_a_thousand_changes_over_tcp() -> Result<()> {
     let ground = Ground::new("knot-mass")?;
-    let knot = Knot::start(&ground)?;
+    let knot = Knot::start(&ground, 1)?;
     ground.play(async || {
         let mut follower = Follower::of(NAMES)?;
         follower.has(&[]).await?;

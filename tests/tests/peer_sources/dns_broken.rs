@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Result, ensure};
 use tokio::net::UdpSocket;
 
-use crate::{follower::Follower, ground::Ground};
+use mesh_tests::registry::Ground;
+
+use crate::follower::Follower;
 
 /// How it answers.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -4,52 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use data_encoding::BASE64;
-use mesh_tests::daemon::Process;
+use mesh_tests::registry::{
+    Ground,
+    etcd::{SERVER, call, delete, pair, put, start},
+    web::gate,
+};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{
-    follower::{Follower, Times},
-    ground::Ground,
-    web::{gate, post},
-};
+use crate::follower::{Follower, Times};
 
-const SERVER: &str = "127.0.0.1:2379";
 const SOURCE: &str = "{type: etcd, prefix: /services/web/, port: 8080}";
-
-fn start(ground: &Ground) -> Result<Process> {
-    let url = format!("http://{SERVER}");
-    let mut command = ground.ns.command("etcd");
-    command
-        .args(["--name", "one", "--listen-client-urls", &url, "--advertise-client-urls", &url])
-        .arg("--data-dir")
-        .arg(ground.path("data"));
-    command.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
-    command.args(["--initial-cluster", "one=http://127.0.0.1:2380", "--log-level", "warn"]);
-    let process = ground.start("etcd", &mut command)?;
-    let end = Instant::now() + Duration::from_secs(30);
-    while let Err(error) = ground.ns.enter(|| post(SERVER, "/v3/kv/range", &json!({"key": BASE64.encode(b"x")}).to_string()))? {
-        ensure!(Instant::now() < end, "etcd does not answer: {error:#}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(process)
-}
-
-fn call(path: &str, body: &Value) -> Result<Value> {
-    post(SERVER, path, &body.to_string())
-}
-
-fn pair(name: &str, value: &str) -> Value {
-    json!({"key": BASE64.encode(format!("/services/web/{name}").as_bytes()), "value": BASE64.encode(value.as_bytes())})
-}
-
-fn put(name: &str, value: &str) -> Result<()> {
-    call("/v3/kv/put", &pair(name, value)).map(drop)
-}
-
-fn delete(name: &str) -> Result<()> {
-    call("/v3/kv/deleterange", &json!({"key": pair(name, "")["key"]})).map(drop)
-}
 
 #[test]
 fn keys_leases_death_and_return() -> Result<()> {

@@ -4,11 +4,12 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use crate::{
-    follower::{Follower, Times},
-    ground::Ground,
+use mesh_tests::registry::{
+    Ground,
     web::{Manner, Web},
 };
+
+use crate::follower::{Follower, Times};
 
 #[test]
 fn a_list_at_nginx_is_polled_by_its_etag() -> Result<()> {

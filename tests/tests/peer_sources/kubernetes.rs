@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mesh_tests::kube::{FakeApi, Manner, slice};
-
-use crate::{
-    follower::{Follower, Times},
-    ground::Ground,
+use mesh_tests::{
+    kube::{FakeApi, Manner, slice},
+    registry::Ground,
 };
+
+use crate::follower::{Follower, Times};
 
 const SLICES: &str = "discovery.k8s.io/v1/endpointslices";
 const SERVER: &str = "127.0.0.1:6443";

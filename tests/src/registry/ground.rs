@@ -7,9 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_tests::{daemon::Process, netns::Namespace};
+
 use tempfile::TempDir;
 
+use crate::{daemon::Process, netns::Namespace};
+
+#[derive(Debug)]
 pub struct Ground {
     pub ns: Namespace,
     dir: TempDir,
@@ -29,6 +32,12 @@ impl Ground {
         let path = self.path(name);
         fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// In a namespace that others are in as well.
+    pub fn within(ns: &Namespace) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mesh-peer-").tempdir().context("failed to make a directory for a server")?;
+        Ok(Self { ns: ns.alias()?, dir })
     }
 
     /// Starts a server inside; what it says goes to the file `<name>.log`.

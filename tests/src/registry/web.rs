@@ -41,6 +41,7 @@ pub struct Content {
     pub unmodified: u64,
 }
 
+#[derive(Debug)]
 pub struct Web(watch::Sender<Content>);
 
 impl Web {
