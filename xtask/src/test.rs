@@ -41,12 +41,15 @@ pub enum Suite {
     Image,
     /// `kernel` and `netns` inside Debian's stock kernels.
     Vm,
+    /// The real kube-apiserver, which is built first; only if it is named (needs root).
+    K8s,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let suites = if args.suites.is_empty() { Suite::value_variants() } else { args.suites.as_slice() };
+    let all: Vec<Suite> = Suite::value_variants().iter().copied().filter(|s| *s != Suite::K8s).collect();
+    let suites = if args.suites.is_empty() { &all } else { &args.suites };
     let mut done = Vec::new();
-    for &suite in suites {
+    for &suite in suites.iter() {
         println!("\n== {suite:?}");
         let start = Instant::now();
         let result = suite.run(args);
@@ -78,6 +81,7 @@ impl Suite {
             Self::Peers => integration("peer_", &[Need::Test, Need::Peers], &args.words),
             Self::Image => integration("image_", &[Need::Test, Need::Image], &args.words),
             Self::Vm => vm::run(&args.kernels, &args.words),
+            Self::K8s => k8s(&args.words),
         }
     }
 }
@@ -93,6 +97,16 @@ fn host(words: &[String]) -> Result<()> {
 
 /// Runs the files `tests/tests/<prefix>*.rs`. They find the binaries that they start beside themselves.
 fn integration(prefix: &str, needs: &[Need], words: &[String]) -> Result<()> {
+    execute(&mut prepared(prefix, needs, words)?)
+}
+
+/// The same with the real API server of Kubernetes, which its test finds by a variable.
+fn k8s(words: &[String]) -> Result<()> {
+    let server = setup::apiserver::ensure()?;
+    execute(prepared("k8s_", &[Need::Test, Need::Peers], words)?.env("MESH_KUBE_APISERVER", server))
+}
+
+fn prepared(prefix: &str, needs: &[Need], words: &[String]) -> Result<std::process::Command> {
     let mut command = cargo(&["test", "--locked", "--workspace"]);
     for name in binaries::named(prefix)? {
         command.args(["--test", &name]);
@@ -100,7 +114,8 @@ fn integration(prefix: &str, needs: &[Need], words: &[String]) -> Result<()> {
     setup::ensure(needs)?;
     become_root(&mut command)?;
     build::run(build::Args::default())?;
-    execute(command.args(["--no-fail-fast", "--", "--show-output"]).args(words))
+    command.args(["--no-fail-fast", "--", "--show-output"]).args(words);
+    Ok(command)
 }
 
 /// The tests load programs and make namespaces, cargo need not: only the test binaries are started through sudo.

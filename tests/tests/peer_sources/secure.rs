@@ -7,7 +7,7 @@ use mesh_tests::{
     daemon::Process,
     registry::{Ground, etcd, web::Web},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 
 use crate::follower::Follower;
@@ -18,12 +18,15 @@ fn certificates(ground: &Ground) -> Result<()> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, authority);
         ground.write(&format!("{authority}.pem"), &params.self_signed(&key)?.pem())?;
         let issuer = Issuer::new(params, key);
         if authority == "ca" {
             for (name, host) in [("server", "registry.test"), ("client", "mesh.test")] {
                 let key = KeyPair::generate()?;
-                let cert = CertificateParams::new(vec![host.to_owned(), "127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
+                let mut params = CertificateParams::new(vec![host.to_owned(), "127.0.0.1".to_owned()])?;
+                params.distinguished_name.push(DnType::CommonName, host);
+                let cert = params.signed_by(&key, &issuer)?;
                 ground.write(&format!("{name}.pem"), &cert.pem())?;
                 ground.write(&format!("{name}.key"), &key.serialize_pem())?;
             }

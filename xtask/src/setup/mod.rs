@@ -2,6 +2,7 @@
 //!
 //! Every other task calls [`ensure`], which is silent and quick where all is there.
 
+pub mod apiserver;
 mod apt;
 mod debian;
 mod ebpf;

@@ -204,7 +204,7 @@ pub const RULES: &[Rule] = &[
                 .is_some_and(|(package, file)| !package.contains("/src/") && file.ends_with(".rs") && !file.contains('/'))
         },
         check: Check::File(|source| {
-            let suites = ["host_", "kernel_", "netns_", "peer_", "image_"].map(|suite| format!("tests/tests/{suite}"));
+            let suites = ["host_", "kernel_", "netns_", "peer_", "image_", "k8s_"].map(|suite| format!("tests/tests/{suite}"));
             (!suites.iter().any(|suite| source.path.starts_with(suite))).then(|| String::from("in no suite"))
         }),
         example: ("tests/tests/other.rs", ""),

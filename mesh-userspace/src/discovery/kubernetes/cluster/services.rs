@@ -16,6 +16,8 @@ use super::{
 
 /// `cluster-ip`, `node-port`, or both with a comma between: what of a Service is balanced besides its LoadBalancer's addresses.
 const BALANCE: &str = "mesh/balance";
+/// The class of a Service, where it has no field for it.
+const CLASS: &str = "mesh/class";
 /// Addresses that are wanted of the pool, with commas between.
 const ADDRESSES: &str = "mesh/addresses";
 /// `nat`, `dsr`, ...: goes before what the configuration says.
@@ -60,7 +62,9 @@ pub fn derive(objects: &Objects, spec: &ClusterSpec, given: &Given, derived: &mu
 }
 
 fn is_ours(service: &Service, spec: &ClusterSpec) -> bool {
-    service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.as_ref() == Some(&spec.class))
+    let Some(wanted) = service.spec.as_ref().filter(|s| s.type_.as_deref() == Some("LoadBalancer")) else { return false };
+    // Servers before 1.21 forget the field: there an annotation says the same.
+    wanted.load_balancer_class.as_ref().or_else(|| service.annotations().get(CLASS)) == Some(&spec.class)
 }
 
 fn load_balancer(service: &Service, spec: &ClusterSpec, given: &Given, derived: &mut Derived) {

@@ -95,6 +95,8 @@ fn a_load_balancer_is_given_an_address_and_then_published() {
 
 #[test]
 fn others_are_left_alone_and_wishes_checked() {
+    let old = look(&[service("old", json!({"type": "LoadBalancer", "ports": []}), json!({"mesh/class": "mesh/balancer"}), &[])], &[]);
+    assert_eq!(old.statuses.len(), 1);
     let other = balanced(json!({"loadBalancerClass": "other/one"}));
     let derived =
         look(&[service("a", other, json!({}), &[]), service("b", json!({"type": "LoadBalancer", "ports": []}), json!({}), &[])], &[]);
