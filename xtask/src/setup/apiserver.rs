@@ -64,7 +64,9 @@ fn download(folder: &Path) -> Result<()> {
     ];
     let apt_get = |args: &[&str]| {
         let mut command = Command::new("apt-get");
-        options.iter().for_each(|option| drop(command.args(["--option", option])));
+        for option in &options {
+            command.args(["--option", option]);
+        }
         command.current_dir(folder).args(args).stdout(std::io::stderr());
         command
     };
