@@ -27,6 +27,7 @@ mod header;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
 mod icmp;
+pub mod ledger;
 pub mod nat;
 mod outline;
 pub mod packet;

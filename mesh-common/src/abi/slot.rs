@@ -11,8 +11,26 @@ pub struct SlotFlags(pub u16);
 
 impl SlotFlags {
     pub const STEADY: Self = Self(0);
-    /// The slot moves from `default` to `target`.
+    /// Some flows of the slot may have entries.
     pub const TRANSITION: Self = Self(1);
+    /// A change is coming: every SYN is remembered with its present owner.
+    pub const PREPARE: Self = Self(2);
+    /// Flows that live by the default are remembered, so that the default can change.
+    pub const LEARN: Self = Self(4);
+    /// A SYN that can't be remembered is dropped.
+    pub const STRICT: Self = Self(8);
+
+    pub const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 == flag.0
+    }
+
+    pub const fn with(self, flag: Self) -> Self {
+        Self(self.0 | flag.0)
+    }
+
+    pub const fn without(self, flag: Self) -> Self {
+        Self(self.0 & !flag.0)
+    }
 }
 
 /// One slot as it stands in the arena: `target | default | secondary | flags`, 16 bits each from the low end, in one aligned word that
@@ -55,5 +73,9 @@ impl SlotWord {
 
     pub const fn flags(self) -> SlotFlags {
         SlotFlags((self.0 >> 48) as u16)
+    }
+
+    pub const fn with_flags(self, flags: SlotFlags) -> Self {
+        Self::new(self.target(), self.default(), self.secondary(), flags)
     }
 }

@@ -1,0 +1,166 @@
+//! What a packet of a slot that is not at rest does: which backend it goes to, and what is remembered of it.
+
+use crate::abi::{SlotFlags, SlotWord};
+
+/// What a packet tells of its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// TCP, a SYN without ACK: it may begin a flow, repeat its beginning, or be a stray.
+    Syn { isn: u32 },
+    /// Any other TCP segment.
+    Segment { seq: u32 },
+    /// A protocol without handshake.
+    Datagram,
+}
+
+/// How a backend stands, for a slot that names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Takes what comes; some flows of its slots may be elsewhere, by entry.
+    Takes,
+    /// Old flows stay, new ones go elsewhere if they can: suspected, drained, or its next hop unknown.
+    Keeps,
+    /// Nothing is sent to it.
+    Dead,
+}
+
+/// A live entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub backend: u16,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A SYN was sent there; the flow is recognised by its initial sequence number. Lives for the handshake time.
+    Pending { isn: u32 },
+    /// Lives for the idle time.
+    Flow,
+}
+
+/// How far behind its SYN a segment may be and still be taken as the first one to follow, in bytes: what a sender may send before it hears more.
+pub const FIRST_FLIGHT: u32 = 1 << 16;
+
+/// What is remembered of this packet's flow and of its slot. A flow has one entry at most.
+pub trait Memory {
+    /// The flow's entry, if it is live.
+    fn entry(&self) -> Option<Entry>;
+    /// The entry has been used.
+    fn touch(&mut self);
+    /// The pending entry becomes one of a flow.
+    fn promote(&mut self);
+    /// There is no entry any more.
+    fn forget(&mut self);
+    /// Makes an entry where none is live; whether there was room. Room is a place that is free or whose entry has expired; no live one gives way.
+    fn remember(&mut self, entry: Entry) -> bool;
+    /// Within the last handshake time a flow of the slot could not be remembered.
+    fn refused_lately(&self) -> bool;
+    fn note_refusal(&mut self);
+    /// The slot has sent a packet to somebody who is not its target.
+    fn note_elsewhere(&mut self);
+}
+
+/// The backend that takes the packet; `None`: nobody can, or nobody may.
+#[inline(always)]
+pub fn owner<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Standing, memory: &mut M) -> Option<u16> {
+    let chosen = choose(slot, sent, standing, memory)?;
+    if chosen != slot.target() {
+        memory.note_elsewhere();
+    }
+    Some(chosen)
+}
+
+#[inline(always)]
+fn choose<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Standing, memory: &mut M) -> Option<u16> {
+    let owners = Owners::of(slot, &standing);
+    if let Some(entry) = memory.entry() {
+        if standing(entry.backend) == Standing::Dead {
+            memory.forget();
+        } else if let Some(backend) = by_entry(entry, sent, memory) {
+            return Some(backend);
+        }
+    }
+    match sent {
+        Sent::Syn { isn } => begin(slot.flags(), owners, isn, memory),
+        _ => go_on(slot.flags(), owners, memory),
+    }
+}
+
+/// Where flows go that have no entry.
+#[derive(Clone, Copy)]
+struct Owners {
+    new: u16,
+    new_is_dead: bool,
+    old: u16,
+    old_is_dead: bool,
+}
+
+impl Owners {
+    #[inline(always)]
+    fn of(slot: SlotWord, standing: &impl Fn(u16) -> Standing) -> Self {
+        let target = standing(slot.target());
+        let secondary = standing(slot.secondary());
+        let (mut new, mut new_is_dead) = (slot.target(), false);
+        if target == Standing::Dead || (target == Standing::Keeps && secondary == Standing::Takes) {
+            (new, new_is_dead) = (slot.secondary(), secondary == Standing::Dead);
+        }
+        // A flow of a dead default goes where the dead target's would, not where a suspected target sends its new ones.
+        let (mut old, mut old_is_dead) = (slot.default(), false);
+        if standing(slot.default()) == Standing::Dead {
+            (old, old_is_dead) =
+                if target == Standing::Dead { (slot.secondary(), secondary == Standing::Dead) } else { (slot.target(), false) };
+        }
+        if new_is_dead && !old_is_dead {
+            (new, new_is_dead) = (old, false);
+        }
+        Self { new, new_is_dead, old, old_is_dead }
+    }
+}
+
+/// Where the flow's entry leads the packet; `None` if the entry says nothing of it.
+#[inline(always)]
+fn by_entry<M: Memory>(entry: Entry, sent: Sent, memory: &mut M) -> Option<u16> {
+    match (entry.kind, sent) {
+        // A late or forged SYN does not end a flow that lives.
+        (Kind::Flow, _) => memory.touch(),
+        (Kind::Pending { isn }, Sent::Syn { isn: again }) if isn == again => memory.touch(),
+        (Kind::Pending { isn }, Sent::Segment { seq }) if seq.wrapping_sub(isn).wrapping_sub(1) < FIRST_FLIGHT => memory.promote(),
+        (Kind::Pending { .. }, _) => return None,
+    }
+    Some(entry.backend)
+}
+
+/// A SYN of a flow without entry, or whose entry is another attempt's.
+#[inline(always)]
+fn begin<M: Memory>(flags: SlotFlags, owners: Owners, isn: u32, memory: &mut M) -> Option<u16> {
+    if owners.new_is_dead {
+        return None;
+    }
+    let diverts = owners.new != owners.old;
+    if !diverts && !flags.has(SlotFlags::PREPARE) && !flags.has(SlotFlags::STRICT) && !flags.has(SlotFlags::LEARN) {
+        return Some(owners.new);
+    }
+    // Who was refused a moment ago may have repeated its SYN: it must not be led elsewhere now.
+    let may = !diverts || !memory.refused_lately();
+    if may && memory.remember(Entry { backend: owners.new, kind: Kind::Pending { isn } }) {
+        return Some(owners.new);
+    }
+    memory.note_refusal();
+    if flags.has(SlotFlags::STRICT) || owners.old_is_dead { None } else { Some(owners.old) }
+}
+
+/// A packet of a flow that lives by the slot's default.
+#[inline(always)]
+fn go_on<M: Memory>(flags: SlotFlags, owners: Owners, memory: &mut M) -> Option<u16> {
+    if owners.old_is_dead {
+        return None;
+    }
+    if flags.has(SlotFlags::LEARN) && !memory.remember(Entry { backend: owners.old, kind: Kind::Flow }) {
+        memory.note_refusal();
+        if flags.has(SlotFlags::STRICT) {
+            return None;
+        }
+    }
+    Some(owners.old)
+}

@@ -1,0 +1,59 @@
+//! What the kernel half remembers, in a world of one bucket.
+
+use mesh_common::ledger::rules::{Entry, Kind, Memory};
+
+use crate::world::{Remembered, TIMES, World, isn};
+
+pub struct Recall<'a, const FLOWS: usize> {
+    pub world: &'a mut World<FLOWS>,
+    pub flow: usize,
+}
+
+impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
+    fn entry(&self) -> Option<Entry> {
+        self.world.entries[self.flow].map(|found| Entry {
+            backend: u16::from(found.backend),
+            kind: found.pending.map_or(Kind::Flow, |attempt| Kind::Pending { isn: isn(attempt) }),
+        })
+    }
+
+    fn touch(&mut self) {
+        if let Some(entry) = &mut self.world.entries[self.flow] {
+            entry.age = 0;
+        }
+    }
+
+    fn promote(&mut self) {
+        if let Some(entry) = &mut self.world.entries[self.flow] {
+            (entry.pending, entry.age) = (None, 0);
+        }
+    }
+
+    fn forget(&mut self) {
+        self.world.entries[self.flow] = None;
+    }
+
+    fn remember(&mut self, entry: Entry) -> bool {
+        if self.world.full || self.world.entries[self.flow].is_some() {
+            return false;
+        }
+        let pending = match entry.kind {
+            Kind::Pending { isn } => Some((isn >> 28) as u8),
+            Kind::Flow => None,
+        };
+        self.world.entries[self.flow] = Some(Remembered { backend: entry.backend as u8, pending, age: 0 });
+        true
+    }
+
+    fn refused_lately(&self) -> bool {
+        u32::from(self.world.refused) <= TIMES.handshake
+    }
+
+    fn note_refusal(&mut self) {
+        self.world.refused = 0;
+    }
+
+    fn note_elsewhere(&mut self) {
+        self.world.seen = 0;
+    }
+}

@@ -1,0 +1,381 @@
+//! One slot, the flows on it, and all that can happen to them: what the search goes through.
+//!
+//! Times are kept as ages and end at a bound beyond which nothing changes any more, so that there are finitely many worlds.
+
+use mesh_common::{
+    abi::{SlotFlags, SlotWord},
+    ledger::{
+        change::{Held, Seen, SlotMemo, Times, Wish, next},
+        rules::{Sent, Standing, owner},
+    },
+};
+
+use crate::recall::Recall;
+
+pub const BACKENDS: usize = 3;
+pub const TIMES: Times = Times { handshake: 2, idle: 3, patience: 1 };
+/// Ages end here.
+const OLD: u8 = 5;
+/// The present, as the code under test sees it.
+const NOW: u32 = 1000;
+/// Segments that are no longer of the first flight begin here.
+const LATER: u32 = 1 << 20;
+
+/// How a backend stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Health {
+    /// At rest: its slots without flags ask no memory.
+    Up,
+    /// Takes what comes, and flows of its slots may be elsewhere.
+    Settling,
+    Keeps,
+    Dead,
+}
+
+impl Health {
+    fn standing(self) -> Standing {
+        match self {
+            Self::Up | Self::Settling => Standing::Takes,
+            Self::Keeps => Standing::Keeps,
+            Self::Dead => Standing::Dead,
+        }
+    }
+}
+
+/// A connection as its client and its backend know it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Flow {
+    None,
+    /// SYNs were sent. For each backend, how long ago the last one reached it; [`OLD`] = never. `disturbed`: a backend's health has changed since,
+    /// so that the handshake may fail.
+    Opening {
+        reached: [u8; BACKENDS],
+        disturbed: bool,
+    },
+    Open {
+        owner: u8,
+        idle: u8,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Remembered {
+    pub backend: u8,
+    /// `None`: a flow; else the attempt.
+    pub pending: Option<u8>,
+    pub age: u8,
+}
+
+/// What the daemon has decided and not yet written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Intent {
+    word: SlotWord,
+    age: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct World<const FLOWS: usize> {
+    pub word: SlotWord,
+    since: u8,
+    pub seen: u8,
+    pub refused: u8,
+    pub health: [Health; BACKENDS],
+    /// For each backend: since when it is not suspected any more.
+    cleared: [u8; BACKENDS],
+    wish: [u8; 2],
+    intent: Option<Intent>,
+    /// The flow's bucket has no room.
+    pub full: bool,
+    pub flows: [Flow; FLOWS],
+    attempts: [u8; FLOWS],
+    pub entries: [Option<Remembered>; FLOWS],
+    handshakes: bool,
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    Tick,
+    /// The first SYN of an attempt.
+    Syn(usize),
+    /// The same SYN once more.
+    Again(usize),
+    /// A SYN that is late (`true`) or forged.
+    Stray(usize, bool),
+    /// The client takes this backend's SYN-ACK; its ACK goes through.
+    Ack(usize, u8),
+    /// The client of an open flow sends something.
+    Data(usize),
+    /// The client is done, and nobody tells.
+    Close(usize),
+    /// The operator or the plan wants this target and secondary.
+    Wish(u8, u8),
+    /// The daemon looks, and decides.
+    Look,
+    /// The daemon writes what it has decided.
+    Write,
+    Health(u8, Health),
+    /// Other flows fill the bucket, or leave it.
+    Fill,
+}
+
+/// A flow that should have found its backend and did not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Broken {
+    pub flow: usize,
+    pub owner: u8,
+    pub went: Option<u16>,
+}
+
+impl<const FLOWS: usize> World<FLOWS> {
+    /// All is at rest with backend 0, whose secondary is 1.
+    pub fn new(handshakes: bool) -> Self {
+        Self {
+            word: SlotWord::steady(0, 1),
+            since: OLD,
+            seen: OLD,
+            refused: OLD,
+            health: [Health::Up; BACKENDS],
+            cleared: [OLD; BACKENDS],
+            wish: [0, 1],
+            intent: None,
+            full: false,
+            flows: [Flow::None; FLOWS],
+            attempts: [0; FLOWS],
+            entries: [None; FLOWS],
+            handshakes,
+        }
+    }
+
+    /// All that can happen next.
+    pub fn events(&self, health: bool) -> Vec<Event> {
+        let mut events = vec![Event::Tick, Event::Fill];
+        for flow in 0..FLOWS {
+            self.events_of(flow, &mut events);
+        }
+        for target in 0..BACKENDS as u8 {
+            events.extend((0..BACKENDS as u8).filter(|other| *other != target).map(|other| Event::Wish(target, other)));
+        }
+        events.push(if self.intent.is_some() { Event::Write } else { Event::Look });
+        if health {
+            for backend in 0..BACKENDS as u8 {
+                events.extend(self.changes_of(backend).into_iter().map(|to| Event::Health(backend, to)));
+            }
+        }
+        events
+    }
+
+    fn events_of(&self, flow: usize, events: &mut Vec<Event>) {
+        match self.flows[flow] {
+            Flow::None if self.handshakes => events.push(Event::Syn(flow)),
+            // A flow without handshake is its first packet's backend's.
+            Flow::None => events.push(Event::Data(flow)),
+            Flow::Opening { reached, .. } => {
+                if reached.iter().any(|age| u32::from(*age) <= TIMES.handshake) {
+                    events.push(Event::Again(flow));
+                }
+                events.push(Event::Close(flow));
+                events.push(Event::Stray(flow, false));
+                let can = |b: &u8| u32::from(reached[usize::from(*b)]) <= TIMES.handshake && self.health[usize::from(*b)] != Health::Dead;
+                events.extend((0..BACKENDS as u8).filter(can).map(|backend| Event::Ack(flow, backend)));
+            }
+            Flow::Open { .. } => {
+                events.extend([Event::Data(flow), Event::Close(flow)]);
+                if self.handshakes {
+                    events.extend([Event::Stray(flow, true), Event::Stray(flow, false)]);
+                }
+            }
+        }
+    }
+
+    /// What a backend's health may become: back from the dead only where nobody is led to it, at rest only when its exceptions have ended.
+    fn changes_of(&self, backend: u8) -> Vec<Health> {
+        let owns = [self.word.target(), self.word.default()].contains(&u16::from(backend))
+            || self.intent.is_some_and(|i| [i.word.target(), i.word.default()].contains(&u16::from(backend)));
+        let quiet = u32::from(self.seen) > TIMES.idle && u32::from(self.cleared[usize::from(backend)]) > TIMES.idle;
+        match self.health[usize::from(backend)] {
+            Health::Up => vec![Health::Keeps, Health::Dead],
+            Health::Settling if quiet || self.word.target() != u16::from(backend) => vec![Health::Up, Health::Keeps, Health::Dead],
+            Health::Settling => vec![Health::Keeps, Health::Dead],
+            Health::Keeps => vec![Health::Settling, Health::Dead],
+            Health::Dead if owns => vec![],
+            Health::Dead => vec![Health::Up],
+        }
+    }
+
+    /// The world after the event.
+    pub fn after(mut self, event: Event) -> Result<Self, Broken> {
+        match event {
+            Event::Tick => self.tick(),
+            Event::Syn(flow) => {
+                self.attempts[flow] = self.unused_attempt(flow);
+                self.flows[flow] = Flow::Opening { reached: [OLD; BACKENDS], disturbed: false };
+                self.syn(flow);
+            }
+            Event::Again(flow) => self.syn(flow),
+            Event::Stray(flow, late) => {
+                let attempt = if late { self.attempts[flow] } else { 3 };
+                self.deliver(flow, Sent::Syn { isn: isn(attempt) });
+            }
+            Event::Ack(flow, backend) => self.ack(flow, backend)?,
+            Event::Data(flow) => self.data(flow)?,
+            Event::Close(flow) => self.flows[flow] = Flow::None,
+            Event::Wish(target, secondary) => self.wish = [target, secondary],
+            Event::Look => self.look(),
+            Event::Write => self.write(),
+            Event::Health(backend, to) => self.turn(backend, to),
+            Event::Fill => self.full = !self.full,
+        }
+        Ok(self)
+    }
+
+    fn tick(&mut self) {
+        // The daemon writes before a tick is over, or not at all.
+        if self.intent.is_some_and(|intent| intent.age > 0) {
+            self.intent = None;
+        }
+        if let Some(intent) = &mut self.intent {
+            intent.age += 1;
+        }
+        for age in [&mut self.since, &mut self.seen, &mut self.refused].into_iter().chain(&mut self.cleared) {
+            *age = older(*age);
+        }
+        for flow in &mut self.flows {
+            match flow {
+                Flow::None => {}
+                Flow::Opening { reached, .. } => reached.iter_mut().for_each(|age| *age = older(*age)),
+                Flow::Open { idle, .. } => *idle = older(*idle),
+            }
+            // Nothing is promised to who is silent for longer.
+            if matches!(flow, Flow::Open { idle, .. } if u32::from(*idle) > TIMES.idle)
+                || matches!(flow, Flow::Opening { reached, .. } if reached.iter().all(|age| *age == OLD))
+            {
+                *flow = Flow::None;
+            }
+        }
+        for place in &mut self.entries {
+            if let Some(entry) = place {
+                entry.age = older(entry.age);
+                if !entry.live() {
+                    *place = None;
+                }
+            }
+        }
+    }
+
+    /// An attempt's number that no entry of the flow has.
+    fn unused_attempt(&self, flow: usize) -> u8 {
+        let taken = self.entries[flow].and_then(|entry| entry.pending);
+        (0..3).find(|attempt| Some(*attempt) != taken && *attempt != self.attempts[flow]).unwrap_or(0)
+    }
+
+    fn syn(&mut self, flow: usize) {
+        let to = self.deliver(flow, Sent::Syn { isn: isn(self.attempts[flow]) });
+        if let (Some(to), Flow::Opening { reached, .. }) = (to, &mut self.flows[flow]) {
+            reached[usize::from(to)] = 0;
+        }
+    }
+
+    fn ack(&mut self, flow: usize, backend: u8) -> Result<(), Broken> {
+        let Flow::Opening { disturbed, .. } = self.flows[flow] else { return Ok(()) };
+        let went = self.deliver(flow, Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(1) });
+        if went == Some(u16::from(backend)) {
+            self.flows[flow] = Flow::Open { owner: backend, idle: 0 };
+        } else if disturbed {
+            self.flows[flow] = Flow::None;
+        } else {
+            return Err(Broken { flow, owner: backend, went });
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, flow: usize) -> Result<(), Broken> {
+        let sent = if self.handshakes { Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(LATER) } } else { Sent::Datagram };
+        let went = self.deliver(flow, sent);
+        match (self.flows[flow], went) {
+            // Dropped rather than led astray: it is sent again.
+            (Flow::Open { .. }, None) if self.word.flags().has(SlotFlags::STRICT) => {}
+            (Flow::Open { owner, .. }, _) if went != Some(u16::from(owner)) => return Err(Broken { flow, owner, went }),
+            (Flow::Open { owner, .. }, _) => self.flows[flow] = Flow::Open { owner, idle: 0 },
+            (_, Some(to)) => self.flows[flow] = Flow::Open { owner: to as u8, idle: 0 },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) {
+        let seen = Seen {
+            held: Held { word: self.word, since: NOW - u32::from(self.since) },
+            memo: SlotMemo { seen: moment(self.seen), refused: moment(self.refused) },
+            now: NOW,
+            handshakes: self.handshakes,
+        };
+        let wish = Wish { target: u16::from(self.wish[0]), secondary: u16::from(self.wish[1]) };
+        self.intent = next(&seen, wish, &TIMES, |b| standing(&self.health, b)).map(|word| Intent { word, age: 0 });
+    }
+
+    fn write(&mut self) {
+        let Some(intent) = self.intent.take() else { return };
+        let unplanned = [self.word.target(), self.word.default()].map(|owner| standing(&self.health, owner)) != [Standing::Takes; 2];
+        self.word = intent.word;
+        self.since = 0;
+        if unplanned {
+            self.disturb();
+        }
+    }
+
+    fn disturb(&mut self) {
+        for flow in &mut self.flows {
+            if let Flow::Opening { disturbed, .. } = flow {
+                *disturbed = true;
+            }
+        }
+    }
+
+    fn turn(&mut self, backend: u8, to: Health) {
+        self.health[usize::from(backend)] = to;
+        self.cleared[usize::from(backend)] = if to == Health::Settling { 0 } else { OLD };
+        // The daemon is one: what it has decided by the old state it does not write.
+        self.intent = None;
+        self.disturb();
+        for flow in &mut self.flows {
+            if matches!(flow, Flow::Open { owner, .. } if *owner == backend) && to == Health::Dead {
+                *flow = Flow::None;
+            }
+        }
+    }
+
+    /// What the kernel half does with a packet.
+    fn deliver(&mut self, flow: usize, sent: Sent) -> Option<u16> {
+        let word = self.word;
+        let target = usize::from(word.target());
+        if word.flags() == SlotFlags::STEADY && self.health[target] == Health::Up {
+            return Some(word.target());
+        }
+        let health = self.health;
+        owner(word, sent, |backend| standing(&health, backend), &mut Recall { world: self, flow })
+    }
+}
+
+fn standing(health: &[Health; BACKENDS], backend: u16) -> Standing {
+    health.get(usize::from(backend)).map_or(Standing::Dead, |health| health.standing())
+}
+
+fn older(age: u8) -> u8 {
+    (age + 1).min(OLD)
+}
+
+fn moment(age: u8) -> u32 {
+    if age == OLD { 0 } else { NOW - u32::from(age) }
+}
+
+/// Attempts' sequence numbers are far from each other.
+pub fn isn(attempt: u8) -> u32 {
+    u32::from(attempt) << 28
+}
+
+impl Remembered {
+    fn live(&self) -> bool {
+        u32::from(self.age) <= if self.pending.is_some() { TIMES.handshake } else { TIMES.idle }
+    }
+}
