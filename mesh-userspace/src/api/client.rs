@@ -21,7 +21,7 @@ use super::{BackendRef, WeightBody, paths};
 use crate::{
     control::{
         BackendSpec, ControlError, DrainSpec, DrainView, Intention, PlanView, ServiceSpec,
-        view::{BackendView, ServiceView, SourceView, Status},
+        view::{BackendView, Beat, ServiceView, SourceView, Status},
     },
     events::Event,
     model::ServiceName,
@@ -128,6 +128,16 @@ impl Client {
     pub async fn set_weight(&self, service: &ServiceName, backend: &BackendRef, weight: u16) -> Result<BackendView> {
         let path = format!("{}/weight", paths::backend(service, &backend.to_string()));
         self.call(Method::PUT, &path, Some(&WeightBody { weight })).await
+    }
+
+    /// Sends a backend's own heartbeat.
+    pub async fn beat(&self, service: &ServiceName, backend: &BackendRef, beat: &Beat) -> Result<BackendView> {
+        self.call(Method::PUT, &paths::heartbeat(service, &backend.to_string()), Some(beat)).await
+    }
+
+    /// Ends it.
+    pub async fn leave(&self, service: &ServiceName, backend: &BackendRef) -> Result<()> {
+        self.call(Method::DELETE, &paths::heartbeat(service, &backend.to_string()), NOTHING).await
     }
 
     /// The sources of all services.

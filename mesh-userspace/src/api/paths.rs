@@ -6,6 +6,7 @@ pub const STATUS: &str = "/v1/status";
 pub const SERVICES: &str = "/v1/services";
 pub const BACKENDS: &str = "/v1/backends";
 pub const SOURCES: &str = "/v1/sources";
+pub const HEARTBEAT: &str = "/v1/services/{service}/backends/{backend}/heartbeat";
 pub const EVENTS: &str = "/v1/events";
 pub const RELOAD: &str = "/v1/reload";
 pub const DRAINS: &str = "/v1/drains";
@@ -21,6 +22,10 @@ pub fn backends(service_name: &ServiceName) -> String {
 
 pub fn backend(service_name: &ServiceName, backend: &str) -> String {
     format!("{}/{}", backends(service_name), encode(backend))
+}
+
+pub fn heartbeat(service_name: &ServiceName, of: &str) -> String {
+    format!("{}/heartbeat", backend(service_name, of))
 }
 
 /// Leaves only the unreserved characters of RFC 3986 section 2.3 as they are.

@@ -25,6 +25,8 @@ pub enum BindError {
     TooLong(PathBuf),
     #[error("can't make the API's socket {}: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
+    #[error("can't listen for heartbeats at {address}: {source}; change `api.heartbeat.listen`")]
+    Heartbeat { address: std::net::SocketAddr, source: io::Error },
     #[error("can't serve metrics at {address}: {source}; change `metrics.listen`")]
     Tcp { address: std::net::SocketAddr, source: io::Error },
 }

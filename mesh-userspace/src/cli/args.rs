@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     api::BackendRef,
-    config::{Instance, words::LogFormat},
+    config::{
+        Instance,
+        words::{LogFormat, Span},
+    },
     model::ServiceName,
 };
 
@@ -193,6 +196,8 @@ pub enum BackendCommand {
     },
     /// Let a drained backend take new flows again
     Undrain(Which),
+    /// Tell that a backend lives, for services with `heartbeat`; to be repeated before the time to live is over
+    Heartbeat(BeatArgs),
     /// Change the share of new flows
     Weight {
         #[command(flatten)]
@@ -207,6 +212,30 @@ pub enum SourceCommand {
     /// List the sources of all services: their state, age and last error
     #[command(visible_alias = "list")]
     Ls,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BeatArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// How long it holds, such as 5s; default: the service's
+    #[arg(long, value_name = "SPAN")]
+    pub ttl: Option<Span>,
+    /// How loaded it is: 1 = it has as much to do as it can
+    #[arg(long, value_name = "N")]
+    pub load: Option<f64>,
+    /// It can't serve
+    #[arg(long)]
+    pub failing: bool,
+    /// Share of new flows, for one that registers itself
+    #[arg(short, long, value_name = "N")]
+    pub weight: Option<u16>,
+    /// Name for people, for one that registers itself
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// It takes its leave
+    #[arg(long, conflicts_with_all = ["ttl", "load", "failing", "weight", "name"])]
+    pub leave: bool,
 }
 
 /// One backend of one service.

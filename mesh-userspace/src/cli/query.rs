@@ -5,13 +5,16 @@ use std::{
 
 use super::{
     Failure,
-    args::{BackendCommand, EventsArgs, Query, ServiceCommand, SourceCommand, Target, Which},
+    args::{BackendCommand, BeatArgs, EventsArgs, Query, ServiceCommand, SourceCommand, Target, Which},
     output::{Format, print, print_line},
     tables,
 };
 use crate::{
     api::{Client, ClientError},
-    control::{BackendSpec, view::BackendView},
+    control::{
+        BackendSpec,
+        view::{BackendView, Beat},
+    },
 };
 
 /// Asks, prints to standard output, complains to standard error; the exit code says how it went.
@@ -124,6 +127,16 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
         BackendCommand::Drains { service } => super::drain::list(service.as_ref(), client, format, out).await?,
         BackendCommand::Undrain(Which { service, backend }) => {
             changed(out, format, &client.drain(service, backend, false).await?, "takes part again")?;
+        }
+        BackendCommand::Heartbeat(BeatArgs { which: Which { service, backend }, leave: true, .. }) => {
+            client.leave(service, backend).await?;
+            done(out, format, &format!("{service}: backend {backend} has taken its leave"))?;
+        }
+        BackendCommand::Heartbeat(args) => {
+            let Which { service, backend } = &args.which;
+            let (ttl, load, failing, weight, name) = (args.ttl, args.load, args.failing, args.weight, args.name.clone());
+            let beat = Beat { ttl, load, failing, weight, name, zone: None };
+            changed(out, format, &client.beat(service, backend, &beat).await?, "was heard")?;
         }
         BackendCommand::Weight { which: Which { service, backend }, weight } => {
             changed(out, format, &client.set_weight(service, backend, *weight).await?, &format!("has weight {weight}"))?;

@@ -1,14 +1,14 @@
 //! How a heartbeat's answers are judged, as written -> as meant.
 
-use std::time::Duration;
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use super::{
     placed::Placed,
     probe::place,
     resolve::Findings,
-    resolved::{Judgement, PhiJudgement},
+    resolved::{Heartbeat, HeartbeatListener, Judgement, PhiJudgement},
     words::Span,
-    written::{DetectorWord, Health, PulseWord},
+    written::{self, DetectorWord, Health, PulseWord},
 };
 use crate::{
     health::detector::{Limits, PulseKind},
@@ -63,6 +63,36 @@ pub fn resolve_judgement(health: &Health, proto: Proto, findings: &mut Findings<
             panic: share(health.panic.as_ref(), d.limits.panic, findings),
         },
     })
+}
+
+/// Errors are in `findings`.
+pub fn resolve_heartbeat(written: &written::Heartbeat, findings: &mut Findings<'_>) -> Heartbeat {
+    let mut within = |s: Option<&Placed<Span>>, default: Duration, least: Duration| match s {
+        None => default,
+        Some(s) if (least..=Duration::from_hours(24)).contains(&s.value.0) => s.value.0,
+        Some(s) => {
+            findings.error(s, format!("{s} is out of range"), format!("write {} to 1d", Span(least)));
+            default
+        }
+    };
+    let ttl = within(written.ttl.as_ref(), Duration::from_secs(10), Duration::from_millis(50));
+    let forget = within(written.forget.as_ref(), Duration::from_mins(10), Duration::from_secs(1));
+    Heartbeat { ttl, register: written.register, forget }
+}
+
+/// `None` only with an error in `findings`.
+pub fn resolve_listener(written: &written::HeartbeatListener, base: &Path, findings: &mut Findings<'_>) -> Option<HeartbeatListener> {
+    let listen = written.listen.value.parse::<SocketAddr>().map_err(|_| format!("`{}` is no address and port", written.listen));
+    let listen = findings.ok(&written.listen, listen, "write 192.0.2.1:9101 or \"[2001:db8::1]:9101\"");
+    let path = base.join(&written.token_file.value);
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("can't read {}: {e}", path.display()));
+    let token = findings.ok(&written.token_file, text, "name a file that the daemon may read")?.trim().to_owned();
+    if token.len() < 16 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        let help = "write 16 or more letters and digits, such as those of `openssl rand -hex 16`";
+        findings.error(&written.token_file, format!("{} holds no token", path.display()), help);
+        return None;
+    }
+    Some(HeartbeatListener { listen: listen?, token })
 }
 
 /// A SYN to the backend's own port is the nearest to what clients do; without TCP only its host can be asked.

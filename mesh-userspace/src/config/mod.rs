@@ -8,6 +8,7 @@ pub mod keys;
 mod kubernetes;
 pub mod placed;
 mod probe;
+pub mod reported;
 mod resolve;
 mod resolved;
 mod schema;
@@ -23,7 +24,10 @@ use std::path::{Path, PathBuf};
 pub use diagnostic::{ConfigError, Diagnostic, Place};
 use placed::{Syntax, innermost_failure, split_place, with_places};
 pub use resolve::Findings;
-pub use resolved::{Api, Check, Config, FlowLog, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement, Service};
+pub use resolved::{
+    Api, Check, Config, FlowLog, Heartbeat, HeartbeatListener, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement,
+    Service,
+};
 pub use schema::schema;
 pub use service::{resolve_backend, resolve_service};
 pub use words::Hook;

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     diagnostic::{Diagnostic, Place},
+    health::resolve_listener,
     placed::Placed,
     resolved::{Api, Config, FlowLog, Instance, Interface, Limits, Log, Nat, NatTimeouts, Service},
     service::resolve_service,
@@ -70,6 +71,7 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
     let api = Api {
         socket: file.api.socket.clone().unwrap_or_else(|| instance.default_socket()),
         group: file.api.group.as_ref().map(|g| g.value.clone()),
+        heartbeat: file.api.heartbeat.as_ref().and_then(|h| resolve_listener(h, base, findings)),
     };
     Some(Config {
         interfaces: interfaces(&file.interfaces, findings),

@@ -57,12 +57,25 @@ pub struct Service {
     pub announce: Option<String>,
     /// Heartbeat; `None` = backends count as live.
     pub check: Option<Check>,
+    /// Backends report themselves.
+    pub heartbeat: Option<Heartbeat>,
     /// Backends that the file itself names; no two with the same id.
     pub backends: Vec<Endpoint>,
     /// File that lists further ones.
     pub backends_file: Option<PathBuf>,
     /// Where further ones are found.
     pub sources: Vec<SourceSpec>,
+}
+
+/// What is expected of backends that report themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heartbeat {
+    /// How long a beat holds.
+    pub ttl: Duration,
+    /// A beat adds a backend that nobody has named.
+    pub register: bool,
+    /// After so long without one, who was added so is forgotten.
+    pub forget: Duration,
 }
 
 /// The heartbeat of a service's backends.
@@ -136,6 +149,21 @@ pub struct Limits {
 pub struct Api {
     pub socket: PathBuf,
     pub group: Option<String>,
+    /// Where heartbeats are taken over TCP.
+    pub heartbeat: Option<HeartbeatListener>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct HeartbeatListener {
+    pub listen: SocketAddr,
+    /// A secret.
+    pub token: String,
+}
+
+impl std::fmt::Debug for HeartbeatListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeartbeatListener").field("listen", &self.listen).finish_non_exhaustive()
+    }
 }
 
 /// Which flows are logged, and where.

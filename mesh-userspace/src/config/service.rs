@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    check::resolve_check, forms::AnnounceForm, placed::Placed, resolve::Findings, resolved::Service, source::resolve_sources,
-    words::EncapWord, written,
+    check::resolve_check, forms::AnnounceForm, health::resolve_heartbeat, placed::Placed, resolve::Findings, resolved::Service,
+    source::resolve_sources, words::EncapWord, written,
 };
 use crate::model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight};
 
@@ -21,13 +21,15 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let mode: Mode = written.mode.value.into();
     let ways = ways(written, vip, mode, findings);
     let check = resolve_check(written, vip, base, findings);
+    let heartbeat = written.heartbeat.as_ref().map(|h| resolve_heartbeat(&h.value, findings));
     let backends = backends(written, vip, mode, findings);
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
-    if backends.is_empty() && written.backends_file.is_none() && written.sources.is_empty() {
+    let registers = heartbeat.is_some_and(|h| h.register);
+    if !registers && backends.is_empty() && written.backends_file.is_none() && written.sources.is_empty() {
         findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
-    let service = Service { name, vip, mode, ways, announce, check, backends, backends_file, sources };
+    let service = Service { name, vip, mode, ways, announce, check, heartbeat, backends, backends_file, sources };
     (findings.errors.len() == errors).then_some(service)
 }
 

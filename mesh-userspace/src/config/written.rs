@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord};
 use super::{
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
@@ -100,6 +101,9 @@ pub struct Service {
     /// Heartbeat: `tcp` (default of a TCP service), `tls`, `http`, `https`, `grpc`, `icmp`, `none`, or a table of keys. A UDP service must say how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Placed<HealthForm>>,
+    /// Backends tell that they live, by `mesh backend heartbeat` or the API; who misses a beat is down. Beside `health` both have to be good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Placed<Heartbeat>>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
     #[serde(default)]
     pub backends: Vec<Placed<BackendForm>>,
@@ -156,27 +160,6 @@ pub enum ProbeWord {
     /// A command ends with status 0.
     Exec,
     /// No probe: the backend counts as live.
-    None,
-}
-
-/// How what is known of a backend is judged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DetectorWord {
-    /// What several channels say is summed: probes, pulses, traffic, hints of the network.
-    Phi,
-    /// Only probes count: `rise` and `fall` of them in a row.
-    RiseFall,
-}
-
-/// What the backend's kernel is asked many times a second.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PulseWord {
-    /// A TCP SYN to the backend's port; no process sees a connection.
-    Syn,
-    /// An echo request.
-    Icmp,
     None,
 }
 
@@ -361,6 +344,8 @@ pub struct Api {
     pub socket: Option<PathBuf>,
     /// Group whose members may use the API, besides root and the daemon's own user.
     pub group: Option<Placed<String>>,
+    /// Where backends on other hosts may send their heartbeats, and nothing else. Default: only the socket takes them.
+    pub heartbeat: Option<HeartbeatListener>,
 }
 
 /// Metrics and health endpoints.

@@ -41,6 +41,23 @@ impl Daemon {
                 let seed = table_seed(self.plane.hash_key());
                 drop(answer.send(self.core.what_if(*intention, seed, now)));
             }
+            Command::Beat(service, id, beat, answer) => {
+                let before = self.core.endpoints_found().clone();
+                let done = self.core.beat(&service, id, &beat, now);
+                if done.as_ref().is_ok_and(|beaten| beaten.changed) {
+                    self.beaten(&before, now);
+                    self.publish_order(now);
+                }
+                drop(answer.send(done.and_then(|_| self.backend_view(&service, id, now))));
+            }
+            Command::Leave(service, id, answer) => {
+                let before = self.core.endpoints_found().clone();
+                let done = self.core.leave(&service, id);
+                if done.is_ok() {
+                    self.beaten(&before, now);
+                }
+                drop(answer.send(done.map(|_| ())));
+            }
             Command::AddService(spec, answer) => {
                 let done = self.core.add_service(*spec);
                 let done = done.and_then(|name| self.published_or_removed(name, now));

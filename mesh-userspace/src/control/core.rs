@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    beating::{Lease, is_place},
     changes,
     merge::{Merged, merge},
 };
@@ -42,6 +43,10 @@ pub struct Core {
     pub(super) seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
     /// Why a backend's health is what it is, in words.
     evidence: BTreeMap<TargetKey, String>,
+    /// Heartbeats that backends send themselves.
+    pub(super) leases: BTreeMap<TargetKey, Lease>,
+    /// Those who were there before have been given one.
+    pub(super) leases_granted: bool,
     /// Health that targets begin with.
     seeds: BTreeMap<TargetKey, Health>,
     /// What was published before the start, until the first plan.
@@ -87,6 +92,8 @@ impl Core {
             merged: BTreeMap::new(),
             seen: BTreeMap::new(),
             evidence: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            leases_granted: false,
             seeds: BTreeMap::new(),
             adopted: Vec::new(),
             cache: Cache::default(),
@@ -241,6 +248,11 @@ impl Core {
         true
     }
 
+    /// Remembers why a backend's health is what it is.
+    pub(super) fn told_by_itself(&mut self, key: TargetKey, why: String) {
+        self.evidence.insert(key, why);
+    }
+
     /// The checks of all backends.
     pub fn checks(&self) -> BTreeMap<TargetKey, Check> {
         let checked = self.merged.iter().filter_map(|(name, merged)| Some((name, merged, merged.service.check.as_ref()?)));
@@ -267,8 +279,9 @@ impl Core {
 
     /// Plans anew; says what changes from the plan before. `seed`: see [`plan::plan`].
     pub fn replan(&mut self, seed: u64, now: Instant) -> Vec<What> {
-        let empty = BTreeMap::new();
-        let seen = |name| self.seen.get(name).unwrap_or(&empty);
+        self.grant_leases(now);
+        let (empty, beaten) = (BTreeMap::new(), self.with_heartbeats());
+        let seen = |name| beaten.get(name).or_else(|| self.seen.get(name)).unwrap_or(&empty);
         let inputs: Vec<_> = self
             .merged
             .values()
@@ -292,7 +305,7 @@ impl Core {
         let (merged, shadowed) = merge(&self.config, &self.state, &self.derived, &self.added, &self.files, &self.found);
         let before = std::mem::replace(&mut self.merged, merged);
         self.files.retain(|name, _| self.merged.get(name).is_some_and(|m| m.service.backends_file.is_some()));
-        self.found.retain(|key, _| self.merged.get(&key.service).is_some_and(|m| m.sources().any(|(k, _)| k == *key)));
+        self.found.retain(|key, _| self.merged.get(&key.service).is_some_and(|m| is_place(key, m) || m.sources().any(|(k, _)| k == *key)));
         // Who is gone is forgotten: if it comes again, it has to show anew that it lives.
         let merged = &self.merged;
         let has = |service: &ServiceName, id: &BackendId| merged.get(service).is_some_and(|m| m.has(id));
@@ -301,6 +314,7 @@ impl Core {
             !seen.is_empty()
         });
         self.evidence.retain(|key, _| has(&key.service, &key.backend));
+        self.leases.retain(|key, _| has(&key.service, &key.backend));
         self.seeds.retain(|key, _| has(&key.service, &key.backend));
         self.keep_up_who_was_unchecked(&before);
         shadowed
@@ -310,6 +324,7 @@ impl Core {
     fn keep_up_who_was_unchecked(&mut self, before: &BTreeMap<ServiceName, Merged>) {
         for (name, now) in self.merged.iter().filter(|(_, m)| m.spec.checked) {
             let Some(old) = before.get(name).filter(|old| !old.spec.checked) else { continue };
+            self.leases_granted = false;
             for id in old.origins.keys().filter(|id| now.has(id)) {
                 let up = Seen { health: Health::Up, back_since: None };
                 self.seen.entry(name.clone()).or_default().insert(*id, up);

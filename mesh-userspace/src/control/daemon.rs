@@ -63,6 +63,7 @@ enum Input {
     Sources(News),
     Announced(Report),
     Observe,
+    Expire,
     Sweep,
     Repair,
     ServerEnded,
@@ -193,6 +194,7 @@ impl Daemon {
                 Input::Sources(news) => self.sources_say(news, now),
                 Input::Announced(report) => self.announced(report),
                 Input::Observe => self.observe(now),
+                Input::Expire => self.expire(now),
                 Input::Sweep => self.sweep(now),
                 Input::Repair => self.repair(now),
                 Input::ServerEnded if deadline.is_some() => break "all requests were answered",
@@ -208,7 +210,7 @@ impl Daemon {
     /// Every branch is cancel safe: channels keep what was not taken, [`Files`], [`Sources`] and [`Signals`] keep what they noticed, timers are instants.
     async fn next(&mut self, inputs: &mut Inputs, deadline: Option<Instant>) -> Option<Input> {
         let publish = self.publish_due();
-        let observe = self.observe_due();
+        let (observe, expiry) = (self.observe_due(), self.core.next_expiry());
         let files = self.files.as_mut();
         Some(tokio::select! {
             biased;
@@ -217,6 +219,7 @@ impl Daemon {
             Ok(()) = inputs.resolutions.changed() => Input::NextHops(inputs.resolutions.borrow_and_update().clone()),
             // 2. ... its publication,
             () = at(publish) => Input::Publish,
+            () = at(expiry) => Input::Expire,
             () = at(observe) => Input::Observe,
             // 3. the operator,
             asked = inputs.signals.next() => Input::Asked(asked),

@@ -5,7 +5,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{
     drains::{DrainSpec, DrainView},
     error::ControlError,
-    view::{Admin, BackendView, Readiness, ServiceView, Snapshot, SourceView, Status},
+    view::{Admin, BackendView, Beat, Readiness, ServiceView, Snapshot, SourceView, Status},
     whatif::{Intention, PlanView},
 };
 use crate::{
@@ -36,6 +36,8 @@ pub enum Command {
     RemoveBackend(ServiceName, BackendId, Answer<()>),
     SetAdmin(ServiceName, BackendId, Admin, Answer<BackendView>),
     SetWeight(ServiceName, BackendId, u16, Answer<BackendView>),
+    Beat(ServiceName, BackendId, Box<Beat>, Answer<BackendView>),
+    Leave(ServiceName, BackendId, Answer<()>),
     Sources(Answer<Vec<SourceView>>),
     Events(u64, Answer<Vec<Event>>),
     Reload(Answer<()>),
@@ -128,6 +130,16 @@ impl Handle {
     /// Goes before the weight of any file.
     pub async fn set_weight(&self, service: ServiceName, id: BackendId, weight: u16) -> Result<BackendView, ControlError> {
         self.ask(|answer| Command::SetWeight(service, id, weight, answer)).await
+    }
+
+    /// Takes in a backend's own heartbeat.
+    pub async fn beat(&self, service: ServiceName, id: BackendId, beat: Beat) -> Result<BackendView, ControlError> {
+        self.ask(|answer| Command::Beat(service, id, Box::new(beat), answer)).await
+    }
+
+    /// Ends a backend's own heartbeat.
+    pub async fn leave(&self, service: ServiceName, id: BackendId) -> Result<(), ControlError> {
+        self.ask(|answer| Command::Leave(service, id, answer)).await
     }
 
     /// The sources of all services.

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::view::{Admin, Origin};
+use super::{
+    beating::source_key,
+    view::{Admin, Origin},
+};
 use crate::{
     config::{Config, Service},
     discovery::{EndpointSet, Fit, SourceKey, SourceSpec},
@@ -82,7 +85,10 @@ pub fn merge(
         let key = |spec: &SourceSpec| SourceKey { service: name.clone(), source: spec.kind.to_string() };
         let told = Told {
             file: files.get(&name).filter(|_| service.backends_file.is_some()),
-            sources: service.sources.iter().filter_map(|spec| found.get(&key(spec))).collect(),
+            sources: {
+                let itself = service.heartbeat.filter(|h| h.register).map(|_| source_key(&name));
+                service.sources.iter().map(key).chain(itself).filter_map(|key| found.get(&key)).collect()
+            },
         };
         let merged = one(service, origin, &told, state.backends.get(&name).unwrap_or(&none));
         (name, merged)
@@ -133,7 +139,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
             mode: service.mode,
             ways: service.ways,
             announce: service.announce.clone(),
-            checked: service.check.is_some(),
+            checked: service.check.is_some() || service.heartbeat.is_some(),
             log2_slots: None,
         },
         intents,

@@ -7,6 +7,7 @@
 
 mod announcing;
 mod answers;
+mod beating;
 mod changes;
 mod clusters;
 mod core;
@@ -17,6 +18,7 @@ mod drains;
 mod error;
 mod following;
 mod handle;
+mod health_view;
 mod merge;
 mod observing;
 mod orders;

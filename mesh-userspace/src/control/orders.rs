@@ -15,6 +15,13 @@ use crate::{
     state::{Change, Presence},
 };
 
+/// A backend as its service would have it, or why it can't be.
+pub(super) fn endpoint(merged: &Merged, spec: &BackendSpec) -> Result<Endpoint, ControlError> {
+    let mut findings = Findings::new("", None);
+    let endpoint = resolve_backend(spec, &Placed::from(()), merged.spec.vip, merged.spec.mode, &mut findings);
+    endpoint.ok_or_else(|| ControlError::Invalid(listed(&findings)))
+}
+
 impl Core {
     /// Adds a service, or brings back one of the configuration that was removed.
     pub fn add_service(&mut self, spec: ServiceSpec) -> Result<ServiceName, ControlError> {
@@ -65,11 +72,7 @@ impl Core {
     /// Adds a backend, or brings back one that was removed.
     pub fn add_backend(&mut self, service: &ServiceName, spec: &BackendSpec) -> Result<BackendId, ControlError> {
         let merged = self.find(service)?;
-        let mut findings = Findings::new("", None);
-        let endpoint = resolve_backend(spec, &Placed::from(()), merged.spec.vip, merged.spec.mode, &mut findings);
-        let Some(Endpoint { id, weight, name, zone, capacity, .. }) = endpoint else {
-            return Err(ControlError::Invalid(listed(&findings)));
-        };
+        let Endpoint { id, weight, name, zone, capacity, .. } = endpoint(merged, spec)?;
         if merged.has(&id) {
             return Err(ControlError::Conflict(format!("service `{service}` has the backend {id} already")));
         }
@@ -146,7 +149,7 @@ impl Core {
         }
     }
 
-    fn room_for_backends(&self, more: usize) -> Result<(), ControlError> {
+    pub(super) fn room_for_backends(&self, more: usize) -> Result<(), ControlError> {
         let there: usize = self.merged.values().map(|m| m.endpoints.len()).sum();
         let limit = self.config.limits.backends as usize;
         if there + more <= limit {

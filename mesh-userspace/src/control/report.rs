@@ -176,8 +176,10 @@ impl Facts<'_> {
             return HealthView { health: "unchecked".to_owned(), ..HealthView::default() };
         }
         let key = TargetKey { service: merged.spec.name.clone(), backend: member.id };
+        let heartbeat = merged.service.heartbeat.and_then(|_| self.core.beat_of(&key)).map(|lease| lease.view(self.now));
         let Some(status) = self.targets.get(&key) else {
-            return HealthView { health: "unknown".to_owned(), ..HealthView::default() };
+            let alive = heartbeat.as_ref().filter(|_| merged.service.check.is_none()).map(|b| if b.alive { "up" } else { "down" });
+            return HealthView { health: alive.unwrap_or("unknown").to_owned(), heartbeat, ..HealthView::default() };
         };
         let moment = |at| self.clock.checked_sub(self.now.saturating_duration_since(at)).map(unix_ms);
         HealthView {
@@ -189,6 +191,7 @@ impl Facts<'_> {
             probes: status.checks_done,
             failures: status.checks_failed,
             suspicion: status.suspicion.map(suspicion),
+            heartbeat,
         }
     }
 

@@ -97,7 +97,9 @@ impl Daemon {
             endpoints: found.get(key).into_iter().flat_map(EndpointSet::iter).cloned().collect(),
             services: if *key == SourceKey::cluster() { self.core.cluster_services().to_vec() } else { Vec::new() },
         };
-        answered.map(one).collect()
+        let registered = found.iter().filter(|(key, _)| key.source == super::beating::source_key(&key.service).source);
+        let registered: Vec<_> = registered.map(|(key, _)| (key, std::time::SystemTime::now())).collect();
+        answered.chain(registered).map(one).collect()
     }
 }
 

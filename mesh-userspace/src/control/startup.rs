@@ -45,7 +45,12 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let signals = Signals::listen().context("failed to listen for signals")?;
     let store = Store::open(&config.state_dir, &config.instance)?;
     let found = store.load()?;
-    let endpoints = Endpoints { socket: config.api.socket.clone(), group: config.api.group.clone(), metrics: config.metrics };
+    let endpoints = Endpoints {
+        socket: config.api.socket.clone(),
+        group: config.api.group.clone(),
+        metrics: config.metrics,
+        heartbeat: config.api.heartbeat.clone(),
+    };
     let runtime = tokio::runtime::Handle::current();
     let server = opener.run(move || runtime.block_on(Server::bind(&endpoints)))??;
     let (monitor, health) =

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::health_view::{Beat, BeatView, HealthView, SuspicionView};
 use crate::{
     config::words::{ModeWord, ProtoWord},
-    health::detector::{Phase, Signals},
     model::{BackendId, BackendState, Epoch, ServiceName},
 };
 
@@ -231,49 +231,6 @@ pub struct TimesView {
     pub total_us: u64,
     /// Histogram: element i counts times from 2^i on and below 2^(i+1) units of 1024 ns. Ends with the last one that is not 0.
     pub steps: Vec<u32>,
-}
-
-/// What the heartbeat knows of a backend.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct HealthView {
-    /// `up`, `down`, `unknown`, or `unchecked` where the service has no heartbeat.
-    pub health: String,
-    /// When that became so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since_ms: Option<u64>,
-    /// When the last probe ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_probe_ms: Option<u64>,
-    /// Round trip of the last probe that was answered, microseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rtt_us: Option<u64>,
-    /// What was wrong with the last probe, if it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Probes so far, and those that failed.
-    pub probes: u64,
-    pub failures: u64,
-    /// What all channels say together, where they are summed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub suspicion: Option<SuspicionView>,
-}
-
-/// How strongly a backend is suspected, by channel, as phi: -log10 of the probability that a live backend looks like this.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct SuspicionView {
-    /// `up`, `soft`, `down` or `recovering`.
-    pub phase: Phase,
-    /// The sum.
-    pub phi: f64,
-    #[serde(flatten)]
-    pub signals: Signals,
-    /// For flaps; doubles the time until it is trusted again with each, and halves in a minute.
-    pub penalty: f64,
-    /// Pulses without an answer in a row.
-    pub unanswered: u32,
-    /// Round trip of pulses, microseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pulse_rtt_us: Option<u64>,
 }
 
 /// Where packets to a backend are sent.

@@ -1,6 +1,7 @@
 //! The serving end: an executor that turns requests into questions to the daemon's loop.
 
 mod answer;
+mod beats;
 mod follow;
 mod node;
 mod open;
@@ -26,7 +27,7 @@ use super::{
     peer::{Access, Peer},
     socket::{SocketFile, group_id},
 };
-use crate::control::Handle;
+use crate::{config::HeartbeatListener, control::Handle};
 
 /// Where the daemon is to be reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +38,8 @@ pub struct Endpoints {
     pub group: Option<String>,
     /// `/livez`, `/readyz` and `/metrics`, for anyone.
     pub metrics: Option<SocketAddr>,
+    /// Heartbeats of backends on other hosts, for who has the token.
+    pub heartbeat: Option<HeartbeatListener>,
 }
 
 /// Listening, not yet answering.
@@ -46,6 +49,7 @@ pub struct Server {
     file: SocketFile,
     access: Access,
     metrics: Option<TcpListener>,
+    beats: Option<(TcpListener, String)>,
 }
 
 /// What every request needs.
@@ -67,9 +71,16 @@ impl Server {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|source| BindError::Tcp { address, source })?),
             None => None,
         };
+        let beats = match &endpoints.heartbeat {
+            Some(HeartbeatListener { listen: address, token }) => {
+                let failed = |source| BindError::Heartbeat { address: *address, source };
+                Some((TcpListener::bind(*address).await.map_err(failed)?, token.clone()))
+            }
+            None => None,
+        };
         let (listener, file) = SocketFile::bind(&endpoints.socket, group)?;
         let api = UnixListener::from_std(listener).map_err(|source| BindError::Socket { path: endpoints.socket.clone(), source })?;
-        Ok(Self { api, file, access: Access { owner: geteuid(), group }, metrics })
+        Ok(Self { api, file, access: Access { owner: geteuid(), group }, metrics, beats })
     }
 
     /// Where `/metrics` is served.
@@ -82,8 +93,9 @@ impl Server {
         let (stopper, stopping) = watch::channel(false);
         let app = App { handle, stopping: stopping.clone() };
         let api = serve_api(self.api, self.access, app.clone(), stopping.clone());
+        let beats = beats::serve(self.beats, app.clone(), stopping.clone());
         let node = serve_node(self.metrics, app, stopping);
-        let both = async { tokio::join!(api, node) };
+        let both = async { tokio::join!(api, node, beats) };
         let stop_and_grace = async {
             stop.await;
             stopper.send_replace(true);

@@ -16,7 +16,7 @@ use crate::{
     api::{BackendRef, EventsQuery, WeightBody, paths},
     control::{
         BackendSpec, ControlError, DrainSpec, DrainView, ServiceSpec,
-        view::{BackendView, ServiceView, SourceView, Status},
+        view::{BackendView, Beat, ServiceView, SourceView, Status},
     },
     model::{BackendId, ServiceName},
 };
@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/services/{service}/backends/{backend}", get(backend).put(put_backend).delete(remove_backend))
         .route("/v1/services/{service}/backends/{backend}/drain", put(drain).delete(undrain))
         .route("/v1/services/{service}/backends/{backend}/weight", put(weight))
+        .route(paths::HEARTBEAT, put(beat).delete(leave))
         .route(paths::SOURCES, get(sources))
         .route(paths::DRAINS, get(drains))
         .route(paths::EVENTS, get(events))
@@ -144,6 +145,33 @@ async fn weight(State(app): State<App>, Path(path): Path<(String, String)>, byte
         app.handle.set_weight(service, id, weight).await
     };
     Answer(answer.await)
+}
+
+/// The body may be empty. Only an id names a backend here: one that registers itself has no name yet.
+pub(super) async fn beat(State(app): State<App>, Path((service, backend)): Path<(String, String)>, bytes: Bytes) -> Answer<BackendView> {
+    let answer = async {
+        let beat = if bytes.is_empty() { Beat::default() } else { body::<Beat>(&bytes)? };
+        let (service, id) = beating(&app, (service, backend)).await?;
+        app.handle.beat(service, id, beat).await
+    };
+    Answer(answer.await)
+}
+
+pub(super) async fn leave(State(app): State<App>, Path(path): Path<(String, String)>) -> Answer<()> {
+    let answer = async {
+        let (service, id) = beating(&app, path).await?;
+        app.handle.leave(service, id).await
+    };
+    Answer(answer.await)
+}
+
+/// The backend that a path means; an address without a port has the service's.
+async fn beating(app: &App, (service, backend): (String, String)) -> Result<(ServiceName, BackendId), ControlError> {
+    let bare = backend.strip_prefix('[').and_then(|b| b.strip_suffix(']')).unwrap_or(&backend);
+    let Ok(addr) = bare.parse::<std::net::IpAddr>() else { return target(app, (service, backend)).await };
+    let service = service_name(service)?;
+    let port = app.handle.service(service.clone()).await?.port;
+    Ok((service, BackendId((addr, port).into())))
 }
 
 async fn events(State(app): State<App>, RawQuery(query): RawQuery) -> Response {

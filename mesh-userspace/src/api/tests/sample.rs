@@ -86,6 +86,7 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
             probes: 20,
             failures: 2,
             suspicion: None,
+            heartbeat: None,
         },
         weight: 3,
         effective_weight: 2.5,

@@ -41,6 +41,7 @@ impl Seam {
             socket: directory.path().join("mesh.sock"),
             group: group.map(str::to_owned),
             metrics: Some(([127, 0, 0, 1], 0).into()),
+            heartbeat: None,
         };
         let server = Server::bind(&endpoints).await.unwrap();
         let node = server.metrics_address().unwrap();
@@ -98,6 +99,8 @@ async fn take_commands(mut inbox: mpsc::Receiver<Command>) {
             Command::RemoveBackend(name, id, answer) => reply(answer, node.remove_backend(&name, id)),
             Command::SetAdmin(name, id, admin, answer) => reply(answer, node.change(&name, id, |b| set_admin(b, admin))),
             Command::SetWeight(name, id, weight, answer) => reply(answer, node.change(&name, id, |b| b.weight = weight)),
+            Command::Beat(name, id, _, answer) => reply(answer, node.change(&name, id, |b| b.state = StateWord::Active)),
+            Command::Leave(name, id, answer) => reply(answer, node.remove_backend(&name, id)),
             Command::Sources(answer) => reply(answer, Ok(node.0.sources.clone())),
             Command::Events(since, answer) => {
                 reply(answer, Ok((since + 1..=KEPT).map(event).collect()));
