@@ -8,7 +8,7 @@ use crate::health::{Check, Health, HealthEvent, Sample, judge::Judge};
 
 /// From the end of one trial to the next one's start, at least.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A trial of a target whose kernel is silent waits this long, or eight round trips.
+/// A trial of a target whose kernel is silent waits this long, or four of its usual round trips.
 const HURRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct Target {
     pub pulse_rtt: Option<Duration>,
     last_check: Option<Instant>,
     last_rtt: Option<Duration>,
+    usual_rtt: Option<Duration>,
     last_error: Option<String>,
     done: u64,
     failed: u64,
@@ -49,6 +50,7 @@ impl Target {
             pulse_rtt: None,
             last_check: None,
             last_rtt: None,
+            usual_rtt: None,
             last_error: None,
             done: 0,
             failed: 0,
@@ -70,6 +72,7 @@ impl Target {
             Sample::Failed { error } => (self.failed, self.last_error) = (self.failed + 1, Some(error.clone())),
             Sample::Excused { error } => (self.excused, self.last_error) = (self.excused + 1, Some(error.clone())),
         }
+        self.learn(&sample);
         self.judge.checked(now, sample, refused);
     }
 
@@ -80,7 +83,14 @@ impl Target {
             Sample::Failed { error } => self.last_error = Some(error.clone()),
             Sample::Excused { .. } => {}
         }
+        self.learn(&sample);
         self.judge.tried(now, sample, refused);
+    }
+
+    /// One answer that came late, because somebody slept, must not make the target's next silence last.
+    fn learn(&mut self, sample: &Sample) {
+        let Sample::Passed { rtt } = sample else { return };
+        self.usual_rtt = Some(self.usual_rtt.map_or(*rtt, |usual| (usual * 7 + (*rtt).min(usual * 4)) / 8));
     }
 
     /// The check as it is made in doubt.
@@ -88,7 +98,7 @@ impl Target {
         if !self.judge.silent() {
             return Arc::clone(&self.check);
         }
-        let patience = self.last_rtt.map_or(HURRY, |rtt| HURRY.max(rtt * 8));
+        let patience = self.usual_rtt.map_or(HURRY, |rtt| HURRY.max(rtt * 4));
         Arc::new(Check { timeout: self.check.timeout.min(patience), ..(*self.check).clone() })
     }
 
@@ -118,5 +128,26 @@ impl Target {
                 unanswered: self.judge.unanswered(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::CheckKind;
+
+    #[test]
+    fn one_late_answer_does_not_make_the_next_silence_last() {
+        let (ms, now) = (Duration::from_millis(1), Instant::now());
+        let mut target = Target::new(1, Arc::new(Check::new(CheckKind::Tcp, ([127, 0, 0, 1], 80).into())), Health::Up, now);
+        let mut after = |rtts: &[u32]| {
+            rtts.iter().for_each(|rtt| target.checked(Sample::Passed { rtt: ms * *rtt }, false, now));
+            target.usual_rtt.map(|rtt| rtt.as_millis())
+        };
+        assert_eq!(after(&[8]), Some(8));
+        assert_eq!(after(&[400]), Some(11));
+        assert_eq!(after(&[8; 20]), Some(8));
+        // Who has really become slow is known to be.
+        assert!(after(&[400; 40]) > Some(390));
     }
 }
