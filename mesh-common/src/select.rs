@@ -52,17 +52,15 @@ fn slot_index(table: TableRef, hash: u64) -> u32 {
 #[inline(never)]
 fn unsteady<T: Tables>(tables: &T, base: u32, slot: SlotWord) -> u32 {
     let mut chosen = REFUSED | Reason::NoBackend as u32;
+    let mut owners = slot.target() as u64 | (slot.secondary() as u64) << 16 | (slot.default() as u64) << 32;
     for round in 0..3 {
-        let index = match round {
-            0 => slot.target(),
-            1 => slot.secondary(),
-            _ => slot.default(),
-        };
+        let index = owners as u16;
+        owners >>= 16;
         let Some(candidate) = Candidate::at(tables, base, index) else { continue };
         if candidate.state().takes_new() {
             return candidate.if_ready(index);
         }
-        if candidate.state().keeps_old() && (chosen & REFUSED != 0 || index == slot.default()) {
+        if candidate.state().keeps_old() && (chosen & REFUSED != 0 || round == 2) {
             chosen = candidate.if_ready(index);
         }
     }
