@@ -4,7 +4,7 @@
 //! interface that a packet came in by. The socket buffer of a test run has its VLAN tags in the bytes and no checksum offload, so that TC has to leave
 //! the same bytes as XDP; tags in metadata and partial checksums are met by the namespace tests.
 
-use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, truncated};
+use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, truncated, verifier};
 
 #[test]
 fn every_fixture_by_xdp() {
@@ -32,10 +32,10 @@ fn every_length_of_every_packet_by_tc() {
 fn verifier_statistics() {
     for (hook, name) in [(Hook::Xdp, "xdp"), (Hook::Tc, "tc")] {
         let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
-        let info = kernel.info().unwrap_or_else(|e| panic!("{e:#}"));
-        let insns = info.verified_instruction_count().unwrap_or_default();
-        println!("verifier {name} insns {insns}");
-        assert!((1..1_000_000).contains(&insns), "{name}: the kernel's limit is a million");
+        let cost = verifier::cost(&mut kernel).unwrap_or_else(|e| panic!("{e:#}"));
+        println!("verifier {name} insns {} stack {}", cost.insns, cost.stack);
+        let budget = verifier::budget(hook).unwrap_or_else(|e| panic!("{e:#}"));
+        assert!(cost.insns <= budget.insns && cost.stack <= budget.stack, "{name}: {cost:?} is beyond tests/verifier.budget: {budget:?}");
     }
 }
 

@@ -78,6 +78,31 @@ pub fn bench_encap(ctx: XdpContext) -> u32 {
     XDP_TX
 }
 
+/// The same for IPv6: 40 bytes.
+#[xdp(frags)]
+#[inline(always)]
+pub fn bench_encap6(ctx: XdpContext) -> u32 {
+    // SAFETY: `ctx` is the context that this program was called with.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -40) } != 0 {
+        return XDP_ABORTED;
+    }
+    let at = ctx.data();
+    if at + 56 > ctx.data_end() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: 56 bytes from `at` on were checked just above, and the packet may be written at any alignment.
+    unsafe {
+        let p = at as *mut u64;
+        p.write_unaligned(0x0002_0100_0000_0002);
+        p.add(1).write_unaligned(0x0060_dd86_0100_0000);
+        p.add(2).write_unaligned(0x00fd_4029_5000_0000);
+        for word in 3..7 {
+            p.add(word).write_unaligned(0x0100_0000_0000_0000);
+        }
+    }
+    XDP_TX
+}
+
 #[inline(always)]
 fn drive(ctx: &XdpContext) -> Option<u32> {
     let run = RUN.get_ptr_mut(0)?;

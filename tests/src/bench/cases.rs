@@ -97,6 +97,7 @@ impl Case {
     pub fn floor(&self) -> Floor {
         match self.kind {
             Kind::NonVip => Floor::Tx,
+            Kind::Service(Mode::Tunnel) if self.v6 => Floor::Encap6,
             Kind::Service(Mode::Tunnel) => Floor::Encap,
             Kind::Service(_) => Floor::Swap,
         }

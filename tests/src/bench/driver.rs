@@ -22,6 +22,19 @@ pub enum Floor {
     Swap,
     /// Writes an outer IPv4 header in front.
     Encap,
+    /// Writes an outer IPv6 header in front.
+    Encap6,
+}
+
+impl Floor {
+    /// Bytes that it puts in front.
+    pub const fn outer(self) -> u32 {
+        match self {
+            Self::Tx | Self::Swap => 0,
+            Self::Encap => 20,
+            Self::Encap6 => 40,
+        }
+    }
 }
 
 /// What one slice took.
@@ -36,7 +49,7 @@ pub struct Driver {
     ebpf: Ebpf,
     next: ProgramArray<aya::maps::MapData>,
     run: Mapped<Run>,
-    floors: [ProgramFd; 3],
+    floors: [ProgramFd; 4],
 }
 
 impl Driver {
@@ -44,7 +57,9 @@ impl Driver {
     pub fn load(object: &[u8]) -> Result<Self> {
         let mut ebpf = EbpfLoader::new().load(object).context("failed to load the bench driver's object")?;
         load(&mut ebpf, "bench_driver")?;
-        let floors = [load(&mut ebpf, "bench_tx")?, load(&mut ebpf, "bench_swap")?, load(&mut ebpf, "bench_encap")?];
+        let floors = ["bench_tx", "bench_swap", "bench_encap", "bench_encap6"].map(|floor| load(&mut ebpf, floor));
+        let [tx, swap, encap, encap6] = floors;
+        let floors = [tx?, swap?, encap?, encap6?];
         let run = Mapped::open(&ebpf, "RUN")?;
         let next = ProgramArray::try_from(ebpf.take_map("NEXT").context("the driver's object has no NEXT")?)?;
         Ok(Self { ebpf, next, run, floors })
@@ -57,7 +72,7 @@ impl Driver {
 
     /// One slice over a floor. The flows go on where the last slice left off.
     pub fn slice_floor(&mut self, floor: Floor, run: &Run) -> Result<Slice> {
-        let run = Run { len_out: run.len + if floor == Floor::Encap { 20 } else { 0 }, ..*run };
+        let run = Run { len_out: run.len + floor.outer(), ..*run };
         self.slice_as(floor, &run)
     }
 
