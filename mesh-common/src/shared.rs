@@ -248,6 +248,22 @@ pub(crate) fn blurred<const M: i32>(x: u64, _noise: u64) -> usize {
     (x & M as u64) as usize
 }
 
+/// `x`, computed before anything that follows is loaded: a compiler that sees many loads at once wants to have them all at once, on a stack that
+/// is small.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub(crate) fn in_order(mut x: u64) -> u64 {
+    // SAFETY: a register is copied to itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) x, options(nostack, preserves_flags)) };
+    x
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn in_order(x: u64) -> u64 {
+    x
+}
+
 /// The target has no atomics that the compiler knows; the machine has (ISA v3).
 #[cfg(target_arch = "bpf")]
 mod atomic {

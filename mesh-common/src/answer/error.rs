@@ -11,7 +11,7 @@ use crate::{
     outline::Outline,
     patch::{Patch, QUOTE, Quote},
     put, read,
-    shared::Shared,
+    shared::{Shared, in_order},
     tables::Tables,
 };
 
@@ -60,7 +60,7 @@ fn may_say<T: Tables>(tables: &T) -> bool {
     count < IN_A_TICK
 }
 
-#[inline(never)]
+#[inline(always)]
 fn clear(room: Shared<'_, Quote>) {
     for i in 0..QUOTE / 8 {
         room.at_word(i).store::<u64, 0>(0);
@@ -68,20 +68,14 @@ fn clear(room: Shared<'_, Quote>) {
 }
 
 /// Sum of all bytes: those that were not quoted are zero.
-#[inline(never)]
+#[inline(always)]
 fn sum(room: Shared<'_, Quote>) -> u64 {
     let mut sum = 0;
     for i in 0..QUOTE / 8 {
-        sum += halves(room, i);
+        let word = room.at_word(i).load::<u64, 0>();
+        sum = in_order(in_order(sum + (word & 0xffff_ffff)) + (word >> 32));
     }
     sum
-}
-
-/// A call, because a compiler that sees all the words at once wants to have them all at once, on a stack that is small.
-#[inline(never)]
-fn halves(room: Shared<'_, Quote>, i: usize) -> u64 {
-    let word = room.at_word(i).load::<u64, 0>();
-    (word & 0xffff_ffff) + (word >> 32)
 }
 
 const _: () = assert!(offset_of!(Said, count) == 4);
