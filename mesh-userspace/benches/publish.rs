@@ -16,7 +16,7 @@ use mesh::{
     model::{BackendId, BackendState, Mode, Proto, VipAddr, Weight},
     plan::{PlannedBackend, ServicePlan, Standing},
     table::Table,
-    weights::Factor,
+    weights::{Factor, Parts},
 };
 use mesh_common::abi::{Addr, Family, SlotWord, VipKey};
 
@@ -43,6 +43,7 @@ fn service(shift: usize) -> ServicePlan {
         configured: Weight::ONE,
         factor: Factor::ONE,
         effective: 2048,
+        parts: Parts::ONE,
         capacity: None,
     };
     let owner = |i: usize| ((i + shift) % usize::from(BACKENDS)) as u16;

@@ -7,7 +7,7 @@ use mesh::{
     health::Health,
     model::{BackendId, Endpoint, Mode, Proto, VipAddr, Weight},
     plan::{Cache, Seen, ServiceInput, ServiceSpec, plan},
-    table::{BaseTable, Member, SLACK_PERMILLE, overlay, owners, secondaries},
+    table::{BaseTable, Member, SLACK_PERMILLE, Scheduler, overlay, owners, secondaries},
 };
 
 const SEED: u64 = 0x6d65_7368;
@@ -67,14 +67,14 @@ fn plans(c: &mut Criterion) {
         let endpoints: Vec<Vec<_>> = (0..services).map(|s| (0..n).map(|i| endpoint(s * n + i)).collect()).collect();
         let up = |i| (id(i), Seen { health: Health::Up, back_since: None });
         let mut seen: Vec<BTreeMap<_, _>> = (0..services).map(|s| (0..n).map(|i| up(s * n + i)).collect()).collect();
-        let intents = BTreeMap::new();
+        let (intents, dynamic) = (BTreeMap::new(), BTreeMap::new());
         let (mut cache, now, mut down) = (Cache::default(), Instant::now(), false);
         let mut once = || {
             down = !down;
             let health = if down { Health::Down } else { Health::Up };
             seen[0].insert(id(n / 2), Seen { health, back_since: None });
             let inputs: Vec<_> = (0..services)
-                .map(|s| ServiceInput { spec: &specs[s], endpoints: &endpoints[s], intents: &intents, seen: &seen[s] })
+                .map(|s| ServiceInput { spec: &specs[s], endpoints: &endpoints[s], intents: &intents, seen: &seen[s], dynamic: &dynamic })
                 .collect();
             plan(&inputs, SEED, now, &mut cache)
         };
@@ -93,6 +93,8 @@ fn spec(i: usize) -> ServiceSpec {
         announce: None,
         checked: true,
         log2_slots: None,
+        scheduler: Scheduler::default(),
+        locality: None,
     }
 }
 

@@ -20,7 +20,7 @@ use mesh::{
     model::{BackendId, BackendState, Mode, Proto, VipAddr, Weight},
     plan::{Plan, PlannedBackend, ServicePlan, Standing},
     table::{NONE, Table},
-    weights::Factor,
+    weights::{Factor, Parts},
 };
 use mesh_common::abi::Reason;
 use mesh_tests::netns::{Fabric, Host};
@@ -69,6 +69,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         configured: Weight::ONE,
         factor: Factor::ONE,
         effective: 2048,
+        parts: Parts::ONE,
         capacity: None,
     };
     let members: Vec<_> = backends.iter().map(member).collect();

@@ -49,7 +49,7 @@ enum Task {
     Test(test::Args),
     /// Measure tables, publication or the packet path.
     Bench(bench::Args),
-    /// Simulate failure detection: false alarms and times to detect.
+    /// Simulate what decides: failure detection, slots that move, weights.
     Sim(sim::Args),
 }
 

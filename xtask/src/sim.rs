@@ -12,7 +12,7 @@ use crate::{
 pub struct Args {
     /// What to simulate.
     subject: Subject,
-    /// Heartbeats are sent over loopback for so many seconds, and as root as many more with real-time priority.
+    /// `detect`: heartbeats are sent over loopback for so many seconds, and as root as many more with real-time priority.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
 }
@@ -21,12 +21,22 @@ pub struct Args {
 enum Subject {
     /// False alarms of detection rules, and their times to detect; drawn in target/sim/detect.svg.
     Detect,
+    /// Slots that a change moves, by builder, by failures and by weights that jitter; drawn in target/sim/churn.svg.
+    Churn,
+    /// Latency under equal, ideal and controlled weights; drawn in target/sim/weights.svg.
+    Weights,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let Subject::Detect = args.subject;
     setup::ensure(&[Need::Build])?;
-    let mut command = cargo(&["run", "--locked", "--package", "mesh-tests", "--bin", "mesh-sim", "--", "detect"]);
-    let picture = target().join("sim/detect.svg");
-    execute(command.args(["--seconds", &args.seconds.to_string(), "--svg"]).arg(picture))
+    let name = match args.subject {
+        Subject::Detect => "detect",
+        Subject::Churn => "churn",
+        Subject::Weights => "weights",
+    };
+    let mut command = cargo(&["run", "--locked", "--package", "mesh-tests", "--bin", "mesh-sim", "--", name]);
+    if let Subject::Detect = args.subject {
+        command.args(["--seconds", &args.seconds.to_string()]);
+    }
+    execute(command.arg("--svg").arg(target().join("sim").join(name).with_extension("svg")))
 }

@@ -165,6 +165,8 @@ pub enum BackendCommand {
         /// Name of the service
         service: Option<ServiceName>,
     },
+    /// Show one backend, and why its weight is what it is
+    Show(Which),
     /// Add a backend; it outlives restarts
     Add {
         /// Name of the service

@@ -113,6 +113,7 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
             let backends = client.backends(service.as_ref()).await?;
             print(out, format, &backends, |backends, wide| tables::backends(backends, wide))?;
         }
+        BackendCommand::Show(Which { service, backend }) => print(out, format, &client.backend(service, backend).await?, tables::backend)?,
         BackendCommand::Add { service, address, weight, name, zone, capacity } => {
             let weight = weight.map(|w| i64::from(w).into());
             let (name, zone, capacity) = (name.clone(), zone.clone(), capacity.map(Into::into));

@@ -124,6 +124,27 @@ pub(super) fn backends(backends: &[BackendView], wide: bool) -> String {
     finish(&table)
 }
 
+pub(super) fn backend(b: &BackendView, wide: bool) -> String {
+    let mut lines = vec![backends(std::slice::from_ref(b), wide)];
+    let mut line = |key: &str, value: String| lines.push(format!("  {:<KEY$}{value}\n", format!("{key}:")));
+    line("weight", format!("{:.2} of {}", b.effective_weight, b.weight));
+    for (i, why) in b.weighing.why.iter().enumerate() {
+        line(if i == 0 { "because" } else { "and" }, why.clone());
+    }
+    let time = |us: Option<u64>| us.map(|us| format!("{:.1?}", Duration::from_micros(us)));
+    if let Some((latency, unloaded)) = time(b.weighing.latency_us).zip(time(b.weighing.unloaded_us)) {
+        line("latency", format!("{latency}, without load {unloaded}"));
+    }
+    if let Some(zone) = &b.weighing.zone {
+        line("zone", zone.clone());
+    }
+    line("next hop", next_hop(b));
+    if let Some(error) = &b.health.error {
+        line("last probe", error.clone());
+    }
+    lines.concat()
+}
+
 pub(super) fn sources(sources: &[SourceView], wide: bool) -> String {
     let head = ["SERVICE", "SOURCE", "STATE", "BACKENDS", "AGE", "ERROR"];
     let mut table = if wide { table(&[&head[..], &["UPDATES", "FAILURES"]].concat(), 3..5) } else { table(&head, 3..5) };

@@ -49,6 +49,7 @@ fn what_can_be_said() {
         "backend ls web",
         "backend add web 10.0.0.1:80 --weight 5 --name b1",
         "backend rm web b1",
+        "backend show web b1",
         "backend drain web [2001:db8::1]:80",
         "backend drain web b1 b2 --deadline 10m --then remove --wait",
         "backend drains",
@@ -139,6 +140,10 @@ async fn tables_show_what_people_look_for() {
         assert!(status.contains(part), "{part} in\n{status}");
     }
     assert!(!status.contains("fragment") && run(&seam, "status -o wide").await.unwrap().contains("fragment"));
+    let backend = run(&seam, "backend show web b1").await.unwrap();
+    for part in ["2.50 of 3\n", "x 0.83: it gets less\n", "1.5ms, without load 1.0ms\n", "eu-1a\n"] {
+        assert!(backend.contains(part), "{part} in {backend}");
+    }
     let show = run(&seam, "service show web").await.unwrap();
     assert!(show.starts_with("web 192.0.2.10:80/tcp by nat, from config\n") && show.ends_with(&backends), "{show}");
     let wide = run(&seam, "backend ls web -o wide").await.unwrap();

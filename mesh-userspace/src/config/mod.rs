@@ -1,5 +1,7 @@
 //! What an operator wrote -> what it means, with the place of every error.
 
+mod balance;
+pub mod balanced;
 mod check;
 mod diagnostic;
 pub mod forms;
@@ -26,7 +28,7 @@ use placed::{Syntax, innermost_failure, split_place, with_places};
 pub use resolve::Findings;
 pub use resolved::{
     Api, Check, Config, FlowLog, Heartbeat, HeartbeatListener, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement,
-    Service,
+    Service, Weights,
 };
 pub use schema::schema;
 pub use service::{resolve_backend, resolve_service};

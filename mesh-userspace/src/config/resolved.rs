@@ -15,6 +15,8 @@ use crate::{
     flow_log::FlowSink,
     health::{self, CheckKind, detector::PulseKind},
     model::{Endpoint, Mode, ServiceName, VipAddr, Ways},
+    table::Scheduler,
+    weights::Locality,
 };
 
 /// All that the daemon is told by its file.
@@ -55,6 +57,11 @@ pub struct Service {
     pub ways: Ways,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
+    pub scheduler: Scheduler,
+    /// Size of the table as a power of two; `None` = by its members.
+    pub log2_slots: Option<u8>,
+    pub weights: Weights,
+    pub locality: Option<Locality>,
     /// Heartbeat; `None` = backends count as live.
     pub check: Option<Check>,
     /// Backends report themselves.
@@ -76,6 +83,15 @@ pub struct Heartbeat {
     pub register: bool,
     /// After so long without one, who was added so is forgotten.
     pub forget: Duration,
+}
+
+/// What backends get beyond their configured weight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Weights {
+    /// By latency.
+    pub by_latency: bool,
+    /// Port of each backend's agent, and from one question to the next.
+    pub agent: Option<(u16, Duration)>,
 }
 
 /// The heartbeat of a service's backends.

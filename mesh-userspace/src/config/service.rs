@@ -6,8 +6,16 @@ use std::{
 };
 
 use super::{
-    check::resolve_check, forms::AnnounceForm, health::resolve_heartbeat, placed::Placed, resolve::Findings, resolved::Service,
-    source::resolve_sources, words::EncapWord, written,
+    balance::{Balance, resolve_balance},
+    check::resolve_check,
+    forms::AnnounceForm,
+    health::resolve_heartbeat,
+    placed::Placed,
+    resolve::Findings,
+    resolved::Service,
+    source::resolve_sources,
+    words::EncapWord,
+    written,
 };
 use crate::model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight};
 
@@ -29,7 +37,23 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
-    let service = Service { name, vip, mode, ways, announce, check, heartbeat, backends, backends_file, sources };
+    let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), findings);
+    let service = Service {
+        name,
+        vip,
+        mode,
+        ways,
+        announce,
+        scheduler,
+        log2_slots,
+        weights,
+        locality,
+        check,
+        heartbeat,
+        backends,
+        backends_file,
+        sources,
+    };
     (findings.errors.len() == errors).then_some(service)
 }
 

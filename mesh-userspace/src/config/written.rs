@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord};
 use super::{
+    balanced::{Locality, SchedulerWord, Weights},
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
     sourced::Source,
@@ -104,6 +105,18 @@ pub struct Service {
     /// Backends tell that they live, by `mesh backend heartbeat` or the API; who misses a beat is down. Beside `health` both have to be good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Placed<Heartbeat>>,
+    /// How flows are spread: `consistent-hash` (default: the fewest flows move), `maglev`, `ring`, `random` or `round-robin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<SchedulerWord>,
+    /// Slots of the table, a power of two from 256 to 1048576. Default: by the number of backends, and then a backend more can resize it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<Placed<u32>>,
+    /// What backends get beyond their configured weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+    /// How far backends are: nearer ones get more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<Locality>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
     #[serde(default)]
     pub backends: Vec<Placed<BackendForm>>,

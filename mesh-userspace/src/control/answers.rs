@@ -150,6 +150,7 @@ impl Daemon {
     fn ask<T>(&self, now: Instant, answer: impl FnOnce(&Self, &Facts<'_>) -> T) -> Result<T, ControlError> {
         let counters: Counters = self.plane.counters().map_err(|e| ControlError::Internal(e.to_string()))?;
         let targets: BTreeMap<TargetKey, TargetStatus> = self.monitor.snapshot();
+        let words = self.agent_words();
         let facts = Facts {
             core: &self.core,
             counters: &counters,
@@ -157,6 +158,7 @@ impl Daemon {
             targets: &targets,
             next_hops: &self.resolutions,
             refused: &self.refused,
+            weighing: &|plan, member| self.weight_view(&words, plan, member),
             now,
             clock: SystemTime::now(),
         };

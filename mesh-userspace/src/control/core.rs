@@ -22,8 +22,9 @@ use crate::{
         detector::{Detection, PhiRules, Pulse},
     },
     model::{BackendId, BackendState, ServiceName, VipAddr},
-    plan::{self, Cache, Plan, Seen, ServiceInput},
+    plan::{self, Cache, Plan, Preview, Seen, ServiceInput},
     state::State,
+    weights::Factor,
 };
 
 /// Everything that decides what is published.
@@ -49,6 +50,9 @@ pub struct Core {
     pub(super) leases_granted: bool,
     /// Health that targets begin with.
     seeds: BTreeMap<TargetKey, Health>,
+    /// Factors on weights by latency or agent, and whether they alone have changed since the last plan.
+    pub(super) dynamic: BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>,
+    reweighed: BTreeSet<ServiceName>,
     /// What was published before the start, until the first plan.
     adopted: Vec<Adopted>,
     pub(super) cache: Cache,
@@ -95,6 +99,8 @@ impl Core {
             leases: BTreeMap::new(),
             leases_granted: false,
             seeds: BTreeMap::new(),
+            dynamic: BTreeMap::new(),
+            reweighed: BTreeSet::new(),
             adopted: Vec::new(),
             cache: Cache::default(),
             plan: Plan::default(),
@@ -128,6 +134,13 @@ impl Core {
 
     pub fn services(&self) -> &BTreeMap<ServiceName, Merged> {
         &self.merged
+    }
+
+    /// Takes in factors on the weights of backends; who is not named has 1.
+    pub fn set_dynamic(&mut self, factors: &BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>) {
+        let differ = factors.iter().filter(|(name, f)| self.dynamic.get(*name).map_or(!f.is_empty(), |old| old != *f));
+        self.reweighed.extend(differ.map(|(name, _)| name.clone()));
+        self.dynamic.clone_from(factors);
     }
 
     /// Remembers how many flows are open on each backend.
@@ -280,19 +293,28 @@ impl Core {
     /// Plans anew; says what changes from the plan before. `seed`: see [`plan::plan`].
     pub fn replan(&mut self, seed: u64, now: Instant) -> Vec<What> {
         self.grant_leases(now);
-        let (empty, beaten) = (BTreeMap::new(), self.with_heartbeats());
+        let (empty, undisturbed, beaten) = (BTreeMap::new(), BTreeMap::new(), self.with_heartbeats());
         let seen = |name| beaten.get(name).or_else(|| self.seen.get(name)).unwrap_or(&empty);
         let inputs: Vec<_> = self
             .merged
             .values()
-            .map(|m| ServiceInput { spec: &m.spec, endpoints: &m.endpoints, intents: &m.intents, seen: seen(&m.spec.name) })
+            .map(|m| ServiceInput {
+                spec: &m.spec,
+                endpoints: &m.endpoints,
+                intents: &m.intents,
+                seen: seen(&m.spec.name),
+                dynamic: self.dynamic.get(&m.spec.name).unwrap_or(&undisturbed),
+            })
             .collect();
         let plan = plan::plan(&inputs, seed, now, &mut self.cache);
         let mut events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
         let live = |vip, id| self.live.get(&(vip, id)).copied().unwrap_or(0);
-        let noticed = plan::preview(&self.plan, &plan, &live).into_iter().filter(|p| !p.is_still());
+        // What a controller does all the time is no event.
+        let routine = |p: &Preview| self.reweighed.contains(&p.service) && !p.is_restaffed();
+        let noticed = plan::preview(&self.plan, &plan, &live).into_iter().filter(|p| !p.is_still() && !routine(p));
         events.extend(noticed.map(What::moved));
         self.plan = plan;
+        self.reweighed.clear();
         self.adopted.clear();
         events
     }

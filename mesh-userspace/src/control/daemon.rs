@@ -22,6 +22,7 @@ use super::{
     saver::{Done, Saver},
     shutdown::{Asked, Signals},
     view::{ConfigView, Publications},
+    weighing::Weighing,
 };
 use crate::{
     dataplane::{
@@ -32,7 +33,8 @@ use crate::{
     events::{Event, Ring, What},
     flow_log::FlowLog,
     health::{HealthEvent, MonitorHandle},
-    model::ServiceName,
+    model::{BackendId, ServiceName},
+    weights::Factor,
 };
 
 /// Next hops are looked up when the daemon starts; what is published before would send nothing. This long they may take.
@@ -104,6 +106,9 @@ pub struct Daemon {
     pub(super) ready: bool,
     pub(super) drains: Drains,
     pub(super) flow_log: Option<FlowLog>,
+    pub(super) weighing: Weighing,
+    /// Factors that were found last, by service.
+    pub(super) weighed: BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>,
     /// Services that could not be published as wanted.
     pub(super) refused: BTreeMap<ServiceName, LayoutError>,
 }
@@ -150,6 +155,8 @@ impl Daemon {
             ready: false,
             drains: Drains::default(),
             flow_log: None,
+            weighing: Weighing::default(),
+            weighed: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }

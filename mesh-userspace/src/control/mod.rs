@@ -5,6 +5,7 @@
 //!                                                  core -> wanted -> monitor, next hops, announcements, watch of files
 //! ```
 
+mod agents;
 mod announcing;
 mod answers;
 mod beating;
@@ -31,6 +32,8 @@ mod startup;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod weighing;
+mod weight_view;
 mod whatif;
 
 pub use self::core::{Adopted, Core, Wanted};
@@ -40,4 +43,5 @@ pub use error::ControlError;
 pub use handle::{BackendSpec, Command, Handle, ServiceSpec};
 pub(crate) use shutdown::{Asked, Signals};
 pub use startup::run;
+pub use weight_view::WeightView;
 pub use whatif::{Intention, PlanView};

@@ -104,6 +104,7 @@ impl Daemon {
             Err(error) => log::error!("{error}"),
         }
         self.watch_drains(now);
+        self.weigh(now);
         self.write_memory();
         self.check_ready();
     }

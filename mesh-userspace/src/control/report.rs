@@ -15,6 +15,7 @@ use super::{
         BackendView, HandshakeView, HealthView, NatView, NextHopView, Origin, ResetsView, ServiceView, StateWord, SuspicionView, TimesView,
         Traffic, Usage,
     },
+    weight_view::WeightView,
 };
 use crate::{
     config::{Check, words::Span},
@@ -29,7 +30,6 @@ use crate::{
 };
 
 /// All that is known at one moment.
-#[derive(Debug)]
 pub struct Facts<'a> {
     pub core: &'a Core,
     pub counters: &'a Counters,
@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub next_hops: &'a Resolutions,
     /// Services that could not be published as wanted.
     pub refused: &'a BTreeMap<ServiceName, LayoutError>,
+    /// What a backend's weight is made of.
+    pub weighing: &'a dyn Fn(&ServicePlan, &PlannedBackend) -> WeightView,
     pub now: Instant,
     pub clock: SystemTime,
 }
@@ -156,6 +158,7 @@ impl Facts<'_> {
                 admin: merged.admin(&member.id),
                 health: self.health(merged, member),
                 weight: member.configured.0,
+                weighing: (self.weighing)(plan, member),
                 effective_weight: f64::from(member.configured.0) * member.factor.as_f64(),
                 slots,
                 share: f64::from(slots) / total,

@@ -108,3 +108,13 @@ pub(super) fn updates(remembered: &[Remembered]) -> Vec<(SourceKey, Update)> {
     let of_endpoints = remembered.iter().filter(|one| one.key() != SourceKey::cluster());
     of_endpoints.map(|one| (one.key(), Update::Reset(one.endpoints.clone()))).collect()
 }
+
+impl std::fmt::Display for SourceStateWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::Stale => "stale",
+        })
+    }
+}

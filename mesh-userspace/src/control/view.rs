@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::health_view::{Beat, BeatView, HealthView, SuspicionView};
 use crate::{
     config::words::{ModeWord, ProtoWord},
+    control::WeightView,
     model::{BackendId, BackendState, Epoch, ServiceName},
 };
 
@@ -186,6 +187,8 @@ pub struct BackendView {
     pub weight: u16,
     /// What the table is built from.
     pub effective_weight: f64,
+    #[serde(default)]
+    pub weighing: WeightView,
     /// Slots that it owns in the published table, of [`ServiceView::slots`].
     pub slots: u32,
     /// The same as a share, 0 to 1.
@@ -333,16 +336,6 @@ impl From<BackendState> for StateWord {
             BackendState::Recovering => Self::Recovering,
             BackendState::Maintenance => Self::Maintenance,
         }
-    }
-}
-
-impl std::fmt::Display for SourceStateWord {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Starting => "starting",
-            Self::Live => "live",
-            Self::Stale => "stale",
-        })
     }
 }
 

@@ -83,8 +83,10 @@ impl Core {
                 Some(same) => same.clone(),
                 None => {
                     let none = BTreeMap::new();
+                    let undisturbed = BTreeMap::new();
+                    let dynamic = self.dynamic.get(&merged.spec.name).unwrap_or(&undisturbed);
                     let seen = trial.seen.get(&merged.spec.name).unwrap_or(&none);
-                    let input = ServiceInput { spec: &merged.spec, endpoints: &merged.endpoints, intents: &merged.intents, seen };
+                    let input = ServiceInput { spec: &merged.spec, endpoints: &merged.endpoints, intents: &merged.intents, seen, dynamic };
                     plan::plan_service(&input, seed, now, &mut self.cache)
                 }
             }

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, sync::Arc};
 
-use crate::table::{BaseTable, Member, Table, TableError, overlay};
+use crate::table::{BaseTable, Member, Scheduler, Table, TableError, scheduled};
 
 /// Tables by what they are made from. Identical ones are made once and shared; only speed and memory depend on it, never the result.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ struct Key {
 #[derive(Debug)]
 struct Base {
     table: BaseTable,
-    overlays: HashMap<Vec<u32>, Overlaid>,
+    overlays: HashMap<(Scheduler, Vec<u32>), Overlaid>,
 }
 
 #[derive(Debug)]
@@ -32,7 +32,12 @@ struct Overlaid {
 
 impl Cache {
     /// The table of `members`, sorted by id, at their `effective` weights.
-    pub(super) fn table(&mut self, members: Vec<Member>, log2_slots: u8, seed: u64, effective: Vec<u32>) -> Result<Arc<Table>, TableError> {
+    pub(super) fn table(
+        &mut self,
+        (members, log2_slots, seed): (Vec<Member>, u8, u64),
+        scheduler: Scheduler,
+        effective: Vec<u32>,
+    ) -> Result<Arc<Table>, TableError> {
         let key = Key { members, log2_slots, seed };
         let base = match self.bases.entry(key) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
@@ -42,8 +47,8 @@ impl Cache {
             }
         };
         let Base { table, overlays } = base;
-        let made = |effective: &Vec<u32>| Overlaid { table: Arc::new(overlay(table, effective)), round: 0 };
-        let overlaid = overlays.entry(effective).or_insert_with_key(made);
+        let made = |(scheduler, effective): &(_, Vec<u32>)| Overlaid { table: Arc::new(scheduled(table, *scheduler, effective)), round: 0 };
+        let overlaid = overlays.entry((scheduler, effective)).or_insert_with_key(made);
         overlaid.round = self.round;
         Ok(overlaid.table.clone())
     }

@@ -18,8 +18,8 @@ use serde::{Serialize, Serializer};
 use crate::{
     health::Health,
     model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight},
-    table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Table, TableError},
-    weights::{self, Factor},
+    table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Scheduler, Table, TableError},
+    weights::{self, Factor, Locality, Parts, Placed},
 };
 
 pub use cache::Cache;
@@ -40,6 +40,9 @@ pub struct ServiceSpec {
     pub checked: bool,
     /// Size of the table where it is not to follow from the members; taken as [`MAX_LOG2_SLOTS`] if larger.
     pub log2_slots: Option<u8>,
+    pub scheduler: Scheduler,
+    /// Nearer backends are to weigh more.
+    pub locality: Option<Locality>,
 }
 
 /// What the operator wants of a backend.
@@ -79,6 +82,8 @@ pub struct ServiceInput<'a> {
     pub endpoints: &'a [Endpoint],
     pub intents: &'a BTreeMap<BackendId, Intent>,
     pub seen: &'a BTreeMap<BackendId, Seen>,
+    /// Factors by latency, load or agent.
+    pub dynamic: &'a BTreeMap<BackendId, Factor>,
 }
 
 /// What is to be published.
@@ -127,6 +132,8 @@ pub struct PlannedBackend {
     pub factor: Factor,
     /// Their product, in units of 1/2048.
     pub effective: u32,
+    /// What `factor` is made of.
+    pub parts: Parts,
     /// Flows at once that it can carry, where somebody said.
     pub capacity: Option<u32>,
 }
@@ -155,7 +162,7 @@ pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &m
     }
     let log2_slots = spec.log2_slots.unwrap_or_else(|| table::log2_slots(&configured)).min(MAX_LOG2_SLOTS);
     let effective: Vec<_> = members.iter().map(|m| m.effective).collect();
-    let table = cache.table(configured, log2_slots, seed, effective).unwrap_or_else(|error| {
+    let table = cache.table((configured, log2_slots, seed), spec.scheduler, effective).unwrap_or_else(|error| {
         problem = Some(error);
         Arc::new(Table::vacant(log2_slots))
     });
@@ -181,9 +188,21 @@ fn members(input: &ServiceInput<'_>, now: Instant) -> Vec<PlannedBackend> {
     let present = endpoints.into_iter().filter(|e| intent(&e.id).admin != Admin::Removed);
     let planned = present.map(|e| {
         let seen = input.seen.get(&e.id).copied().unwrap_or_default();
-        planned_backend(e, intent(&e.id), if input.spec.checked { spared(seen, input.spec.mode) } else { UNCHECKED_IS_UP }, now)
+        let seen = if input.spec.checked { spared(seen, input.spec.mode) } else { UNCHECKED_IS_UP };
+        let dynamic = input.dynamic.get(&e.id).copied().unwrap_or(Factor::ONE);
+        (planned_backend(e, intent(&e.id), seen, dynamic, now), e.zone.as_deref())
     });
-    planned.collect()
+    let planned: Vec<_> = planned.collect();
+    let factors = input.spec.locality.as_ref().map(|locality| locality.factors(&planned.iter().map(placed).collect::<Vec<_>>()));
+    let mut members: Vec<_> = planned.into_iter().map(|(member, _)| member).collect();
+    for (member, factor) in members.iter_mut().zip(factors.into_iter().flatten()) {
+        member.weigh(Parts { locality: Factor::of(factor), ..member.parts });
+    }
+    members
+}
+
+fn placed<'a>((member, zone): &(PlannedBackend, Option<&'a str>)) -> Placed<'a> {
+    Placed { zone: *zone, weight: member.configured.0.into(), able: member.factor.as_f64().min(1.0) }
 }
 
 /// Where no flow is remembered, to spare a backend new ones would take its old ones away: there only what is confirmed counts.
@@ -198,20 +217,30 @@ fn spared(seen: Seen, mode: Mode) -> Seen {
 
 const UNCHECKED_IS_UP: Seen = Seen { health: Health::Up, back_since: None };
 
-fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, now: Instant) -> PlannedBackend {
+fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, dynamic: Factor, now: Instant) -> PlannedBackend {
     let configured = intent.weight.unwrap_or(endpoint.weight);
     let ramp = seen.back_since.map_or(Factor::ONE, |since| weights::slow_start(now.saturating_duration_since(since)));
     let standing = Standing::of(intent.admin, seen.health, configured, ramp);
-    let factor = if standing.state().takes_new() { ramp } else { Factor::ZERO };
-    PlannedBackend {
+    let mut planned = PlannedBackend {
         id: endpoint.id,
         name: endpoint.name.clone(),
         state: standing.state(),
         standing,
         configured,
-        factor,
-        effective: weights::effective(configured, factor),
+        factor: Factor::ONE,
+        effective: 0,
+        parts: Parts::ONE,
         capacity: endpoint.capacity,
+    };
+    planned.weigh(Parts { ramp, dynamic, locality: Factor::ONE });
+    planned
+}
+
+impl PlannedBackend {
+    fn weigh(&mut self, parts: Parts) {
+        self.parts = parts;
+        self.factor = if self.standing.state().takes_new() { parts.product() } else { Factor::ZERO };
+        self.effective = weights::effective(self.configured, self.factor);
     }
 }
 

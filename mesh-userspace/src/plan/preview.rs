@@ -112,6 +112,12 @@ impl fmt::Display for FlowsPreview {
 }
 
 impl Preview {
+    /// Somebody comes, goes, stands otherwise or is configured otherwise.
+    pub fn is_restaffed(&self) -> bool {
+        let stands = |s: Option<BackendShare>| s.map(|s| (s.standing, s.weight));
+        self.backends.iter().any(|b| stands(b.before) != stands(b.after))
+    }
+
     /// Nothing that anybody would notice: no slot has another owner, nobody stands otherwise.
     pub fn is_still(&self) -> bool {
         let stands = |b: &BackendPreview| b.before.map(|s| s.standing) != b.after.map(|s| s.standing);

@@ -12,6 +12,7 @@ struct Fixture {
     endpoints: Vec<Endpoint>,
     intents: BTreeMap<BackendId, Intent>,
     seen: BTreeMap<BackendId, Seen>,
+    dynamic: BTreeMap<BackendId, Factor>,
     now: Instant,
 }
 
@@ -29,16 +30,19 @@ impl Fixture {
                 announce: None,
                 checked: true,
                 log2_slots: None,
+                scheduler: Scheduler::default(),
+                locality: None,
             },
             seen: endpoints.iter().map(|e| (e.id, UNCHECKED_IS_UP)).collect(),
             endpoints,
             intents: BTreeMap::new(),
+            dynamic: BTreeMap::new(),
             now: Instant::now(),
         }
     }
 
     fn input(&self) -> ServiceInput<'_> {
-        ServiceInput { spec: &self.spec, endpoints: &self.endpoints, intents: &self.intents, seen: &self.seen }
+        ServiceInput { spec: &self.spec, endpoints: &self.endpoints, intents: &self.intents, seen: &self.seen, dynamic: &self.dynamic }
     }
 
     fn plan(&self) -> Plan {
@@ -189,6 +193,41 @@ fn a_resize_is_measured_over_the_hash_space() {
     let change = changed(&before, &f.plan());
     assert_eq!((change.slots, change.resized), (1024, Some((256, 1024))));
     assert!((0.3..0.7).contains(&change.moved_share()), "{change}");
+}
+
+#[test]
+fn dynamic_factors_and_distance_shape_the_shares() {
+    let mut f = Fixture::new("web", &[1; 4]);
+    f.dynamic.insert(id(0), Factor(1024));
+    assert_eq!(f.plan().services[0].members[0].parts.dynamic, Factor(1024));
+    let counts = slots(&f.plan());
+    assert!((140..=152).contains(&(counts[0] * 2)) && counts.iter().sum::<u32>() == 512, "{counts:?}");
+    f.dynamic.insert(id(0), Factor::ZERO);
+    assert_eq!((slots(&f.plan())[0], f.plan().services[0].members[0].state), (0, BackendState::Active));
+
+    f.dynamic.clear();
+    f.spec.locality = Some(Locality { distances: [("here".to_owned(), 1)].into(), elsewhere: 3 });
+    f.endpoints.iter_mut().take(2).for_each(|e| e.zone = Some("here".to_owned()));
+    let near: u32 = slots(&f.plan())[..2].iter().sum();
+    assert!((374..=394).contains(&near), "three quarters of 512, but {near}");
+    f.health(0, Health::Down);
+    f.health(1, Health::Down);
+    assert_eq!(slots(&f.plan())[..2], [0, 0]);
+}
+
+#[test]
+fn a_scheduler_is_switched_and_back() {
+    let mut f = Fixture::new("web", &[1, 2, 3]);
+    let consistent = f.plan();
+    let mut cache = Cache::default();
+    for scheduler in [Scheduler::Maglev, Scheduler::Ring, Scheduler::Random, Scheduler::RoundRobin, Scheduler::Consistent] {
+        f.spec.scheduler = scheduler;
+        let plan = plan(&[f.input()], SEED, f.now, &mut cache);
+        assert_eq!(plan == consistent, scheduler == Scheduler::Consistent);
+        f.health(1, Health::Down);
+        assert_eq!(slots(&f.plan())[1], 0, "{scheduler:?}");
+        f.health(1, Health::Up);
+    }
 }
 
 proptest! {

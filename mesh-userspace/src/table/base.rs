@@ -8,6 +8,7 @@ use super::{MAX_LOG2_SLOTS, MAX_MEMBERS, Member, NONE, Permutation, TableError, 
 pub struct BaseTable {
     members: Box<[Member]>,
     log2_slots: u8,
+    seed: u64,
     owner: Box<[u16]>,
     orders: Box<[Permutation]>,
     secondary: OnceLock<Box<[u16]>>,
@@ -28,7 +29,7 @@ impl BaseTable {
         }
         let orders: Box<[_]> = members.iter().map(|m| Permutation::new(&m.id, seed, log2_slots)).collect();
         let owner = matched(&members, &orders, log2_slots);
-        Ok(Self { members, log2_slots, owner, orders, secondary: OnceLock::new() })
+        Ok(Self { members, log2_slots, seed, owner, orders, secondary: OnceLock::new() })
     }
 
     /// Sorted by id; a slot's owner is an index into them.
@@ -38,6 +39,10 @@ impl BaseTable {
 
     pub fn log2_slots(&self) -> u8 {
         self.log2_slots
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Owner of each slot; [`NONE`] only if all weights are 0.

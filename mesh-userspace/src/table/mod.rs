@@ -6,6 +6,7 @@
 //! that see the same members agree on every slot.
 
 mod base;
+mod kind;
 mod matching;
 mod overlay;
 mod permutation;
@@ -23,6 +24,7 @@ use serde::{Serialize, Serializer};
 use crate::model::{BackendId, Weight};
 
 pub use base::BaseTable;
+pub use kind::{Scheduler, scheduled};
 pub use overlay::{SLACK_PERMILLE, caps, overlay, owners};
 pub use permutation::Permutation;
 pub use quota::quotas;

@@ -1,10 +1,18 @@
 //! Weights: what was configured, times what a backend can take right now. Pure.
 
+mod agent;
+mod controller;
+mod locality;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Weight;
+
+pub use agent::{AgentError, AgentReport, Readiness as AgentReadiness, parse as parse_agent};
+pub use controller::{Act, Controller, Observation, Reading, Settings, steady};
+pub use locality::{Locality, Placed};
 
 /// Dynamic factor on a configured weight, in units of 1/2048: fixed point, so that every node computes the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -17,9 +25,40 @@ impl Factor {
     /// The configured weight as it is.
     pub const ONE: Self = Self(2048);
 
+    /// The nearest one; never 0 for what is more.
+    pub fn of(factor: f64) -> Self {
+        let units = (factor * f64::from(Self::ONE.0)).round();
+        if factor > 0.0 { Self(units.clamp(1.0, f64::from(u32::MAX)) as u32) } else { Self::ZERO }
+    }
+
     /// For people.
     pub fn as_f64(self) -> f64 {
         f64::from(self.0) / f64::from(Self::ONE.0)
+    }
+}
+
+/// What a backend's factor is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Parts {
+    /// Slow start after its return.
+    pub ramp: Factor,
+    /// By latency, reported load or the backend's agent.
+    pub dynamic: Factor,
+    /// By distance.
+    pub locality: Factor,
+}
+
+impl Parts {
+    pub const ONE: Self = Self { ramp: Factor::ONE, dynamic: Factor::ONE, locality: Factor::ONE };
+
+    /// Their product; never 0 where none of them is.
+    pub fn product(self) -> Factor {
+        let Self { ramp, dynamic, locality } = self;
+        if [ramp, dynamic, locality].contains(&Factor::ZERO) {
+            return Factor::ZERO;
+        }
+        let times = |a: u64, b: Factor| (a * u64::from(b.0) + u64::from(Factor::ONE.0) / 2) / u64::from(Factor::ONE.0);
+        Factor(times(times(u64::from(ramp.0), dynamic), locality).clamp(1, u64::from(u32::MAX)) as u32)
     }
 }
 
@@ -74,6 +113,15 @@ mod tests {
             steps += 1;
         }
         assert_eq!((steps, slow_start(at)), (9, Factor::ONE));
+    }
+
+    #[test]
+    fn parts_multiply() {
+        let half = Factor(1024);
+        assert_eq!(Parts::ONE.product(), Factor::ONE);
+        assert_eq!(Parts { ramp: half, dynamic: half, ..Parts::ONE }.product(), Factor(512));
+        assert_eq!(Parts { locality: Factor::ZERO, ..Parts::ONE }.product(), Factor::ZERO);
+        assert_eq!(Parts { ramp: Factor(1), dynamic: Factor(1), locality: half }.product(), Factor(1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use mesh_tests::sim::{
     fleet,
     noise::{self, Beat},
     rules::{self, Outcome},
+    show,
 };
 
 #[derive(Parser)]
@@ -22,6 +23,26 @@ struct Args {
 enum Subject {
     /// False alarms and times to detect, by rule.
     Detect(Detect),
+    /// Slots that a change moves, by builder; failures and jitter.
+    Churn(Drawn),
+    /// Latency under equal, ideal and controlled weights.
+    Weights(Weights),
+}
+
+#[derive(clap::Args)]
+struct Drawn {
+    /// Draw the tables into this file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Weights {
+    /// Simulated seconds of each case; the second half is told.
+    #[arg(long, default_value_t = 200)]
+    seconds: u32,
+    #[command(flatten)]
+    drawn: Drawn,
 }
 
 #[derive(clap::Args)]
@@ -42,7 +63,14 @@ const PHIS: [f64; 5] = [1.0, 2.0, 3.0, 6.0, 9.0];
 const RATES: [f64; 3] = [100.0, 1000.0, 10_000.0];
 
 fn main() -> Result<()> {
-    let Subject::Detect(args) = Args::parse().subject;
+    match Args::parse().subject {
+        Subject::Detect(args) => detect(&args),
+        Subject::Churn(args) => show::churn(args.svg.as_deref()),
+        Subject::Weights(args) => show::weights(f64::from(args.seconds.max(40)), args.drawn.svg.as_deref()),
+    }
+}
+
+fn detect(args: &Detect) -> Result<()> {
     let length = Duration::from_secs(args.seconds.max(1));
     let beats = noise::beats(length, false)?;
     let (ordinary, real_time) = (rules::table(&beats), real_time(length));

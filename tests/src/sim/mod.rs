@@ -1,6 +1,11 @@
-//! Failure detection without a network: false alarms and times to detect, by the project's own rules.
+//! What decides, without a network and by the project's own code: failure detection, slots that move, weights.
 
+pub mod churn;
 pub mod draw;
 pub mod fleet;
 pub mod noise;
+pub mod queue;
+pub mod random;
 pub mod rules;
+pub mod show;
+pub mod weights;

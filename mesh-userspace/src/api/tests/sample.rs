@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::{
-        DrainEnd, DrainState, DrainView, Intention, PlanView, Then,
+        DrainEnd, DrainState, DrainView, Intention, PlanView, Then, WeightView,
         view::{
             Admin, BackendView, ConfigView, HandshakeView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications,
             Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, TimesView, Traffic, Usage,
@@ -90,6 +90,17 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
         },
         weight: 3,
         effective_weight: 2.5,
+        weighing: WeightView {
+            slow_start: 1.0,
+            dynamic: 0.83,
+            locality: 1.0,
+            zone: Some("eu-1a".into()),
+            latency_us: Some(1500),
+            unloaded_us: Some(1000),
+            inflation: Some(1.5),
+            why: vec!["configured 3".into(), "x 0.83: it gets less".into()],
+            ..WeightView::default()
+        },
         slots: 512,
         share: 0.5,
         next_hop: NextHopView { ready: true, mac: Some("02:00:00:00:00:01".into()), interface: Some("eth0".into()), reason: None },

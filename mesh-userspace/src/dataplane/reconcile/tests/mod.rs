@@ -13,7 +13,7 @@ use crate::{
     model::{BackendId, BackendState, Mode, VipAddr, Weight},
     plan::{Plan, PlannedBackend, Standing},
     table::Table,
-    weights::Factor,
+    weights::{Factor, Parts},
 };
 use world::World;
 
@@ -189,6 +189,7 @@ fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
         configured: Weight::ONE,
         factor: Factor::ONE,
         effective: 0,
+        parts: Parts::ONE,
         capacity: None,
     }
 }

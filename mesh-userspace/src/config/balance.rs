@@ -1,0 +1,147 @@
+//! How a service shares out its flows, as written -> as meant.
+
+use std::time::Duration;
+
+use super::{
+    balanced::{self, SchedulerWord, SignalWord},
+    placed::Placed,
+    resolve::Findings,
+    resolved::Weights,
+    words::Span,
+    written,
+};
+use crate::{
+    table::{MAX_LOG2_SLOTS, MIN_LOG2_SLOTS, Scheduler},
+    weights::Locality,
+};
+
+/// All four, each at its default where it is missing or wrong.
+#[derive(Debug, Default)]
+pub struct Balance {
+    pub scheduler: Scheduler,
+    pub log2_slots: Option<u8>,
+    pub weights: Weights,
+    pub locality: Option<Locality>,
+}
+
+const AGENT_INTERVAL: Duration = Duration::from_secs(2);
+const SHORTEST_AGENT_INTERVAL: Duration = Duration::from_millis(100);
+const ELSEWHERE: u32 = 10;
+const FARTHEST: u32 = 1_000_000;
+
+/// Errors go to `findings`. `checked`: there is a heartbeat.
+pub fn resolve_balance(service: &written::Service, checked: bool, findings: &mut Findings<'_>) -> Balance {
+    Balance {
+        scheduler: service.scheduler.unwrap_or_default().into(),
+        log2_slots: service.slots.as_ref().and_then(|slots| slots_of(slots, findings)),
+        weights: service.weights.as_ref().map(|w| weights(w, checked, findings)).unwrap_or_default(),
+        locality: service.locality.as_ref().map(|l| locality(l, findings)),
+    }
+}
+
+impl From<SchedulerWord> for Scheduler {
+    fn from(word: SchedulerWord) -> Self {
+        match word {
+            SchedulerWord::ConsistentHash => Self::Consistent,
+            SchedulerWord::Maglev => Self::Maglev,
+            SchedulerWord::Ring => Self::Ring,
+            SchedulerWord::Random => Self::Random,
+            SchedulerWord::RoundRobin => Self::RoundRobin,
+        }
+    }
+}
+
+fn slots_of(slots: &Placed<u32>, findings: &mut Findings<'_>) -> Option<u8> {
+    let (least, most) = (1u32 << MIN_LOG2_SLOTS, 1u32 << MAX_LOG2_SLOTS);
+    if !slots.value.is_power_of_two() || !(least..=most).contains(&slots.value) {
+        let near = slots.value.clamp(least, most).next_power_of_two();
+        findings.error(
+            slots,
+            format!("a table can't have {slots} slots"),
+            format!("write a power of two from {least} to {most}, such as {near}"),
+        );
+        return None;
+    }
+    Some(slots.value.trailing_zeros() as u8)
+}
+
+fn weights(written: &balanced::Weights, checked: bool, findings: &mut Findings<'_>) -> Weights {
+    let by_latency = written.by.value == SignalWord::Latency;
+    if by_latency && !checked {
+        findings.error(&written.by, "latency is that of the heartbeat, and there is none", "give the service a heartbeat (`health`)");
+    }
+    let interval = written.agent_interval.as_ref();
+    if let (Some(interval), None) = (interval, &written.agent) {
+        findings.error(interval, "`agent_interval` belongs to an agent", "add its port as `agent`, or remove the key");
+    }
+    if let Some(short) = interval.filter(|i| i.value.0 < SHORTEST_AGENT_INTERVAL) {
+        let least = Span(SHORTEST_AGENT_INTERVAL);
+        findings.error(short, format!("{} is too often to ask an agent", short.value), format!("write {least} or more"));
+    }
+    let port = written.agent.as_ref();
+    if let Some(zero) = port.filter(|p| p.value == 0) {
+        findings.error(zero, "port 0 is no port to ask an agent at", "write a port from 1 to 65535");
+    }
+    Weights { by_latency, agent: port.map(|p| (p.value, interval.map_or(AGENT_INTERVAL, |i| i.value.0))) }
+}
+
+fn locality(written: &balanced::Locality, findings: &mut Findings<'_>) -> Locality {
+    let all = written.distances.values().chain(&written.elsewhere);
+    for wrong in all.filter(|d| !(1..=FARTHEST).contains(&d.value)) {
+        findings.error(wrong, format!("{wrong} is no distance"), format!("write a whole number from 1 (here) to {FARTHEST}"));
+    }
+    Locality {
+        distances: written.distances.iter().map(|(zone, d)| (zone.clone(), d.value)).collect(),
+        elsewhere: written.elsewhere.as_ref().map_or(ELSEWHERE, |e| e.value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{ConfigError, Service, parse, placed::Syntax};
+
+    fn service(keys: &str) -> Result<Service, String> {
+        let text = format!("services:\n  - name: web\n    vip: 192.0.2.10:80\n    backends: [{{address: 10.0.0.1, zone: a}}]\n{keys}");
+        match parse(&text, Syntax::Yaml, Path::new("/lb.yaml")) {
+            Ok(loaded) => Ok(loaded.config.services.into_values().next().unwrap()),
+            Err(ConfigError::Invalid(errors)) => Err(errors.into_iter().map(|e| e.to_string()).collect()),
+            Err(other) => Err(other.to_string()),
+        }
+    }
+
+    #[test]
+    fn what_is_meant() {
+        let plain = service("").unwrap();
+        assert_eq!(
+            (plain.scheduler, plain.log2_slots, plain.weights, plain.locality),
+            (Scheduler::Consistent, None, Weights::default(), None)
+        );
+        let keys = "    scheduler: round-robin\n    slots: 4096\n    weights: {by: latency, agent: 9999, agent_interval: 500ms}\n    \
+                    locality: {distances: {a: 1, b: 3}, elsewhere: 7}\n";
+        let all = service(keys).unwrap();
+        assert_eq!((all.scheduler, all.log2_slots), (Scheduler::RoundRobin, Some(12)));
+        assert_eq!(all.weights, Weights { by_latency: true, agent: Some((9999, Duration::from_millis(500))) });
+        assert_eq!(all.locality.unwrap(), Locality { distances: [("a".into(), 1), ("b".into(), 3)].into(), elsewhere: 7 });
+        assert_eq!(all.backends[0].zone.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        for (keys, place, what) in [
+            ("    slots: 1000\n", "5:12", "power of two"),
+            ("    slots: 128\n", "5:12", "256"),
+            ("    scheduler: fastest\n", "5:", "fastest"),
+            ("    health: none\n    weights: {by: latency}\n", "6:19", "heartbeat"),
+            ("    weights: {agent_interval: 1s}\n", "5:", "agent"),
+            ("    weights: {agent: 9999, agent_interval: 1ms}\n", "5:", "100ms"),
+            ("    weights: {agent: 0}\n", "5:", "port"),
+            ("    locality: {distances: {a: 0}}\n", "5:", "distance"),
+        ] {
+            let error = service(keys).unwrap_err();
+            assert!(error.contains(what) && error.contains(place), "{keys}: {error}");
+        }
+    }
+}

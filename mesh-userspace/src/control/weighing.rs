@@ -1,0 +1,201 @@
+//! Dynamic weights as the daemon carries them out: what was seen of each backend to the controllers, and their factors to the plan.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use mesh_common::abi::Mode;
+
+use super::{
+    agents::{Agents, Question, Word},
+    daemon::Daemon,
+    weight_view::WeightView,
+};
+use crate::{
+    health::TargetKey,
+    model::{BackendId, ServiceName, VipAddr},
+    plan::{PlannedBackend, ServicePlan},
+    weights::{Act, Controller, Factor, Observation, Reading},
+};
+
+/// What agents have said.
+pub(super) type Words = BTreeMap<TargetKey, Word>;
+
+/// What the daemon knows for the sake of weights.
+#[derive(Debug, Default)]
+pub struct Weighing {
+    services: BTreeMap<ServiceName, Weigher>,
+    agents: Agents,
+    began: Option<Instant>,
+    last: Option<Instant>,
+}
+
+/// One service that is weighed by latency.
+#[derive(Debug, Default)]
+struct Weigher {
+    controller: Controller,
+    /// Heartbeats that were taken in, and flows begun and open when that was done last.
+    heard: BTreeMap<BackendId, u64>,
+    flows: BTreeMap<BackendId, (u64, u64)>,
+}
+
+impl Daemon {
+    /// Lets the controllers take a step. To be called every second or so.
+    pub(super) fn weigh(&mut self, now: Instant) {
+        self.ask_agents();
+        let began = *self.weighing.began.get_or_insert(now);
+        let dt = self.weighing.last.replace(now).map_or(1.0, |last| now.saturating_duration_since(last).as_secs_f64()).clamp(0.1, 5.0);
+        let at = now.saturating_duration_since(began).as_secs_f64();
+        let begun = self.flows_begun();
+        let words = self.weighing.agents.words();
+        let mut services = std::mem::take(&mut self.weighing.services);
+        services.retain(|name, _| self.core.services().get(name).is_some_and(|m| m.service.weights.by_latency));
+        let mut changed = false;
+        for plan in &self.core.plan().services {
+            let Some(merged) = self.core.services().get(&plan.name) else { continue };
+            let mut factors = BTreeMap::new();
+            if merged.service.weights.by_latency {
+                let weigher = services.entry(plan.name.clone()).or_default();
+                let seen = plan.members.iter().filter(|m| m.state.takes_new() && m.configured.0 > 0);
+                let seen = seen.map(|m| (m.id, self.sight(weigher, plan, m, &begun))).collect();
+                weigher.controller.step(at, dt, &seen);
+                factors = weigher.controller.factors();
+            }
+            if merged.service.weights.agent.is_some() {
+                for member in &plan.members {
+                    let key = TargetKey { service: plan.name.clone(), backend: member.id };
+                    let asked = words.get(&key).map_or(Factor::ONE, |w| w.report.factor());
+                    let own = factors.entry(member.id).or_insert(Factor::ONE);
+                    *own = if asked == Factor::ZERO { Factor::ZERO } else { Factor::of(own.as_f64() * asked.as_f64()) };
+                }
+            }
+            factors.retain(|_, factor| *factor != Factor::ONE);
+            changed |= self.weighed.get(&plan.name).map_or(!factors.is_empty(), |old| *old != factors);
+            self.weighed.insert(plan.name.clone(), factors);
+        }
+        self.weighing.services = services;
+        if changed {
+            self.core.set_dynamic(&self.weighed);
+            self.dirty(now);
+        }
+    }
+
+    /// Why a backend's weight is what it is.
+    pub(super) fn weight_view(&self, words: &Words, plan: &ServicePlan, member: &PlannedBackend) -> WeightView {
+        let reading = self.weighing.services.get(&plan.name).and_then(|w| w.controller.reading(&member.id));
+        let word = words.get(&TargetKey { service: plan.name.clone(), backend: member.id });
+        let merged = self.core.services().get(&plan.name);
+        let endpoint = merged.and_then(|m| m.endpoints.get(m.endpoints.binary_search_by_key(&member.id, |e| e.id).ok()?));
+        view(member, reading.as_ref(), word, endpoint.and_then(|e| e.zone.clone()))
+    }
+
+    pub(super) fn agent_words(&self) -> Words {
+        self.weighing.agents.words()
+    }
+
+    fn ask_agents(&mut self) {
+        let mut wanted: BTreeMap<TargetKey, Question> = BTreeMap::new();
+        for (name, merged) in self.core.services() {
+            let Some((port, interval)) = merged.service.weights.agent else { continue };
+            let question = |id: &BackendId| (SocketAddr::new(id.0.ip(), port), interval);
+            wanted.extend(merged.origins.keys().map(|id| (TargetKey { service: name.clone(), backend: *id }, question(id))));
+        }
+        self.weighing.agents.set(wanted);
+    }
+
+    /// Flows begun ever, by service and backend; only where somebody wants to know.
+    fn flows_begun(&self) -> BTreeMap<(SocketAddr, BackendId), u64> {
+        if !self.core.services().values().any(|m| m.service.weights.by_latency) {
+            return BTreeMap::new();
+        }
+        let counters = self.plane.counters().unwrap_or_default();
+        let services = counters.services.iter();
+        services.flat_map(|s| s.backends.iter().map(|(id, stats)| ((place(s.vip), *id), stats.flows))).collect()
+    }
+
+    /// What was seen of one backend since the last step.
+    fn sight(
+        &self,
+        weigher: &mut Weigher,
+        plan: &ServicePlan,
+        member: &PlannedBackend,
+        begun: &BTreeMap<(SocketAddr, BackendId), u64>,
+    ) -> Observation {
+        let status = self.monitor.status(&TargetKey { service: plan.name.clone(), backend: member.id });
+        let heard = status.as_ref().map_or(0, |s| s.checks_done);
+        let news = weigher.heard.insert(member.id, heard) != Some(heard);
+        let latency = status.filter(|s| news && s.last_error.is_none()).and_then(|s| s.last_rtt).as_ref().map(Duration::as_secs_f64);
+        let now = (
+            begun.get(&(place(plan.vip), member.id)).copied().unwrap_or(0),
+            self.nat.open.get(&(plan.vip, member.id)).map_or(0, |o| o.flows),
+        );
+        let flows = weigher.flows.insert(member.id, now).filter(|_| plan.mode == Mode::Nat).map(|before| {
+            let arrivals = now.0.saturating_sub(before.0) as f64;
+            (arrivals, (arrivals + before.1 as f64 - now.1 as f64).max(0.0))
+        });
+        // A few flows a second say nothing of who keeps up.
+        let flows = flows.filter(|(arrivals, _)| *arrivals >= 20.0);
+        Observation {
+            weight: f64::from(member.configured.0) * member.parts.ramp.as_f64(),
+            latency,
+            arrivals: flows.map(|f| f.0),
+            completions: flows.map(|f| f.1),
+            ..Observation::default()
+        }
+    }
+}
+
+fn place(vip: VipAddr) -> SocketAddr {
+    SocketAddr::new(vip.addr, vip.port)
+}
+
+fn view(member: &PlannedBackend, reading: Option<&Reading>, word: Option<&Word>, zone: Option<String>) -> WeightView {
+    let micros = |seconds: f64| (seconds * 1e6).round() as u64;
+    let mut why = vec![format!("configured {}", member.configured.0)];
+    if !member.state.takes_new() || member.configured.0 == 0 {
+        why.push(format!("takes no new flows: {}", member.standing));
+    }
+    let parts = member.parts;
+    if parts.ramp.as_f64() < 1.0 {
+        why.push(format!("x {:.2}: slow start after its return", parts.ramp.as_f64()));
+    }
+    if let Some(r) = reading {
+        why.push(format!("x {:.2}: {}", r.factor.as_f64(), because(r)));
+    }
+    if let Some(word) = word {
+        let comment = word.report.comment.as_ref().map(|c| format!(" ({c})")).unwrap_or_default();
+        why.push(format!("x {:.2}: its agent says so{comment}", word.report.factor().as_f64()));
+        why.extend(word.error.as_ref().map(|e| format!("its agent: {e}; what it said before holds")));
+    }
+    if parts.locality != Factor::ONE {
+        let zone = zone.as_deref().unwrap_or("no zone");
+        why.push(format!("x {:.2}: by its distance ({zone})", parts.locality.as_f64()));
+    }
+    WeightView {
+        slow_start: parts.ramp.as_f64(),
+        dynamic: parts.dynamic.as_f64(),
+        locality: parts.locality.as_f64(),
+        zone,
+        latency_us: reading.and_then(|r| r.latency).map(micros),
+        unloaded_us: reading.and_then(|r| r.unloaded).map(micros),
+        inflation: reading.map(|r| r.inflation),
+        reference: reading.map(|r| r.reference),
+        agent: word.map(|w| w.report.factor().as_f64()),
+        why,
+    }
+}
+
+fn because(r: &Reading) -> String {
+    let (own, all) = (r.inflation, r.reference);
+    match r.act {
+        Act::Blind => "nothing was seen of its latency yet".to_owned(),
+        Act::Even => format!("its latency is {own:.2} times what it is without load, about as that of all ({all:.2})"),
+        Act::Raised => format!("its latency is only {own:.2} times what it is without load, that of all {all:.2} times: it gets more"),
+        Act::Lowered => format!("its latency is {own:.2} times what it is without load, that of all {all:.2} times: it gets less"),
+        Act::Waits => format!("its latency is {own:.2} times what it is without load, but its backlog shrinks already"),
+        Act::Relieved => format!("its latency is {own:.2} times what it is without load, and more comes than it can do: relieved at once"),
+        Act::Held => "more than half of the backends can't keep up: weights can't help, all stay".to_owned(),
+    }
+}

@@ -1,0 +1,141 @@
+//! The controller on fleets that can be computed.
+
+use super::*;
+use crate::table::tests::id;
+
+/// Backends of these speeds under a load that is shared by weight: latency = 1 / (speed - share of the load).
+struct Fleet {
+    speeds: Vec<f64>,
+    load: f64,
+    controller: Controller,
+    now: f64,
+}
+
+impl Fleet {
+    fn new(speeds: &[f64], rho: f64) -> Self {
+        Self { speeds: speeds.to_vec(), load: rho * speeds.iter().sum::<f64>(), controller: Controller::default(), now: 0.0 }
+    }
+
+    fn shares(&self) -> Vec<f64> {
+        let factors = self.controller.factors();
+        let factor = |i| factors.get(&id(i)).map_or(1.0, |f| f.as_f64());
+        let all: f64 = (0..self.speeds.len()).map(factor).sum();
+        (0..self.speeds.len()).map(|i| factor(i) / all).collect()
+    }
+
+    fn advance(&mut self) {
+        self.step();
+    }
+
+    fn step(&mut self) -> bool {
+        let shares = self.shares();
+        let seen = self.speeds.iter().zip(&shares).enumerate().map(|(i, (speed, share))| {
+            let (arrivals, spare) = (self.load * share, speed - self.load * share);
+            let latency = if spare > 0.02 { 1.0 / spare } else { 50.0 };
+            let seen = Observation { weight: 1.0, latency: Some(latency), unloaded: Some(1.0 / speed), ..Observation::default() };
+            (id(i), Observation { arrivals: Some(arrivals), completions: Some(arrivals.min(*speed)), ..seen })
+        });
+        let seen = seen.collect();
+        self.now += 1.0;
+        self.controller.step(self.now, 1.0, &seen)
+    }
+}
+
+#[test]
+fn shares_come_to_follow_speed() {
+    let mut fleet = Fleet::new(&[1.0, 2.0, 3.0, 4.0], 0.7);
+    (0..300).for_each(|_| fleet.advance());
+    let shares = fleet.shares();
+    for (share, fair) in shares.iter().zip([0.1, 0.2, 0.3, 0.4]) {
+        assert!((share / fair - 1.0).abs() < 0.12, "{shares:?}");
+    }
+    assert!((0..30).filter(|_| fleet.step()).count() <= 3, "it comes to rest");
+}
+
+#[test]
+fn no_more_slots_move_than_the_budget_allows() {
+    let mut fleet = Fleet::new(&[1.0, 2.0, 3.0, 4.0], 0.35);
+    for _ in 0..60 {
+        let before = fleet.shares();
+        fleet.step();
+        let moved: f64 = before.iter().zip(fleet.shares()).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0;
+        // A step that was saved up may be published at once.
+        assert!(moved < 0.01 + 0.04, "{moved}");
+    }
+}
+
+#[test]
+fn one_that_becomes_slow_is_relieved_within_seconds() {
+    let mut fleet = Fleet::new(&[2.0; 8], 0.7);
+    (0..60).for_each(|_| fleet.advance());
+    fleet.speeds[3] = 0.5;
+    (0..20).for_each(|_| fleet.advance());
+    let load = fleet.load * fleet.shares()[3];
+    assert!(load < 0.5, "{load} for one that can take 0.5");
+}
+
+#[test]
+fn noise_moves_nothing() {
+    let mut controller = Controller::default();
+    let mut random = 7u64;
+    let mut changes = 0;
+    for second in 0..300 {
+        let mut noise = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 40) as f64 / f64::from(1 << 24)
+        };
+        let seen = (0..10).map(|i| {
+            let latency = Some(0.010 * (1.0 + 0.2 * noise()));
+            (id(i), Observation { weight: 1.0, latency, ..Observation::default() })
+        });
+        changes += usize::from(controller.step(f64::from(second), 1.0, &seen.collect()));
+    }
+    assert!(changes <= 2, "{changes}");
+}
+
+#[test]
+fn reported_load_goes_before_latency_and_half_a_fleet_in_trouble_holds() {
+    let mut controller = Controller::default();
+    let seen = |loads: [f64; 3]| -> BTreeMap<BackendId, Observation> {
+        let one = |load| Observation { weight: 1.0, load: Some(load), latency: Some(0.001), ..Observation::default() };
+        loads.iter().enumerate().map(|(i, load)| (id(i), one(*load))).collect()
+    };
+    for second in 0..120 {
+        controller.step(f64::from(second), 1.0, &seen([0.9, 0.5, 0.5]));
+    }
+    let readings: Vec<_> = controller.readings().map(|(_, r)| r).collect();
+    assert!(readings[0].factor.as_f64() < 0.6 && readings[0].act == Act::Lowered, "{readings:?}");
+    assert!((readings[0].inflation - 10.0).abs() < 0.1 && readings[1].factor > Factor::ONE);
+
+    let overloaded = |x: f64| Observation {
+        latency: Some(x),
+        unloaded: Some(0.01),
+        arrivals: Some(10.0),
+        completions: Some(5.0),
+        weight: 1.0,
+        load: None,
+    };
+    let mut controller = Controller::default();
+    let seen: BTreeMap<_, _> = (0..5).map(|i| (id(i), overloaded(if i < 3 { 1.0 } else { 0.011 }))).collect();
+    // The median is among the slow ones, so none of them stands out: weights can't help.
+    controller.step(0.0, 1.0, &seen);
+    assert!(controller.readings().all(|(_, r)| r.act != Act::Relieved));
+}
+
+#[test]
+fn strange_numbers_do_no_harm() {
+    let mut controller = Controller::default();
+    for (second, strange) in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300].into_iter().enumerate() {
+        let one = Observation {
+            weight: 1.0,
+            latency: Some(strange),
+            unloaded: Some(strange),
+            load: Some(strange),
+            arrivals: Some(0.0),
+            completions: Some(0.0),
+        };
+        let good = Observation { weight: 1.0, latency: Some(0.01), ..Observation::default() };
+        controller.step(second as f64, 1.0, &[(id(0), one), (id(1), good)].into());
+        assert!(controller.factors().values().all(|f| (100..=41_000).contains(&f.0)), "{strange}: {:?}", controller.factors());
+    }
+}

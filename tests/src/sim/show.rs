@@ -1,0 +1,142 @@
+//! The simulations of tables and weights as tables and pictures.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{
+    churn,
+    draw::{self, Panel, Series},
+    weights::{self, Case, POLICIES, Policy},
+};
+
+/// Slots moved by each builder and by the overlay; drawn into `picture`.
+pub fn churn(picture: Option<&Path>) -> Result<()> {
+    println!("one change among equal weights: slots moved, as a multiple of those that must");
+    println!(
+        "{:<18} {:>14} {:>7} {:>7} {:>8} {:>8} {:>8} {:>9}",
+        "builder", "slots x n", "max", "min", "remove", "add", "double", "build ms"
+    );
+    let mut builders: Vec<Series> = Vec::new();
+    for (log2, n) in [(12, 10), (12, 100), (16, 10), (16, 100), (16, 1000)] {
+        for row in churn::changes(log2, n, if n < 1000 { 4 } else { 2 }) {
+            println!(
+                "{:<18} {:>14} {:>7.3} {:>7.3} {:>7.2}x {:>7.2}x {:>7.2}x {:>9.2}",
+                row.builder,
+                format!("{} x {n}", 1u32 << log2),
+                row.most,
+                row.least,
+                row.remove,
+                row.add,
+                row.double,
+                row.build_ms
+            );
+            if log2 == 16 {
+                add(&mut builders, &row.builder, (n as f64, row.remove));
+            }
+        }
+    }
+    println!("\nfailures over the overlay");
+    println!(
+        "{:>14} {:>8} {:>8} {:>11} {:>9} {:>9} {:>11}",
+        "slots x n", "first", "restore", "n/20 at once", "one more", "base ms", "overlay ms"
+    );
+    for (log2, n) in [(12, 10), (12, 100), (16, 100), (16, 1000)] {
+        let f = churn::failures(log2, n).context("the sizes are legal")?;
+        let size = format!("{} x {n}", 1u32 << log2);
+        println!(
+            "{size:>14} {:>7.3}x {:>7.3}x {:>11.3}x {:>8.3}x {:>9.2} {:>11.2}",
+            f.first, f.restore, f.many, f.one_more, f.base_ms, f.overlay_ms
+        );
+    }
+    let walk = jitters()?;
+    let panel = |title: &str, x: &str, series| Panel { title: title.into(), x: x.into(), y: "moved / optimum".into(), series };
+    write(
+        picture,
+        &[panel("one backend removed, 65,536 slots", "backends", builders), panel("weights walk 2 % a step, 65,536 x 1000", "steps", walk)],
+    )
+}
+
+/// The longer the walk, the more weights lie beyond the slack, where each further step moves slots: a figure without its length says nothing.
+fn jitters() -> Result<Vec<Series>> {
+    println!("\nall weights walk: slots moved each step, as a multiple of those that a table which remembers itself must move");
+    println!(
+        "{:>14} {:>7} {:>6} {:>9} {:>9} {:>8} {:>15} {:>8}",
+        "slots x n", "spread", "steps", "optimum", "no slack", "slack", "slack and steps", "maglev"
+    );
+    let mut series = Vec::new();
+    for (log2, n, spread) in [(12, 10, 0.02), (16, 100, 0.02), (16, 1000, 0.02), (16, 100, 0.1)] {
+        for steps in [5, 10, 20, 40] {
+            let j = churn::jitter(log2, n, spread, steps, 1).context("the sizes are legal")?;
+            println!(
+                "{:>14} {:>6}% {steps:>6} {:>9.0} {:>8.2}x {:>7.2}x {:>14.2}x {:>7.2}x",
+                format!("{} x {n}", 1u32 << log2),
+                spread * 100.0,
+                j.least,
+                j.no_slack,
+                j.slack,
+                j.steady,
+                j.maglev
+            );
+            if n == 1000 {
+                for (name, value) in
+                    [("no slack", j.no_slack), ("slack", j.slack), ("slack and steps of 4 %", j.steady), ("maglev", j.maglev)]
+                {
+                    add(&mut series, name, (steps as f64, value));
+                }
+            }
+        }
+    }
+    Ok(series)
+}
+
+/// Latency under each policy; drawn into `picture`.
+pub fn weights(seconds: f64, picture: Option<&Path>) -> Result<()> {
+    let case = Case { cores: 8.0, rho: 0.8, heavy: false, slow_down: None, seconds, seed: 1 };
+    let cases = [
+        ("one core, load 0.7", Case { cores: 1.0, rho: 0.7, ..case }),
+        ("8 cores, load 0.8", case),
+        ("8 cores, load 0.8, one request in 20 ten times as large", Case { heavy: true, ..case }),
+        ("8 cores, load 0.7, the fastest loses 3/4 half-way", Case { rho: 0.7, slow_down: Some(seconds / 2.0), ..case }),
+    ];
+    let mut panels = Vec::new();
+    for (title, case) in cases {
+        println!("\n40 backends, speeds 0.5 to 2, {title}: second half of {seconds} s");
+        println!("{:<22} {:>9} {:>9} {:>11} {:>14}", "policy", "p50 ms", "p99 ms", "of oracle's", "slots/s");
+        let mut oracle = f64::NAN;
+        let mut series = Vec::new();
+        for policy in [Policy::Oracle].into_iter().chain(POLICIES.into_iter().filter(|p| *p != Policy::Oracle)) {
+            let outcome = weights::run(&case, policy);
+            if policy == Policy::Oracle {
+                oracle = outcome.p99;
+            }
+            let ratio = outcome.p99 / oracle;
+            println!("{:<22} {:>9.1} {:>9.1} {ratio:>10.2}x {:>13.2}%", outcome.policy, outcome.p50, outcome.p99, outcome.churn * 100.0);
+            if case.slow_down.is_some() {
+                let tail: Vec<_> = outcome.windows.iter().skip(outcome.windows.len() / 2).map(|w| format!("{w:.0}")).collect();
+                println!("{:<22} p99 of each 10 s since: {}", "", tail.join(" "));
+            }
+            let points = outcome.windows.iter().enumerate().map(|(i, w)| ((i as f64 + 1.0) * 10.0, *w)).collect();
+            series.push(Series { name: outcome.policy, points, labels: Vec::new(), line: true });
+        }
+        panels.push(Panel { title: title.into(), x: "seconds".into(), y: "p99 of 10 s, ms".into(), series });
+    }
+    write(picture, &panels)
+}
+
+fn add(series: &mut Vec<Series>, name: &str, point: (f64, f64)) {
+    match series.iter_mut().find(|s| s.name == name) {
+        Some(known) => known.points.push(point),
+        None => series.push(Series { name: name.to_owned(), points: vec![point], labels: Vec::new(), line: true }),
+    }
+}
+
+fn write(picture: Option<&Path>, panels: &[Panel]) -> Result<()> {
+    let Some(path) = picture else { return Ok(()) };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    }
+    std::fs::write(path, draw::svg(panels)).with_context(|| format!("failed to write {}", path.display()))?;
+    println!("\ndrawn in {}", path.display());
+    Ok(())
+}
