@@ -51,7 +51,9 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
         let tcp = arrival.headers.proto == TCP;
         let life = Life::of(flow);
         let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend());
-        let over = arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && life.over(tcp, now, arrival.config);
+        let expired = life.expired_by(tcp, now, arrival.config);
+        // Whether the daemon has swept or not: a flow that has been silent for too long is no flow.
+        let over = expired || arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && life.is_closed(tcp);
         match backend.filter(|backend| backend.state().keeps_old()) {
             Some(backend) if !over => {
                 if !backend.ready() {
@@ -64,7 +66,7 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
                 remember_link(packet, flow, arrival.headers.proto);
                 return Ok((backend, parties, false));
             }
-            _ if !arrival.may_open() => return Err(Reason::NoBackend),
+            _ if !arrival.may_open() => return Err(if over { Reason::NoFlow } else { Reason::NoBackend }),
             _ => open::abandon(tables, flow, Parties::claim(arrival.hash)),
         }
     }

@@ -97,10 +97,18 @@ impl Life {
         self.idle(now) > self.phase(tcp).ticks_of(config)
     }
 
-    /// Nothing more is to come: the flow is closed, or expired.
+    /// Nothing more is to come.
     #[inline(always)]
-    pub(crate) fn over(self, tcp: bool, now: u32, config: Shared<'_, Config>) -> bool {
-        self.phase(tcp) == Phase::Closed || self.expired_by(tcp, now, config)
+    pub(crate) fn is_closed(self, tcp: bool) -> bool {
+        self.phase(tcp) == Phase::Closed
+    }
+
+    /// Half-open for so long that a flow whose client is there would be further: a new one may take its place where half-open flows are too many.
+    #[inline(always)]
+    pub(crate) fn is_stuck(self, tcp: bool, now: u32) -> bool {
+        /// About half a second.
+        const TICKS: u32 = 4;
+        self.phase(tcp) == Phase::HalfOpen && self.idle(now) > TICKS
     }
 
     /// Notes a packet of the client's.

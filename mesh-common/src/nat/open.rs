@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Entries of the flow map that are tried for a flow.
-const TRIES: u16 = 16;
+const TRIES: u16 = 24;
 
 const CLAIM: usize = offset_of!(NatFlow, claim);
 const HALF_OPEN: usize = offset_of!(NatGauges, half_open);
@@ -99,15 +99,15 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
     let hash = read!(opening, Opening.hash as u64);
     let table = TableRef(read!(opening, Opening.table as u64));
     let (index, backend) = select::backend(tables, table, read!(opening, Opening.backend_base as u32), hash)?;
-    if gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64 {
-        return Err(Reason::HalfOpenLimit);
-    }
+    // Half-open flows have their share of the table and no more: beyond it a new one takes the place of one that is stuck, never that of a flow
+    // that is established, nor a free one.
+    let crowded = gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64;
     let source = config.source(backend.nat_source() as u64);
     if read!(source, NatSource.family as u32) != A::FAMILY as u32 || port_range(config).1 == 0 {
         return Err(Reason::BadTable);
     }
-    let Some((flow, place, port)) = claim(tables, config, opening, backend, load_address!(A, source, NatSource.addr)) else {
-        return Err(Reason::NatFull);
+    let Some((flow, place, port)) = claim(tables, config, opening, backend, load_address!(A, source, NatSource.addr), crowded) else {
+        return Err(if crowded { Reason::HalfOpenLimit } else { Reason::NatFull });
     };
     let now = read!(opening, Opening.now as u32);
     let parties = Parties::new(read!(opening, Opening.client_port as u16), port, backend.nat_source(), index);
@@ -140,7 +140,8 @@ pub(crate) fn abandon<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>, claim: u
 /// An entry that is now ours, its index and the source port that belongs to it. Ports are tried from one on that the flow's hash gives; each has
 /// one place in the map, which is ours to take if it is free or its flow has expired.
 ///
-/// `point` goes round the ports as a 32-bit fraction of them: a step is one port, and no branch tells where the round begins anew.
+/// `point` goes round the ports as a 32-bit fraction of them. Its step is the flow's own, so that flows that begin side by side part at once: with a step
+/// of one port for all of them they would line up in clusters. A range that is no larger than the tries is gone through port by port.
 #[inline(always)]
 fn claim<'a, A: Address, T: Tables>(
     tables: &'a T,
@@ -148,10 +149,12 @@ fn claim<'a, A: Address, T: Tables>(
     opening: Shared<'a, Opening>,
     backend: Candidate<'a>,
     source: A,
+    crowded: bool,
 ) -> Option<(Shared<'a, NatFlow>, u32, u16)> {
     let (first, count) = port_range(config);
     let addr = load_address!(A, backend.entry, Backend.addr);
-    let step = (1 << 32) / (count as u64).max(1) + 1;
+    let own = (hash::last(read!(opening, Opening.hash as u64)) >> 32) | 1;
+    let step = if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own };
     let mut point = read!(opening, Opening.hash as u64) << 32;
     for _ in 0..TRIES {
         let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
@@ -160,7 +163,7 @@ fn claim<'a, A: Address, T: Tables>(
         let hash = hash::reply(&reply, read!(opening, Opening.proto as u8), hash::key(config));
         let place = hash::range(hash, read!(config, Config.nat.flows as u32));
         if let Some(flow) = tables.nat_flow(place)
-            && take(tables, config, flow, read!(opening, Opening.now as u32))
+            && take(tables, config, flow, read!(opening, Opening.now as u32), crowded)
         {
             return Some((flow, place, port));
         }
@@ -170,12 +173,12 @@ fn claim<'a, A: Address, T: Tables>(
 
 /// Changes the claim of an entry that is free, or whose flow has expired, to busy.
 #[inline(never)]
-fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32) -> bool {
+fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32, crowded: bool) -> bool {
     let claim = flow.load::<u64, CLAIM>();
     if claim == NatFlow::BUSY {
         return false;
     }
-    if claim != 0 && !Life::of(flow).expired_by(read!(flow, NatFlow.proto as u8) == TCP, now, config) {
+    if !may_take(config, flow, claim, now, crowded) {
         return false;
     }
     if !flow.exchange::<CLAIM>(claim, NatFlow::BUSY) {
@@ -185,4 +188,13 @@ fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatF
         life::establish(tables, flow);
     }
     true
+}
+
+#[inline(always)]
+fn may_take(config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, claim: u64, now: u32, crowded: bool) -> bool {
+    if claim == 0 {
+        return !crowded;
+    }
+    let (life, tcp) = (Life::of(flow), read!(flow, NatFlow.proto as u8) == TCP);
+    if crowded { life.is_stuck(tcp, now) } else { life.expired_by(tcp, now, config) }
 }

@@ -46,8 +46,12 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         Err(Reason::Fragment) => return run.foreign(),
         Err(reason) => return run.end(id, reason),
     };
-    let tcp = headers.proto == Proto::Tcp as u8;
-    Life::of(found.flow).backend_sent(run.tables, found.flow, tcp, flags, run.tables.tick());
+    let (tcp, now) = (headers.proto == Proto::Tcp as u8, run.tables.tick());
+    let life = Life::of(found.flow);
+    if life.expired_by(tcp, now, config) {
+        return run.foreign();
+    }
+    life.backend_sent(run.tables, found.flow, tcp, flags, now);
     run.send(Sending {
         reason: Reason::Replied,
         service: id,
