@@ -1,6 +1,6 @@
 //! `cargo xtask generate`: what is written by machines for people to read, written anew. Tests say when that is due.
 //!
-//! The configuration's document and schema come from the binary, and so from its types; the plain manifests come from the chart.
+//! The configuration's document comes from the binary, and so from its types; the plain manifests come from the chart.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     setup::{self, Need},
@@ -24,28 +24,12 @@ const HEAD: &str = "# mesh on every node: `kubectl apply -f daemonset.yaml`, aft
 pub fn run() -> Result<()> {
     setup::ensure(&[Need::Build])?;
     write("docs/configuration.md", &mesh(&["config", "keys", "--markdown"])?)?;
-    let path = root().join("deploy/chart/values.schema.json");
-    let schema: Value = serde_json::from_str(&fs::read_to_string(&path)?).with_context(|| format!("{} is no JSON", path.display()))?;
-    let config = serde_json::from_str(&mesh(&["config", "schema"])?)?;
-    write("deploy/chart/values.schema.json", &format!("{}\n", serde_json::to_string_pretty(&with_config(schema, config)?)?))?;
     setup::ensure_python()?;
     write("deploy/daemonset.yaml", &manifests()?)
 }
 
 fn mesh(args: &[&str]) -> Result<String> {
     output(cargo(&["run", "--locked", "--quiet", "--package", "mesh-userspace", "--"]).args(args))
-}
-
-/// The values' schema with the configuration's in place of its `config`; definitions have their place at the root.
-fn with_config(mut values: Value, mut config: Value) -> Result<Value> {
-    let object = config.as_object_mut().context("the configuration's schema is no object")?;
-    let definitions = object.shift_remove("$defs").unwrap_or_else(|| json!({}));
-    object.shift_remove("$schema");
-    object.shift_remove("title");
-    let values_object: &mut Map<String, Value> = values.as_object_mut().context("the values' schema is no object")?;
-    values_object.insert("$defs".into(), definitions);
-    *values.pointer_mut("/properties/config").context("the values' schema has no `config`")? = config;
-    Ok(values)
 }
 
 /// The chart as one list of manifests, the namespace first.
