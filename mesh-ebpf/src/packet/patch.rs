@@ -38,14 +38,16 @@ impl Patch for XdpFrame {
     fn quote(&self, offset: usize, len: usize, to: Shared<'_, Quote>) -> bool {
         let len = masked_len(len);
         // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        len != 0 && unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to.place().as_ptr().cast(), len) } == 0
+        let error = unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to.place().as_ptr().cast(), len) };
+        error == 0
     }
 
     #[inline(always)]
     fn put_quote(&mut self, offset: usize, len: usize, from: Shared<'_, Quote>) -> bool {
         let len = masked_len(len);
         // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        len != 0 && unsafe { bpf_xdp_store_bytes(self.ctx, offset as u32, from.place().as_ptr().cast(), len) } == 0
+        let error = unsafe { bpf_xdp_store_bytes(self.ctx, offset as u32, from.place().as_ptr().cast(), len) };
+        error == 0
     }
 }
 
@@ -69,23 +71,23 @@ impl Patch for Skb {
     fn quote(&self, offset: usize, len: usize, to: Shared<'_, Quote>) -> bool {
         let len = masked_len(len);
         // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        len != 0 && unsafe { bpf_skb_load_bytes(self.skb.cast(), offset as u32, to.place().as_ptr().cast(), len) } == 0
+        let error = unsafe { bpf_skb_load_bytes(self.skb.cast(), offset as u32, to.place().as_ptr().cast(), len) };
+        error == 0
     }
 
     #[inline(always)]
     fn put_quote(&mut self, offset: usize, len: usize, from: Shared<'_, Quote>) -> bool {
         let len = masked_len(len);
         // SAFETY: the room has QUOTE bytes, which `len` does not exceed; the helper checks the rest.
-        let done = len != 0
-            && unsafe { bpf_skb_store_bytes(self.skb, offset as u32, from.place().as_ptr().cast(), len, BPF_F_RECOMPUTE_CSUM as u64) } == 0;
+        let done =
+            unsafe { bpf_skb_store_bytes(self.skb, offset as u32, from.place().as_ptr().cast(), len, BPF_F_RECOMPUTE_CSUM as u64) } == 0;
         self.renew();
         done
     }
 }
 
-/// A length from 1 to [`QUOTE`], which the verifier can see; 0 for all others.
+/// A length from 1 to [`QUOTE`], as a verifier of any age can see: those before 6.18 lose a lower bound that is told by a comparison.
 #[inline(always)]
 fn masked_len(len: usize) -> u32 {
-    let len = shared::below::<{ 2 * QUOTE as i32 - 1 }>(len as u64) as u32;
-    if len > QUOTE as u32 { 0 } else { len }
+    shared::below::<{ QUOTE as i32 - 1 }>((len as u64).wrapping_sub(1)) as u32 + 1
 }
