@@ -37,8 +37,9 @@ impl World {
         Ok(Self { daemon, stage, vip: "10.77.0.100:80".parse()? })
     }
 
-    fn hold(&self, count: usize) -> Result<Held> {
-        Held::open(&self.stage.client.ns, self.vip, count, Duration::from_millis(10), PATIENCE)
+    /// Connections that are asked one after the other, and given up after `patience`.
+    fn hold(&self, count: usize, patience: Duration) -> Result<Held> {
+        Held::open(&self.stage.client.ns, self.vip, count, Duration::from_millis(10), patience)
     }
 
     fn drain(&self, name: &str) -> Result<Value> {
@@ -64,7 +65,7 @@ impl World {
 #[test]
 fn a_planned_drain_keeps_its_flows_and_ends_with_the_last() -> Result<()> {
     let world = World::new("mesh-drain")?;
-    let held = world.hold(24)?;
+    let held = world.hold(24, PATIENCE)?;
     world.until("the flows are counted", |w| Ok(w.daemon.json(&["service", "show", "web"])?["live_flows"].as_u64() >= Some(24)))?;
 
     let planned = world.daemon.json(&["plan", "drain", "web", "b2"])?;
@@ -99,7 +100,8 @@ fn a_planned_drain_keeps_its_flows_and_ends_with_the_last() -> Result<()> {
 #[test]
 fn deadlines_cut_and_remove_and_undrain_ends_a_drain() -> Result<()> {
     let world = World::new("mesh-deadline")?;
-    let held = world.hold(24)?;
+    // Those that are cut off are waited for in vain, while the others wait for their turn.
+    let held = world.hold(24, Duration::from_millis(500))?;
     world.until("the flows are counted", |w| Ok(w.daemon.json(&["service", "show", "web"])?["live_flows"].as_u64() >= Some(24)))?;
     world.daemon.ok(&["backend", "drain", "web", "b1", "--deadline", "1s", "--then", "cut"])?;
     world.daemon.ok(&["backend", "drain", "web", "b2", "--deadline", "1h", "--then", "remove"])?;
