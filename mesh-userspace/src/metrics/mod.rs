@@ -83,7 +83,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_backend_sampled_flows_total", "New TCP flows of a backend whose handshakes were drawn to be watched"),
     ("mesh_backend_syn_retransmits_total", "SYNs that came again, of the flows drawn"),
     ("mesh_backend_handshakes_total", "Handshakes that got to the SYN-ACK (answer) or the client's first ACK (accept), of the flows drawn"),
-    ("mesh_backend_handshake_microseconds_total", "Time from the SYN on that these handshakes took"),
+    ("mesh_backend_handshake_seconds_total", "Time from the SYN on that these handshakes took"),
     ("mesh_backend_probes_total", "Probes of a backend"),
     ("mesh_backend_probe_failures_total", "Probes of a backend that failed"),
     ("mesh_source_updates_total", "Changes that a source told"),
@@ -181,7 +181,7 @@ fn handshakes(page: &mut Page, backend: &BackendView, labels: &Labels) {
     page.counter("mesh_backend_syn_retransmits_total", labels, seen.syn_retransmits);
     for (step, times) in [("answer", &seen.answers), ("accept", &seen.accepts)] {
         page.counter("mesh_backend_handshakes_total", &labels.and("step", step), times.count);
-        page.counter("mesh_backend_handshake_microseconds_total", &labels.and("step", step), times.total_us);
+        page.time("mesh_backend_handshake_seconds_total", &labels.and("step", step), times.total_us);
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
             (r#"mesh_backend_packets_total{service="web",backend="10.0.0.1:8080",direction="replied"}"#, 400.0),
             (r#"mesh_backend_resets_total{service="web",backend="10.0.0.1:8080",from="backend"}"#, 5.0),
             (r#"mesh_backend_sampled_flows_total{service="web",backend="10.0.0.1:8080"}"#, 3.0),
-            (r#"mesh_backend_handshake_microseconds_total{service="web",backend="10.0.0.1:8080",step="answer"}"#, 900.0),
+            (r#"mesh_backend_handshake_seconds_total{service="web",backend="10.0.0.1:8080",step="answer"}"#, 0.0009),
             (r#"mesh_interface_attached{interface="eth1",hook=""}"#, 0.0),
             ("mesh_plan_duration_seconds", 0.0015),
             ("mesh_nat_flows_limit", 1024.0),

@@ -48,6 +48,11 @@ impl Page {
         self.sample(name, Kind::Counter, labels, value);
     }
 
+    /// A counter of time, which is told in seconds.
+    pub fn time(&mut self, name: &'static str, labels: &Labels, microseconds: u64) {
+        self.sample(name, Kind::Counter, labels, Number(microseconds as f64 / 1e6));
+    }
+
     fn sample(&mut self, name: &'static str, kind: Kind, labels: &Labels, value: impl fmt::Display) {
         let at = *self.by_name.entry(name).or_insert_with(|| {
             self.families.push(Family { name, help: "", kind, samples: String::new() });

@@ -73,6 +73,9 @@ fn broken_and_slow_streams_bookmarks_and_versions_that_are_gone() -> Result<()> 
         follower.has(&["10.0.0.1:8080"]).await?;
 
         // A stream that ends, by time or by a cut, goes on where it was: nothing is listed again.
+        while api.asked().watches == 0 {
+            follower.rest(Duration::from_millis(20)).await?;
+        }
         let before = api.asked();
         follower.rest(Duration::from_millis(2500)).await?;
         api.cut();
