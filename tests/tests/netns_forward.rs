@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -60,20 +60,7 @@ fn all_answer(stage: &Stage, to: SocketAddr, tries: usize) -> Result<()> {
 
 /// The same by UDP: each datagram from a new socket, and the answer must come from the VIP (the socket is connected).
 fn all_answer_udp(stage: &Stage, to: SocketAddr, tries: usize) -> Result<()> {
-    let ask = |i: usize| -> Result<String> {
-        let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect(to)?;
-        let question = format!("question {i}");
-        let mut answer = [0; 128];
-        for _ in 0..2 {
-            socket.send(question.as_bytes())?;
-            let n = socket.recv(&mut answer).with_context(|| format!("no answer to datagram {i} from {to}"))?;
-            ensure!(answer[..n].ends_with(question.as_bytes()), "a garbled answer");
-        }
-        Ok(String::from_utf8_lossy(&answer).split(' ').next().unwrap_or_default().to_owned())
-    };
+    let ask = |i| peer::ask_udp(to, &format!("question {i}"), 2, PATIENCE);
     let who = stage.client.ns.enter(|| (0..tries).map(ask).collect::<Result<BTreeSet<_>>>())??;
     ensure!(who.len() == BACKENDS.len(), "of {tries} datagrams to {to} only {who:?} answered");
     Ok(())

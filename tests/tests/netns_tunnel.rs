@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -108,16 +108,7 @@ fn all_answer(stage: &Stage, to: SocketAddr) -> Result<()> {
 }
 
 fn all_answer_udp(stage: &Stage, to: SocketAddr) -> Result<()> {
-    let ask = |i: usize| -> Result<String> {
-        let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect(to)?;
-        socket.send(format!("question {i}").as_bytes())?;
-        let mut answer = [0; 128];
-        let n = socket.recv(&mut answer).with_context(|| format!("no answer to datagram {i} from {to}"))?;
-        Ok(String::from_utf8_lossy(&answer[..n]).split(' ').next().unwrap_or_default().to_owned())
-    };
+    let ask = |i| peer::ask_udp(to, &format!("question {i}"), 1, PATIENCE);
     let who = stage.client.ns.enter(|| (0..40).map(ask).collect::<Result<BTreeSet<_>>>())??;
     ensure!(who.len() == BACKENDS.len(), "of 40 datagrams to {to} only {who:?} answered");
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::netns::Namespace;
 
@@ -81,6 +81,21 @@ fn work(to: SocketAddr, pause: Duration, timeout: Duration, stop: &AtomicBool, a
         }
         std::thread::sleep(pause);
     }
+}
+
+/// Sends a datagram `times` times from one port, each of which has to come back behind the name of who answers; that name. `timeout` is for each.
+pub fn ask_udp(to: SocketAddr, question: &str, times: usize, timeout: Duration) -> Result<String> {
+    let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.connect(to)?;
+    let (mut answer, mut len) = ([0; 128], 0);
+    for _ in 0..times {
+        socket.send(question.as_bytes())?;
+        len = socket.recv(&mut answer).with_context(|| format!("no answer to {question:?} from {to}"))?;
+        ensure!(answer[..len].ends_with(question.as_bytes()), "a garbled answer");
+    }
+    Ok(String::from_utf8_lossy(&answer[..len]).split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// One `GET path` on a connection of its own from the current namespace; the body. `timeout` covers connecting, and each read.

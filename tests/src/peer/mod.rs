@@ -5,5 +5,5 @@ mod load;
 mod serve;
 
 pub use held::{Held, HeldReport};
-pub use load::{Answer, Load, get};
+pub use load::{Answer, Load, ask_udp, get};
 pub use serve::serve;
