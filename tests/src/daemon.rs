@@ -17,6 +17,9 @@ use tempfile::TempDir;
 
 use crate::netns::Namespace;
 
+/// For how long a test waits for what has to come.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
 /// A `mesh run` of its own instance, with files of its own. Ends, with all that it loaded, with this value.
 #[derive(Debug)]
 pub struct Daemon {
@@ -104,6 +107,19 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until `holds` is true, for a minute at most.
+    pub fn until(&self, what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        while !holds()? {
+            if Instant::now() > end {
+                let events = self.ok(&["events"]).unwrap_or_default();
+                bail!("not within {LIMIT:?}: {what}; events:\n{events}\nlog:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Runs `mesh --socket ... <args>`.

@@ -12,3 +12,4 @@ pub mod peer;
 pub mod registry;
 pub mod sim;
 pub mod stage;
+pub mod world;

@@ -1,81 +1,40 @@
 //! The daemon's life: killed, restarted, reloaded, detached; traffic must not notice.
 
 use std::{
-    net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, LIMIT},
     peer::{self, Held, Load},
     stage::Stage,
+    world::{self, BACKENDS, PATIENCE, World},
 };
 use nix::sys::signal::Signal;
 
-const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
-const PATIENCE: Duration = Duration::from_secs(20);
-const LIMIT: Duration = Duration::from_secs(60);
+const CHECKED: &str = "health: {type: tcp, interval: 1s, timeout: 1s}";
 
-struct World {
-    daemon: Daemon,
-    stage: Stage,
-    vip: SocketAddr,
-}
-
-impl World {
-    fn new(group: &str) -> Result<Self> {
-        let mut stage = Stage::build(group, &BACKENDS)?;
-        for (name, _) in BACKENDS {
-            stage.serve(name)?;
-        }
-        let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, &["b1", "b2", "b3"])?)?;
-        Ok(Self { daemon, stage, vip: "10.77.0.100:80".parse()? })
-    }
-
-    /// Runs `change` while short requests and long connections go on; not one may break.
-    fn undisturbed(&mut self, change: impl FnOnce(&mut Daemon, &Stage) -> Result<()>) -> Result<()> {
-        let load = Load::start(&self.stage.client.ns, self.vip, 4, Duration::from_millis(2), PATIENCE)?;
-        let held = Held::open(&self.stage.client.ns, self.vip, 12, Duration::from_millis(10), PATIENCE)?;
-        std::thread::sleep(Duration::from_millis(300));
-        change(&mut self.daemon, &self.stage)?;
-        std::thread::sleep(Duration::from_millis(300));
-        let (answers, reports) = (load.finish(), held.finish());
-        let errors: Vec<_> = answers.iter().filter_map(|a| a.from.as_ref().err()).collect();
-        let broken: Vec<_> = reports.iter().filter(|r| r.broken.is_some()).collect();
-        ensure!(answers.len() > 50, "only {} requests were made", answers.len());
-        ensure!(
-            errors.is_empty() && broken.is_empty(),
-            "{} of {} requests failed ({errors:?}), {broken:?} broke; log:\n{}",
-            errors.len(),
-            answers.len(),
-            self.daemon.log()
-        );
-        Ok(())
-    }
-
-    fn until(&self, what: &str, holds: impl Fn(&Daemon) -> Result<bool>) -> Result<()> {
-        let end = Instant::now() + LIMIT;
-        while !holds(&self.daemon)? {
-            if Instant::now() > end {
-                bail!("not within {LIMIT:?}: {what}; log:\n{}", self.daemon.log());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-}
-
-fn config(stage: &Stage, names: &[&str]) -> Result<String> {
-    let mut text = String::from(
-        "interfaces: [{name: eth0, hook: xdp}]\nservices:\n  - {name: web, vip: 10.77.0.100, port: 80, protocol: tcp, mode: nat, announce: {address: eth0}, \
-         health: {type: tcp, interval: 1s, timeout: 1s}, backends: [",
+/// Runs `change` while short requests and long connections go on; not one may break.
+fn undisturbed(world: &mut World, change: impl FnOnce(&mut Daemon, &Stage) -> Result<()>) -> Result<()> {
+    let load = Load::start(&world.stage.client.ns, world.vip, 4, Duration::from_millis(2), PATIENCE)?;
+    let held = Held::open(&world.stage.client.ns, world.vip, 12, Duration::from_millis(10), PATIENCE)?;
+    std::thread::sleep(Duration::from_millis(300));
+    change(&mut world.daemon, &world.stage)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let (answers, reports) = (load.finish(), held.finish());
+    let errors: Vec<_> = answers.iter().filter_map(|a| a.from.as_ref().err()).collect();
+    let broken: Vec<_> = reports.iter().filter(|r| r.broken.is_some()).collect();
+    ensure!(answers.len() > 50, "only {} requests were made", answers.len());
+    ensure!(
+        errors.is_empty() && broken.is_empty(),
+        "{} of {} requests failed ({errors:?}), {broken:?} broke; log:\n{}",
+        errors.len(),
+        answers.len(),
+        world.daemon.log()
     );
-    for name in names {
-        text += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
-    }
-    Ok(text + "]}\n")
+    Ok(())
 }
 
 fn backend_names(daemon: &Daemon) -> Result<Vec<String>> {
@@ -86,8 +45,8 @@ fn backend_names(daemon: &Daemon) -> Result<Vec<String>> {
 
 #[test]
 fn a_killed_daemon_is_not_missed_and_its_successor_adopts() -> Result<()> {
-    let mut world = World::new("mesh-kill9")?;
-    world.undisturbed(|daemon, _| {
+    let mut world = World::new("mesh-kill9", CHECKED)?;
+    undisturbed(&mut world, |daemon, _| {
         for _ in 0..3 {
             daemon.stop(Signal::SIGKILL)?;
             std::thread::sleep(Duration::from_millis(700));
@@ -100,10 +59,10 @@ fn a_killed_daemon_is_not_missed_and_its_successor_adopts() -> Result<()> {
 
 #[test]
 fn sigterm_leaves_forwarding_and_what_the_cli_changed() -> Result<()> {
-    let mut world = World::new("mesh-term")?;
+    let mut world = World::new("mesh-term", CHECKED)?;
     world.daemon.ok(&["backend", "drain", "web", "b2"])?;
     world.daemon.ok(&["backend", "weight", "web", "b3", "5"])?;
-    world.undisturbed(|daemon, _| {
+    undisturbed(&mut world, |daemon, _| {
         daemon.stop(Signal::SIGTERM)?;
         std::thread::sleep(Duration::from_millis(500));
         daemon.launch()?;
@@ -118,9 +77,9 @@ fn sigterm_leaves_forwarding_and_what_the_cli_changed() -> Result<()> {
 
 #[test]
 fn a_changed_file_is_taken_and_a_bad_one_is_not() -> Result<()> {
-    let mut world = World::new("mesh-reload")?;
+    let mut world = World::new("mesh-reload", CHECKED)?;
     let bad = "interfaces: [eth0]\nservices:\n  - {name: web, vip: nowhere, port: 80, protocol: tcp, mode: nat}\n";
-    world.undisturbed(|daemon, _| {
+    undisturbed(&mut world, |daemon, _| {
         daemon.write_config(bad)?;
         daemon.signal(Signal::SIGHUP)?;
         let end = Instant::now() + LIMIT;
@@ -131,14 +90,14 @@ fn a_changed_file_is_taken_and_a_bad_one_is_not() -> Result<()> {
         ensure!(backend_names(daemon)?.len() == 3, "a bad file must change nothing");
         Ok(())
     })?;
-    let good = config(&world.stage, &["b1", "b3"])?;
-    world.undisturbed(|daemon, _| daemon.write_config(&good))?;
-    world.until("b2 left with the file", |daemon| Ok(!backend_names(daemon)?.contains(&"b2".to_owned())))
+    let good = world::config(&world.stage, &["b1", "b3"], CHECKED)?;
+    undisturbed(&mut world, |daemon, _| daemon.write_config(&good))?;
+    world.until("b2 left with the file", |w| Ok(!backend_names(&w.daemon)?.contains(&"b2".to_owned())))
 }
 
 #[test]
 fn a_second_daemon_of_the_instance_is_refused() -> Result<()> {
-    let world = World::new("mesh-second")?;
+    let world = World::new("mesh-second", CHECKED)?;
     let config = world.daemon.config_path();
     let second = world.stage.balancer.ns.command(mesh_tests::daemon::mesh_binary()?).args(["run", "--config"]).arg(config).output()?;
     let said = String::from_utf8_lossy(&second.stderr);
@@ -150,7 +109,7 @@ fn a_second_daemon_of_the_instance_is_refused() -> Result<()> {
 
 #[test]
 fn detach_leaves_nothing_behind() -> Result<()> {
-    let mut world = World::new("mesh-detach")?;
+    let mut world = World::new("mesh-detach", CHECKED)?;
     let (pins, config) = (world.daemon.pins(), world.daemon.config_path());
     ensure!(pins.exists(), "no pins at {}", pins.display());
     world.daemon.stop(Signal::SIGTERM)?;
@@ -172,7 +131,7 @@ fn somebody_elses_program_is_reported_and_left_alone() -> Result<()> {
     let mut stage = Stage::build("mesh-owner", &BACKENDS[..1])?;
     stage.serve("b1")?;
     stage.balancer.occupy_xdp()?;
-    let config = config(&stage, &["b1"])?;
+    let config = world::config(&stage, &["b1"], CHECKED)?;
     let mut daemon = Daemon::new(&stage.balancer.ns, &config)?;
     daemon.launch()?;
     let refused = daemon.wait_ready(Duration::from_secs(15));

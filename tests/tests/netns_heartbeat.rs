@@ -1,31 +1,22 @@
 //! Backends that report themselves: by CLI, and by the listener for other hosts.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{daemon::Daemon, peer, stage::Stage};
+use mesh_tests::{
+    daemon::{Daemon, LIMIT},
+    peer,
+    stage::Stage,
+    world::PATIENCE,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const BACKENDS: [(&str, u8); 2] = [("b1", 11), ("b2", 12)];
-const PATIENCE: Duration = Duration::from_secs(20);
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn state(daemon: &Daemon, backend: SocketAddr) -> Result<Option<Value>> {
     let all = daemon.json(&["backend", "ls", "web"])?;
     Ok(all.as_array().context("no list")?.iter().find(|b| b["id"] == backend.to_string().as_str()).cloned())
-}
-
-fn until(daemon: &Daemon, what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + LIMIT;
-    while !holds()? {
-        ensure!(Instant::now() < end, "not within {LIMIT:?}: {what}: {}", daemon.ok(&["events"])?);
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 #[test]
@@ -48,10 +39,10 @@ fn backends_register_themselves_and_live_as_long_as_they_beat() -> Result<()> {
     ensure!(seen["health"]["heartbeat"]["load"] == 0.25 && seen["health"]["health"] == "up", "{seen}");
     let vip: SocketAddr = "10.77.0.100:8080".parse()?;
     let ask = || stage.client.ns.enter(|| peer::get(vip, "/", PATIENCE))?.map_err(anyhow::Error::from);
-    until(&daemon, "both answer", || Ok((0..40).map(|_| ask()).collect::<Result<std::collections::BTreeSet<_>>>()?.len() == 2))?;
+    daemon.until("both answer", || Ok((0..40).map(|_| ask()).collect::<Result<std::collections::BTreeSet<_>>>()?.len() == 2))?;
 
     // Missing beats fail it, and then it is forgotten.
-    until(&daemon, "b2 is gone", || Ok(state(&daemon, two)?.is_none()))?;
+    daemon.until("b2 is gone", || Ok(state(&daemon, two)?.is_none()))?;
     let events = daemon.ok(&["events"])?;
     ensure!(events.contains("no heartbeat for 2s"), "{events}");
     ensure!((0..20).map(|_| ask()).all(|who| who.is_ok_and(|who| who == "b1")), "only b1 is left");
@@ -71,7 +62,7 @@ fn backends_register_themselves_and_live_as_long_as_they_beat() -> Result<()> {
     ensure!(seen["health"]["health"] == "up" && ask()? == "b1", "{seen}");
 
     daemon.ok(&["backend", "heartbeat", "web", &one.to_string(), "--leave"])?;
-    until(&daemon, "b1 has left", || Ok(state(&daemon, one)?.is_none()))
+    daemon.until("b1 has left", || Ok(state(&daemon, one)?.is_none()))
 }
 
 #[test]

@@ -1,81 +1,38 @@
 //! What the detector of suspicion finds with default settings, under the real daemon: killed, cut off and silent backends.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     daemon::Daemon,
     peer::{self, Held},
     stage::Stage,
+    world::{BACKENDS, PATIENCE, World},
 };
 use serde_json::Value;
 
-const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
-const PATIENCE: Duration = Duration::from_secs(20);
-const LIMIT: Duration = Duration::from_secs(60);
-
-struct World {
-    daemon: Daemon,
-    stage: Stage,
-    vip: SocketAddr,
+/// A world whose backends are checked so. Pulses mean something once some were answered.
+fn checked(group: &str, health: &str) -> Result<World> {
+    let world = World::new(group, &format!("mode: nat, health: {health}"))?;
+    world.until("pulses are answered", |w| {
+        let backends = w.daemon.json(&["backend", "ls", "web"])?;
+        let all = backends.as_array().context("no list")?;
+        let pulse = |b: &Value| health.contains("pulse: none") || b["health"]["suspicion"]["pulse_rtt_us"].is_u64();
+        Ok(all.iter().all(pulse))
+    })?;
+    Ok(world)
 }
 
-impl World {
-    fn new(group: &str, health: &str) -> Result<Self> {
-        let mut stage = Stage::build(group, &BACKENDS)?;
-        let mut backends = String::new();
-        for (name, _) in BACKENDS {
-            stage.serve(name)?;
-            backends += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
-        }
-        let config = format!(
-            "interfaces: [{{name: eth0, hook: xdp}}]\nservices:\n  - {{name: web, vip: 10.77.0.100, port: 8080, mode: nat, \
-             announce: {{address: eth0}}, health: {health}, backends: [{backends}]}}\n"
-        );
-        let daemon = Daemon::start(&stage.balancer.ns, &config)?;
-        let world = Self { daemon, stage, vip: "10.77.0.100:8080".parse()? };
-        // Pulses mean something once some were answered.
-        world.until("pulses are answered", |w| {
-            let backends = w.daemon.json(&["backend", "ls", "web"])?;
-            let all = backends.as_array().context("no list")?;
-            let pulse = |b: &Value| health.contains("pulse: none") || b["health"]["suspicion"]["pulse_rtt_us"].is_u64();
-            Ok(all.iter().all(pulse))
-        })?;
-        Ok(world)
-    }
-
-    fn until(&self, what: &str, holds: impl Fn(&Self) -> Result<bool>) -> Result<()> {
-        let end = Instant::now() + LIMIT;
-        while !holds(self)? {
-            let events = self.daemon.ok(&["events"])?;
-            ensure!(Instant::now() < end, "not within {LIMIT:?}: {what}; {}\n{events}", self.daemon.ok(&["backend", "ls", "-o", "json"])?);
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-
-    /// Events in which a backend became `to`.
-    fn became(&self, name: &str, to: &str) -> Result<Vec<Value>> {
-        let address = self.stage.address(name, false)?.to_string();
-        let events = self.daemon.json(&["events"])?;
-        let of = |e: &&Value| e["event"] == "backend_state" && e["backend"] == address.as_str() && e["to"] == to;
-        Ok(events.as_array().context("no list")?.iter().filter(of).cloned().collect())
-    }
-
-    fn evidence(&self, name: &str, to: &str) -> Result<String> {
-        self.until(&format!("{name} is {to}"), |w| Ok(!w.became(name, to)?.is_empty()))?;
-        Ok(self.became(name, to)?[0]["evidence"].as_str().unwrap_or_default().to_owned())
-    }
+fn evidence(world: &World, name: &str, to: &str) -> Result<String> {
+    world.until(&format!("{name} is {to}"), |w| Ok(!w.became(name, to)?.is_empty()))?;
+    Ok(world.became(name, to)?[0]["evidence"].as_str().unwrap_or_default().to_owned())
 }
 
 #[test]
 fn a_killed_process_is_found_by_refused_pulses() -> Result<()> {
-    let mut world = World::new("mesh-susp-kill", "tcp")?;
+    let mut world = checked("mesh-susp-kill", "tcp")?;
     world.stage.kill("b2")?;
-    let evidence = world.evidence("b2", "down")?;
+    let evidence = evidence(&world, "b2", "down")?;
     ensure!(evidence.contains("pulses 6.0 + hints 4.0"), "its checks would have taken seconds: {evidence}");
     // Nobody else is doubted, and it comes back as it went.
     for name in ["b1", "b3"] {
@@ -87,9 +44,9 @@ fn a_killed_process_is_found_by_refused_pulses() -> Result<()> {
 
 #[test]
 fn a_host_that_is_cut_off_is_found_without_any_traffic() -> Result<()> {
-    let world = World::new("mesh-susp-cut", "http")?;
+    let world = checked("mesh-susp-cut", "http")?;
     world.stage.backends["b3"].unplug()?;
-    let evidence = world.evidence("b3", "down")?;
+    let evidence = evidence(&world, "b3", "down")?;
     ensure!(evidence.contains("pulses 6.0"), "its checks would have taken seconds: {evidence}");
     world.stage.backends["b3"].plug()?;
     world.until("b3 is back", |w| Ok(!w.became("b3", "recovering")?.is_empty()))
@@ -98,7 +55,7 @@ fn a_host_that_is_cut_off_is_found_without_any_traffic() -> Result<()> {
 #[test]
 fn a_false_alarm_breaks_no_connection() -> Result<()> {
     // Without pulses, and with a patient check, only the silence of its traffic speaks against a backend: that spares it new flows, no more.
-    let world = World::new("mesh-susp-false", "{type: http, interval: 6s, timeout: 6s, rise: 1, pulse: none}")?;
+    let world = checked("mesh-susp-false", "{type: http, interval: 6s, timeout: 6s, rise: 1, pulse: none}")?;
     // Each for itself: who waits for one backend doesn't keep the others quiet.
     let one = || Held::open(&world.stage.client.ns, world.vip, 1, Duration::from_millis(5), PATIENCE);
     let held = (0..24).map(|_| one()).collect::<Result<Vec<_>>>()?;
@@ -131,15 +88,11 @@ fn rise_and_fall_alone_wait_for_their_checks() -> Result<()> {
     );
     let daemon = Daemon::start(&stage.balancer.ns, &config)?;
     stage.kill("b1")?;
-    let end = Instant::now() + LIMIT;
-    loop {
+    daemon.until("b1 is down", || {
         let backend = &daemon.json(&["backend", "ls", "web"])?[0];
         ensure!(backend["health"].get("suspicion").is_none(), "nothing is summed: {backend}");
-        if backend["state"] == "down" {
-            ensure!(backend["health"]["failures"].as_u64() >= Some(3), "{backend}");
-            return Ok(());
-        }
-        ensure!(Instant::now() < end, "{backend}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        let down = backend["state"] == "down";
+        ensure!(!down || backend["health"]["failures"].as_u64() >= Some(3), "{backend}");
+        Ok(down)
+    })
 }

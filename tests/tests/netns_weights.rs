@@ -4,7 +4,7 @@ use std::{
     io::Write,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,13 +12,11 @@ use mesh_tests::{
     daemon::Daemon,
     peer::{Held, Load},
     stage::Stage,
+    world::{BACKENDS, PATIENCE},
 };
 use serde_json::Value;
 
-const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
 const AGENT: u16 = 9999;
-const PATIENCE: Duration = Duration::from_secs(20);
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn config(stage: &Stage, keys: &str) -> Result<String> {
     let one = |(name, _): (&'static str, u8)| Ok(format!("{{name: {name}, address: \"{}\", zone: {name}}}", stage.address(name, false)?));
@@ -42,20 +40,6 @@ fn backend(daemon: &Daemon, name: &str) -> Result<Value> {
     daemon.json(&["backend", "show", "web", name])
 }
 
-fn until(daemon: &Daemon, what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + LIMIT;
-    while !holds()? {
-        ensure!(
-            Instant::now() < end,
-            "not within {LIMIT:?}: {what}; {}; log:\n{}",
-            daemon.ok(&["backend", "show", "web", "b1"])?,
-            daemon.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 #[test]
 fn a_backends_agent_says_what_it_can_take() -> Result<()> {
     let stage = stage("mesh-agent")?;
@@ -71,16 +55,16 @@ fn a_backends_agent_says_what_it_can_take() -> Result<()> {
     });
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, "weights: {agent: 9999, agent_interval: 100ms},")?)?;
     let slots = |name: &str| -> Result<u64> { backend(&daemon, name)?["slots"].as_u64().context("no slots") };
-    until(&daemon, "half of its weight", || Ok((195..=215).contains(&slots("b1")?)))?;
+    daemon.until("half of its weight", || Ok((195..=215).contains(&slots("b1")?)))?;
     ensure!(backend(&daemon, "b1")?["weighing"]["agent"] == 0.5);
     let silent = backend(&daemon, "b2")?;
     ensure!(silent["weighing"]["why"].to_string().contains("its agent: "), "nobody answers there: {silent}");
     *line.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = "drain #deploying\n";
-    until(&daemon, "no new flows", || Ok(slots("b1")? == 0))?;
+    daemon.until("no new flows", || Ok(slots("b1")? == 0))?;
     let shown = daemon.ok(&["backend", "show", "web", "b1"])?;
     ensure!(shown.contains("its agent says so (deploying)"), "{shown}");
     *line.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = "ready 100%\n";
-    until(&daemon, "its whole weight", || Ok((335..=350).contains(&slots("b1")?)))
+    daemon.until("its whole weight", || Ok((335..=350).contains(&slots("b1")?)))
 }
 
 #[test]
@@ -98,14 +82,14 @@ fn schedulers_and_distances_are_switched_while_connections_are_open() -> Result<
         ensure!(planned["moved_share"].as_f64() > Some(0.0) && planned["flows_lost"] == 0, "{keys}: {planned}");
         daemon.write_config(&text)?;
         let moved = planned["services"][0]["moved"].clone();
-        until(&daemon, keys, || {
+        daemon.until(keys, || {
             let events = daemon.json(&["events"])?;
             let last = events.as_array().into_iter().flatten().rfind(|e| e["event"] == "slots_moved");
             Ok(last.is_some_and(|e| e["moved"] == moved))
         })?;
     }
     daemon.write_config(&config(&stage, "locality: {distances: {b1: 1, b2: 2}, elsewhere: 2},")?)?;
-    until(&daemon, "the near one has half of all", || {
+    daemon.until("the near one has half of all", || {
         Ok(backend(&daemon, "b1")?["share"].as_f64().is_some_and(|s| (0.48..0.52).contains(&s)))
     })?;
     let (answers, reports) = (load.finish(), held.finish());
