@@ -122,6 +122,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits until what sources said is kept for the next start, and has this word in it.
+    pub fn wait_written(&self, word: &str) -> Result<()> {
+        let file = self.path("state").join(format!("{}.sources.json", self.instance));
+        self.until(&format!("`{word}` in {}", file.display()), || Ok(fs::read_to_string(&file).unwrap_or_default().contains(word)))
+    }
+
     /// Runs `mesh --socket ... <args>`.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
         self.ns.command(mesh_binary()?).arg("--socket").arg(self.socket()).args(args).output().context("failed to start mesh")

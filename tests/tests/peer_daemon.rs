@@ -69,7 +69,7 @@ fn a_source_that_dies_empties_no_service_even_if_the_daemon_dies_as_well() -> Re
     list(&stage, dir.path(), &["b1"])?;
     let config = format!(
         "interfaces: [{{name: eth0, hook: xdp}}]\nservices:\n- name: web\n  vip: {VIP}\n  announce: {{address: eth0}}\n\
-         \x20 health: {{type: tcp, interval: 100ms, timeout: 100ms}}\n  sources:\n  - {{type: http, url: 'http://127.0.0.1:8080/web.json', interval: 100ms}}\n"
+         \x20 health: {{type: tcp, interval: 100ms, timeout: 5s, detector: rise_fall}}\n  sources:\n  - {{type: http, url: 'http://127.0.0.1:8080/web.json', interval: 100ms}}\n"
     );
     let mut daemon = Daemon::start(&stage.balancer.ns, &config)?;
     until(&daemon, "b1 takes flows", |d| taking(d, 1))?;
@@ -82,8 +82,7 @@ fn a_source_that_dies_empties_no_service_even_if_the_daemon_dies_as_well() -> Re
     let load = Load::start(&stage.client.ns, vip, 4, Duration::from_millis(2), Duration::from_secs(5))?;
     nginx.kill()?;
     until(&daemon, "the source is stale", |d| Ok(source(d)?["state"] == "stale"))?;
-    // What it said is written down within a second.
-    std::thread::sleep(Duration::from_millis(1500));
+    daemon.wait_written("b2")?;
     daemon.stop(Signal::SIGKILL)?;
     std::thread::sleep(Duration::from_millis(500));
     daemon.launch()?;

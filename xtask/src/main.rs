@@ -4,6 +4,7 @@ mod bench;
 mod binaries;
 mod build;
 mod demo;
+mod failures;
 mod generate;
 mod lint;
 mod package;

@@ -6,10 +6,12 @@ use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::{
-    binaries, build, lint,
+    binaries, build,
+    failures::run as execute,
+    lint,
     setup::{self, Need},
     vm,
-    workspace::{cargo, run as execute},
+    workspace::cargo,
 };
 
 #[derive(clap::Args)]
@@ -53,20 +55,31 @@ pub fn run(args: &Args) -> Result<()> {
         println!("\n== {suite:?}");
         let start = Instant::now();
         let result = suite.run(args);
-        if let Err(error) = &result {
-            eprintln!("error: {suite:?}: {error:#}");
+        if result.is_err() {
+            eprintln!("error: {suite:?} failed; why stands at the end");
         }
-        done.push((suite, start.elapsed(), result.is_ok()));
+        done.push((suite, start.elapsed(), result));
     }
     summarize(&done)
 }
 
-fn summarize(done: &[(Suite, Duration, bool)]) -> Result<()> {
-    println!("\n== Summary");
-    for (suite, took, passed) in done {
-        println!("{:<8} {:>6.1} s  {}", format!("{suite:?}").to_lowercase(), took.as_secs_f64(), if *passed { "ok" } else { "FAILED" });
+/// What failed and why, and last which suites that were: the end of a long log is what is read first.
+fn summarize(done: &[(Suite, Duration, Result<()>)]) -> Result<()> {
+    for (suite, _, result) in done {
+        if let Err(error) = result {
+            println!("\n== What failed in {suite:?}\n{error:#}");
+        }
     }
-    let failed = done.iter().filter(|(_, _, passed)| !passed).count();
+    println!("\n== Summary");
+    for (suite, took, result) in done {
+        println!(
+            "{:<8} {:>6.1} s  {}",
+            format!("{suite:?}").to_lowercase(),
+            took.as_secs_f64(),
+            if result.is_ok() { "ok" } else { "FAILED" }
+        );
+    }
+    let failed = done.iter().filter(|(_, _, result)| result.is_err()).count();
     ensure!(failed == 0, "{failed} of {} failed", done.len());
     Ok(())
 }
@@ -88,7 +101,7 @@ impl Suite {
 
 fn host(words: &[String]) -> Result<()> {
     setup::ensure(&[Need::Build])?;
-    let mut command = cargo(&["test", "--locked", "--workspace", "--lib", "--bins"]);
+    let mut command = cargo(&["test", "--locked", "--no-fail-fast", "--workspace", "--lib", "--bins"]);
     for name in binaries::named("host_")? {
         command.args(["--test", &name]);
     }

@@ -43,7 +43,7 @@ pub fn output(command: &mut Command) -> Result<String> {
 }
 
 /// The command as a person would type it.
-fn line(command: &Command) -> String {
+pub fn line(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words = std::iter::once(program).chain(command.get_args());
     words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use store::Store;
+pub use store::Store;
 
 /// How it answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,6 +34,10 @@ pub enum Manner {
 pub struct Asked {
     pub lists: u64,
     pub watches: u64,
+    /// Watches that are open now: they are told what changes.
+    pub open: u64,
+    /// Bookmarks that were told.
+    pub bookmarks: u64,
     /// Watches from a version that is gone.
     pub gone: u64,
     pub writes: u64,
@@ -75,14 +79,6 @@ impl FakeApi {
         Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Ends the server and starts it again where it was, with all that it had, and from the same version on.
-    pub fn restart(mut self) -> Result<Self> {
-        let store = self.shared.borrow().clone();
-        let address = self.address.to_string();
-        self.end();
-        Self::with(&address, store)
-    }
-
     /// Takes what it has, to start with it another time.
     pub fn stop(mut self) -> Stopped {
         self.end();
@@ -116,9 +112,17 @@ impl FakeApi {
         self.shared.send_modify(|store| store.bookmarks += 1);
     }
 
-    /// Cuts all connections off, in the middle of what they say.
+    /// Cuts all connections off, in the middle of what they say: they tell nothing of what happens from then on.
     pub fn cut(&self) {
-        self.shared.send_modify(|store| store.cuts += 1);
+        self.cut_and(|_| {});
+    }
+
+    /// The same, and has these changes happen before anybody can be back.
+    pub fn cut_and(&self, change: impl FnOnce(&mut Store)) {
+        self.shared.send_modify(|store| {
+            store.cuts += 1;
+            change(store);
+        });
     }
 
     pub fn asked(&self) -> Asked {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
@@ -32,14 +32,17 @@ pub async fn run(listener: std::net::TcpListener, shared: Shared) -> Result<()> 
             let mut cut = shared.subscribe();
             let cuts = cut.borrow_and_update().cuts;
             tokio::select! {
-                _ = answer_all(stream, &shared) => {}
-                _ = cut.wait_for(|store| store.cuts != cuts) => {}
+                biased;
+                // What it returns is a lock, which the end of the other branch takes.
+                () = async { drop(cut.wait_for(|store| store.cuts != cuts).await) } => {}
+                _ = answer_all(stream, &shared, cuts) => {}
             }
         });
     }
 }
 
-async fn answer_all(mut stream: TcpStream, shared: &Shared) -> Result<()> {
+/// Until the connection ends, or there were more than so many cuts.
+async fn answer_all(mut stream: TcpStream, shared: &Shared, cuts: u64) -> Result<()> {
     let mut buffer = Vec::new();
     while let Some(request) = read(&mut stream, &mut buffer).await? {
         let manner = shared.borrow().manner;
@@ -58,7 +61,7 @@ async fn answer_all(mut stream: TcpStream, shared: &Shared) -> Result<()> {
                 say(&mut stream, 404, &status(404, &text)).await?;
             }
             _ if request.method == "GET" && matches!(request.query("watch"), Some("true" | "1")) => {
-                watch(&mut stream, &request, shared).await?
+                watch(&mut stream, &request, shared, cuts).await?
             }
             _ if request.method == "GET" => {
                 let (code, body) = list(&request, shared);
@@ -124,7 +127,7 @@ fn write(request: &Request, shared: &Shared) -> (u16, Value) {
 }
 
 /// Tells changes from the version on that was asked for, until the time that was asked for ends it.
-async fn watch(stream: &mut TcpStream, request: &Request, shared: &Shared) -> Result<()> {
+async fn watch(stream: &mut TcpStream, request: &Request, shared: &Shared, cuts: u64) -> Result<()> {
     let mut seen = shared.subscribe();
     let mut version: u64 = request.query("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
     let bookmarks = request.query("allowWatchBookmarks") == Some("true");
@@ -141,10 +144,13 @@ async fn watch(stream: &mut TcpStream, request: &Request, shared: &Shared) -> Re
         line(stream, &json!({"type": "ERROR", "object": status(410, "too old resource version")}).to_string(), Manner::Good).await?;
         return Ok(stream.write_all(b"0\r\n\r\n").await?);
     }
+    let _open = Open::new(shared);
     let mut marked = seen.borrow_and_update().bookmarks;
     loop {
         let (changes, manner, mark, now) = {
             let store = seen.borrow_and_update();
+            // What happens at or after a cut is never told by what is cut.
+            ensure!(store.cuts == cuts, "cut off");
             (store.since(version, &request.select), store.manner, store.bookmarks, store.version)
         };
         if manner == Manner::Garbage {
@@ -158,12 +164,29 @@ async fn watch(stream: &mut TcpStream, request: &Request, shared: &Shared) -> Re
             let object = json!({"kind": "X", "apiVersion": "v1", "metadata": {"resourceVersion": now.to_string()}});
             line(stream, &json!({"type": "BOOKMARK", "object": object}).to_string(), manner).await?;
             version = now;
+            shared.send_modify(|store| store.asked.bookmarks += 1);
         }
         marked = mark;
         tokio::select! {
             changed = seen.changed() => changed?,
             () = sleep_until(end) => return Ok(stream.write_all(b"0\r\n\r\n").await?),
         }
+    }
+}
+
+/// Counts a watch among the open ones for as long as it is one.
+struct Open<'a>(&'a Shared);
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.send_modify(|store| store.asked.open += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|store| store.asked.open -= 1);
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Content {
     /// Questions so far, those that waited, and those answered by 304.
     pub asked: u64,
     pub waited: u64,
+    /// Questions that wait now.
+    pub waiting: u64,
     pub unmodified: u64,
 }
 
@@ -47,7 +49,7 @@ pub struct Web(watch::Sender<Content>);
 impl Web {
     pub async fn start(address: &str, body: &str) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        let content = Content { manner: Manner::Good, body: body.to_owned(), index: 7, asked: 0, waited: 0, unmodified: 0 };
+        let content = Content { manner: Manner::Good, body: body.to_owned(), index: 7, asked: 0, waited: 0, waiting: 0, unmodified: 0 };
         let (sender, _) = watch::channel(content);
         let shared = sender.clone();
         tokio::spawn(async move {
@@ -95,10 +97,11 @@ async fn answer(mut stream: TcpStream, shared: &watch::Sender<Content>) -> Resul
         .and_then(|w| w.trim_end_matches('s').parse().ok())
         .filter(|_| index == Some(start.index) && start.manner == Manner::Good)
     {
-        shared.send_modify(|c| c.waited += 1);
+        shared.send_modify(|c| (c.waited, c.waiting) = (c.waited + 1, c.waiting + 1));
         let changed = seen.wait_for(|c| c.index != start.index || c.manner != start.manner);
         // Without a change the wait ends with what there is.
         let _ = timeout(Duration::from_secs(wait), changed).await;
+        shared.send_modify(|c| c.waiting -= 1);
     }
     let now = shared.borrow().clone();
     let known = etag.as_deref() == Some(&format!("\"{}\"", now.index));

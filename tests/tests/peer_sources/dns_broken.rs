@@ -43,7 +43,7 @@ fn no_wrong_answer_empties_the_list() -> Result<()> {
         let now = Arc::clone(&manner);
         tokio::spawn(async move { serve(socket, &now).await });
         let set = |to: Manner| *manner.lock().unwrap_or_else(PoisonError::into_inner) = to;
-        let mut follower = Follower::of("{type: dns, name: web.test, servers: ['127.0.0.1:5300'], min_refresh: 50ms, timeout: 300ms}")?;
+        let mut follower = Follower::of("{type: dns, name: web.test, servers: ['127.0.0.1:5300'], min_refresh: 50ms, timeout: 1s}")?;
         follower.has(&["10.0.0.1:80"]).await?;
         for (wrong, why) in [
             (Manner::Silent, "did not answer"),
@@ -53,7 +53,7 @@ fn no_wrong_answer_empties_the_list() -> Result<()> {
             (Manner::Elsewhere, "bad answer"),
             (Manner::CutOff, "unreachable"),
             (Manner::Referring, "hearsay"),
-            (Manner::Slow(2000), "did not answer"),
+            (Manner::Slow(4000), "did not answer"),
         ] {
             set(wrong);
             follower.stale(why).await?;

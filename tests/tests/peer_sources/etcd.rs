@@ -41,13 +41,13 @@ fn keys_leases_death_and_return() -> Result<()> {
         follower.has(&["10.0.0.2:81*9", "10.0.0.4:8080"]).await?;
         ensure!(follower.status().error.is_none(), "{:?}", follower.status());
 
-        let lease = call("/v3/lease/grant", &json!({"TTL": "1"}))?["ID"].as_str().context("no lease")?.to_owned();
+        let lease = call("/v3/lease/grant", &json!({"TTL": "4"}))?["ID"].as_str().context("no lease")?.to_owned();
         let mut leased = pair("leased", "10.0.0.5");
         leased["lease"] = json!(lease);
         call("/v3/kv/put", &leased)?;
         follower.counts(3).await?;
         let lapsed = follower.counts(2).await?;
-        println!("etcd 3.4: a lease of 1 s that nobody renews takes its backend out after {:.1} s", lapsed.as_secs_f64());
+        println!("etcd 3.4: a lease of 4 s that nobody renews takes its backend out after {:.1} s", lapsed.as_secs_f64());
 
         etcd.kill()?;
         follower.stale("unreachable").await?;

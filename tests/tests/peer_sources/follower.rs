@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mesh::{
     config::{self, placed::Syntax},
     discovery::{EndpointSet, SourceKey, SourceState, SourceStatus, Sources},
@@ -77,8 +77,18 @@ impl Follower {
             f.status().state == SourceState::Stale && f.status().error.is_some_and(|e| e.contains(why))
         })
         .await?;
-        anyhow::ensure!(self.list() == before, "the failure changed {before:?} to {:?}", self.list());
-        anyhow::ensure!(self.status().answered.is_some(), "its age is not known");
+        ensure!(self.list() == before, "the failure changed {before:?} to {:?}", self.list());
+        ensure!(self.status().answered.is_some(), "its age is not known");
+        Ok(())
+    }
+
+    /// Takes in what comes until something else is so, which is looked at again and again.
+    pub async fn meanwhile(&mut self, what: &str, holds: impl Fn() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !holds() {
+            ensure!(start.elapsed() < PATIENCE, "{what} did not come; there is {:?} and {:?}", self.list(), self.status());
+            self.rest(Duration::from_millis(5)).await?;
+        }
         Ok(())
     }
 

@@ -63,46 +63,76 @@ fn slices_death_and_return() -> Result<()> {
     })
 }
 
+/// What follows is about one watch that is open, and told of whatever changes.
+async fn watching(follower: &mut Follower, api: &FakeApi) -> Result<()> {
+    follower.meanwhile("an open watch", || api.asked().open == 1).await
+}
+
 #[test]
-fn broken_and_slow_streams_bookmarks_and_versions_that_are_gone() -> Result<()> {
-    let ground = Ground::new("kube-odd")?;
+fn a_stream_that_ends_goes_on_where_it_was() -> Result<()> {
+    let ground = Ground::new("kube-ends")?;
     ground.play(async || {
         let api = FakeApi::start(SERVER, &[SLICES])?;
         put(&api, "web", &[("10.0.0.1", "ready")])?;
         let mut follower = Follower::of(&source(&ground, &api, ", wait: 2s")?)?;
         follower.has(&["10.0.0.1:8080"]).await?;
-
-        // A stream that ends, by time or by a cut, goes on where it was: nothing is listed again.
-        while api.asked().watches == 0 {
-            follower.rest(Duration::from_millis(20)).await?;
-        }
+        watching(&mut follower, &api).await?;
         let before = api.asked();
-        follower.rest(Duration::from_millis(2500)).await?;
-        api.cut();
-        put(&api, "web", &[("10.0.0.2", "ready")])?;
+        // It ends by its time; then by a cut, while the list changes.
+        follower.meanwhile("another watch", || api.asked().watches > before.watches && api.asked().open == 1).await?;
+        let ended = api.asked();
+        let changed = slice("shop", "web", "web", 8080, &[("10.0.0.2".to_owned(), "ready")])?;
+        api.cut_and(|store| store.put(SLICES, changed));
         follower.has(&["10.0.0.2:8080"]).await?;
-        ensure!(api.asked().lists == before.lists && api.asked().watches >= before.watches + 2, "{:?} {before:?}", api.asked());
+        // Nothing is listed again.
+        ensure!(api.asked().lists == before.lists && api.asked().watches > ended.watches, "{:?} {ended:?} {before:?}", api.asked());
         ensure!(follower.status().failures == 0, "{:?}", follower.status());
+        Ok(())
+    })
+}
 
-        // A bookmark moves it on past what is forgotten; without one it has to list anew.
+#[test]
+fn a_bookmark_moves_a_watch_past_what_is_forgotten() -> Result<()> {
+    let ground = Ground::new("kube-mark")?;
+    ground.play(async || {
+        let api = FakeApi::start(SERVER, &[SLICES])?;
+        put(&api, "web", &[("10.0.0.1", "ready")])?;
+        let mut follower = Follower::of(&source(&ground, &api, "")?)?;
+        follower.has(&["10.0.0.1:8080"]).await?;
+        watching(&mut follower, &api).await?;
+        let before = api.asked();
         api.compact();
         api.bookmark();
-        follower.rest(Duration::from_millis(300)).await?;
-        api.cut();
-        put(&api, "web", &[("10.0.0.3", "ready")])?;
+        follower.meanwhile("the bookmark", || api.asked().bookmarks > before.bookmarks).await?;
+        let changed = slice("shop", "web", "web", 8080, &[("10.0.0.3".to_owned(), "ready")])?;
+        api.cut_and(|store| store.put(SLICES, changed));
         follower.has(&["10.0.0.3:8080"]).await?;
-        ensure!(api.asked().gone == 0 && api.asked().lists == before.lists, "{:?}", api.asked());
-        api.set_manner(Manner::Failing);
-        api.cut();
-        put(&api, "web", &[("10.0.0.4", "ready")])?;
-        api.compact();
+        ensure!(api.asked().gone == 0 && api.asked().lists == before.lists, "{:?} {before:?}", api.asked());
+        Ok(())
+    })
+}
+
+#[test]
+fn broken_and_slow_streams_keep_what_was() -> Result<()> {
+    let ground = Ground::new("kube-odd")?;
+    ground.play(async || {
+        let api = FakeApi::start(SERVER, &[SLICES])?;
+        put(&api, "web", &[("10.0.0.3", "ready")])?;
+        let mut follower = Follower::of(&source(&ground, &api, ", wait: 2s")?)?;
+        follower.has(&["10.0.0.3:8080"]).await?;
+        // It fails, and forgets what the watch would go on from.
+        let changed = slice("shop", "web", "web", 8080, &[("10.0.0.4".to_owned(), "ready")])?;
+        api.cut_and(|store| {
+            store.manner = Manner::Failing;
+            store.put(SLICES, changed);
+            store.compact();
+        });
         follower.stale("503").await?;
         api.set_manner(Manner::Good);
         follower.has(&["10.0.0.4:8080"]).await?;
 
         for (wrong, why) in [(Manner::Silent, "did not answer"), (Manner::Page, "bad answer"), (Manner::Failing, "no leader")] {
-            api.set_manner(wrong);
-            api.cut();
+            api.cut_and(|store| store.manner = wrong);
             follower.stale(why).await?;
             api.set_manner(Manner::Good);
             follower.has(&["10.0.0.4:8080"]).await?;
@@ -132,12 +162,15 @@ fn a_version_that_is_gone_in_the_middle_of_a_watch_is_no_failure() -> Result<()>
         follower.has(&["10.0.0.1:8080"]).await?;
         put(&api, "web", &[("10.0.0.2", "ready")])?;
         follower.has(&["10.0.0.2:8080"]).await?;
+        watching(&mut follower, &api).await?;
         // What it would go on from is forgotten before it is back.
-        api.compact();
-        put(&api, "web", &[("10.0.0.3", "ready")])?;
-        api.cut();
+        let changed = slice("shop", "web", "web", 8080, &[("10.0.0.3".to_owned(), "ready")])?;
+        api.cut_and(|store| {
+            store.put(SLICES, changed);
+            store.compact();
+        });
         follower.has(&["10.0.0.3:8080"]).await?;
-        ensure!(follower.status().failures == 0, "{:?}", follower.status());
+        ensure!(api.asked().gone == 1 && follower.status().failures == 0, "{:?} {:?}", api.asked(), follower.status());
         Ok(())
     })
 }

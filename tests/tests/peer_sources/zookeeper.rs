@@ -10,7 +10,7 @@ use mesh_tests::registry::{
 
 use crate::follower::{Follower, Times};
 
-const SOURCE: &str = "{type: zookeeper, path: /services/web, port: 8080, session: 2s}";
+const SOURCE: &str = "{type: zookeeper, path: /services/web, port: 8080, session: 4s}";
 
 #[test]
 fn nodes_sessions_death_and_return() -> Result<()> {
@@ -39,19 +39,19 @@ fn nodes_sessions_death_and_return() -> Result<()> {
         ensure!(follower.status().error.is_none(), "{:?}", follower.status());
 
         // One says goodbye, one does not.
-        let mut polite = Registrar::connect(1000)?;
+        let mut polite = Registrar::connect(4000)?;
         polite.create("/services/web/polite", "10.0.0.3", true)?;
-        let mut sudden = Registrar::connect(1000)?;
+        let mut sudden = Registrar::connect(4000)?;
         sudden.create("/services/web/sudden", "10.0.0.4", true)?;
         follower.counts(3).await?;
         polite.close()?;
         follower.has(&["10.0.0.1:8080", "10.0.0.4:8080"]).await?;
         drop(sudden);
         let lapsed = follower.has(&["10.0.0.1:8080"]).await?;
-        println!("zookeeper 3.8: a session of 1 s that is lost takes its backend out after {:.1} s", lapsed.as_secs_f64());
+        println!("zookeeper 3.8: a session of 4 s that is lost takes its backend out after {:.1} s", lapsed.as_secs_f64());
 
         let failures = follower.status().failures;
-        follower.rest(Duration::from_secs(4)).await?;
+        follower.rest(Duration::from_secs(6)).await?;
         ensure!(
             follower.status().failures == failures && follower.is_live(),
             "the session did not outlast its time: {:?}",

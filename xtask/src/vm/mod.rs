@@ -80,7 +80,7 @@ pub fn run(kernels: &[String], words: &[String]) -> Result<()> {
 }
 
 fn summarize(kernels: &[Kernel], outcomes: &[Result<Report>]) -> Result<()> {
-    let mut bad = 0;
+    let mut bad = Vec::new();
     for (kernel, outcome) in kernels.iter().zip(outcomes) {
         let name = &kernel.name;
         match outcome {
@@ -90,10 +90,10 @@ fn summarize(kernels: &[Kernel], outcomes: &[Result<Report>]) -> Result<()> {
             }
             Err(error) => println!("[{name}] {error:#}"),
         }
-        let verdict = outcome.as_ref().map_err(|_| ()).and_then(|r| r.verdict().map_err(|e| println!("[{name}] {e:#}")));
-        bad += usize::from(verdict.is_err());
+        let verdict = outcome.as_ref().map_err(|e| format!("{e:#}")).and_then(|r| r.verdict().map_err(|e| format!("{e:#}")));
+        bad.extend(verdict.err().map(|why| format!("[{name}] {why}")));
     }
-    ensure!(bad == 0, "{bad} of {} kernels failed", kernels.len());
+    ensure!(bad.is_empty(), "{} of {} kernels failed:\n{}", bad.len(), kernels.len(), bad.join("\n"));
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 
 use anyhow::{Result, ensure};
 
+use crate::failures::Failures;
+
 /// The sum of a guest's lines.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -14,6 +16,8 @@ pub struct Report {
     passed: u32,
     failed: u32,
     ignored: u32,
+    /// Messages of tests that failed.
+    failures: Failures,
     /// `verifier PROGRAM insns N`.
     verifier: Vec<String>,
 }
@@ -24,6 +28,7 @@ impl Report {
         if let Some(own) = line.strip_prefix("vm: ") {
             return self.take_own(own);
         }
+        self.failures.take(line);
         if let Some(counts) = line.split("test result: ").nth(1) {
             self.passed += count(counts, "passed");
             self.failed += count(counts, "failed");
@@ -62,7 +67,13 @@ impl Report {
     /// Whether all is well; nothing run is not well.
     pub fn verdict(&self) -> Result<()> {
         ensure!(self.done, "the guest ended before its work was done");
-        ensure!(self.broken.is_empty() && self.failed == 0, "{} tests failed, in {}", self.failed, self.broken.join(" "));
+        ensure!(
+            self.broken.is_empty() && self.failed == 0,
+            "{} tests failed, in {}\n{}",
+            self.failed,
+            self.broken.join(" "),
+            self.failures
+        );
         ensure!(self.ignored == 0, "{} tests were ignored", self.ignored);
         ensure!(self.passed > 0, "no test ran");
         Ok(())

@@ -1,6 +1,6 @@
 //! One kind of objects, listed and then watched: through bookmarks, ended and broken streams, and versions that are gone.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, io::ErrorKind, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use kube::{
@@ -111,6 +111,11 @@ impl<K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static> Watch
                 self.breaks += 1;
                 Ok(())
             }
+            // The connection of the last watch may end while the next one is asked for by it.
+            watcher::Error::WatchStartFailed(e) if self.breaks < BREAKS && broke_off(&e) => {
+                self.breaks += 1;
+                Ok(())
+            }
             other => Err(unreachable(chain(&other))),
         }
     }
@@ -133,6 +138,21 @@ fn followed<K: Send + 'static>(
 
 fn unreachable(why: String) -> Broken {
     Broken::Failed(Failure::Unreachable(why))
+}
+
+/// Whether a connection that there was ended before the answer; none at all, and one that is silent, are something else.
+fn broke_off(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let of_http = cause.downcast_ref::<hyper::Error>().is_some_and(|e| e.is_incomplete_message() || e.is_canceled());
+        let of_stream =
+            cause.downcast_ref::<std::io::Error>().is_some_and(|e| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+        if of_http || of_stream {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// The error and what caused it; each says only its own part.
