@@ -34,7 +34,7 @@ fn image(layout: &Layout, limits: &Limits) -> (Image, Array<MapData, u64>) {
 }
 
 /// A service whose slot `i` belongs to backend `i + shift`.
-fn service(shift: usize) -> ServicePlan {
+fn service(shift: usize) -> Arc<ServicePlan> {
     let member = |i: u16| PlannedBackend {
         id: BackendId((IpAddr::from([10, 0, (i >> 8) as u8, i as u8]), 80).into()),
         name: None,
@@ -47,7 +47,7 @@ fn service(shift: usize) -> ServicePlan {
         capacity: None,
     };
     let owner = |i: usize| ((i + shift) % usize::from(BACKENDS)) as u16;
-    ServicePlan {
+    Arc::new(ServicePlan {
         name: "web".parse().expect("a name"),
         vip: VipAddr { addr: IpAddr::from([192, 0, 2, 1]), port: 80, proto: Proto::Tcp },
         mode: Mode::Dsr,
@@ -61,14 +61,14 @@ fn service(shift: usize) -> ServicePlan {
         }),
         no_backends: false,
         problem: None,
-    }
+    })
 }
 
 fn apply(image: &Image, ops: &[Op]) {
     ops.iter().for_each(|op| op.apply(image, &mut || {}));
 }
 
-fn plan(image: &Image, layout: &mut Layout, service: &ServicePlan) -> Batch {
+fn plan(image: &Image, layout: &mut Layout, service: &Arc<ServicePlan>) -> Batch {
     let translation = Translation { sources: &[], ports: true };
     reconcile(image, layout, std::slice::from_ref(service), &BTreeMap::new(), &translation, Instant::now())
 }
@@ -84,7 +84,8 @@ fn publish(c: &mut Criterion) {
     assert_eq!(changes.iter().map(Op::slots_written).sum::<usize>(), SLOTS);
     let table = Op::Table { base: 2 * SLOTS as u32, slots: vec![SlotWord::steady(1, 2); SLOTS] };
     let mut one = service(0);
-    one.table = Arc::new(Table { owner: one.table.owner.iter().map(|o| if *o == 7 { 8 } else { *o }).collect(), ..(*one.table).clone() });
+    let altered = Arc::new(Table { owner: one.table.owner.iter().map(|o| if *o == 7 { 8 } else { *o }).collect(), ..(*one.table).clone() });
+    Arc::make_mut(&mut one).table = altered;
     let few = plan(&image, &mut layout.clone(), &one).ops;
 
     let mut group = c.benchmark_group("publish");

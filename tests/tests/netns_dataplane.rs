@@ -89,7 +89,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
 }
 
 fn plan(services: impl IntoIterator<Item = ServicePlan>) -> Plan {
-    Plan { services: services.into_iter().collect(), replan_at: None }
+    Plan { services: services.into_iter().map(Arc::new).collect(), replan_at: None }
 }
 
 fn mac(host: &Host) -> Result<[u8; 6]> {

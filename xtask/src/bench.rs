@@ -42,6 +42,8 @@ enum Subject {
     Probes,
     /// Time from a registration in each source of backends to the first packet; a thousand changes; a scrape of ten thousand backends (needs root).
     Discovery,
+    /// Start, change and memory of a daemon with ten thousand services and a hundred thousand backends (needs root).
+    Scale,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -56,6 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Subject::Failover => release("failover", args),
         Subject::Probes => release("probes", args),
+        Subject::Scale => release("scale", args),
         Subject::Discovery => {
             setup::ensure(&[Need::Peers])?;
             release("discovery", args)

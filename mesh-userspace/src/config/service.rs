@@ -1,6 +1,7 @@
 //! One service as written -> as meant; the API and the state file come this way too.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -222,10 +223,10 @@ fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<S
 }
 
 fn backends(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Findings<'_>) -> Vec<Endpoint> {
-    let mut all: Vec<Endpoint> = Vec::new();
+    let (mut all, mut ids) = (Vec::new(), HashSet::new());
     for placed in &written.backends {
         let Some(endpoint) = resolve_backend(&placed.value.0, placed, vip, mode, findings) else { continue };
-        if all.iter().any(|e| e.id == endpoint.id) {
+        if !ids.insert(endpoint.id) {
             findings.error(
                 placed,
                 format!("backend {} is listed twice", endpoint.id),

@@ -11,9 +11,11 @@ use super::{
     daemon::Daemon,
     error::ControlError,
     handle::Command,
+    merge::Merged,
     publishing::table_seed,
     report::Facts,
     view::{BackendView, InterfaceView, ServiceView, Snapshot, Status, Traffic},
+    weighing::Words,
 };
 use crate::{
     dataplane::{AttachedIface, Counters},
@@ -42,19 +44,17 @@ impl Daemon {
                 drop(answer.send(self.core.what_if(*intention, seed, now)));
             }
             Command::Beat(service, id, beat, answer) => {
-                let before = self.core.endpoints_found().clone();
                 let done = self.core.beat(&service, id, &beat, now);
-                if done.as_ref().is_ok_and(|beaten| beaten.changed) {
-                    self.beaten(&before, now);
+                if let Some(beaten) = done.as_ref().ok().filter(|beaten| beaten.changed) {
+                    self.beaten(*beaten, now);
                     self.publish_order(now);
                 }
                 drop(answer.send(done.and_then(|_| self.backend_view(&service, id, now))));
             }
             Command::Leave(service, id, answer) => {
-                let before = self.core.endpoints_found().clone();
                 let done = self.core.leave(&service, id);
-                if done.is_ok() {
-                    self.beaten(&before, now);
+                if let Ok(beaten) = done {
+                    self.beaten(beaten, now);
                 }
                 drop(answer.send(done.map(|_| ())));
             }
@@ -118,8 +118,9 @@ impl Daemon {
             Err(error) => return drop(answer.send(Err(error))),
         };
         self.read_new_files();
-        self.act();
+        // Packets first; who else has to be told has time.
         self.publish_order(now);
+        self.act();
         let view = view(self, outcome);
         self.save(Box::new(move |saved| {
             let unsaved = |error| ControlError::Internal(format!("it is done, but will be forgotten at the next start: {error}"));
@@ -128,41 +129,56 @@ impl Daemon {
     }
 
     fn service_view(&self, name: &ServiceName, now: Instant) -> Result<ServiceView, ControlError> {
-        self.core.find(name)?;
-        let all = self.ask(now, |_, facts| facts.services())?;
-        all.into_iter().find(|s| s.name == *name).ok_or_else(|| ControlError::Unavailable(format!("service `{name}` is not published yet")))
+        let view = self.ask_about(self.core.find(name)?, now, |facts| facts.service_named(name))?;
+        view.ok_or_else(|| ControlError::Unavailable(format!("service `{name}` is not published yet")))
     }
 
     fn backend_view(&self, service: &ServiceName, id: BackendId, now: Instant) -> Result<BackendView, ControlError> {
-        self.core.find_backend(service, id)?;
-        let all = self.ask(now, |_, facts| facts.backends(Some(service)))?;
+        let all = self.ask_about(self.core.find_backend(service, id)?, now, |facts| facts.backends(Some(service)))?;
         all.into_iter().find(|b| b.id == id).ok_or_else(|| ControlError::Unavailable(format!("backend {id} is not published yet")))
     }
 
     fn backend_views(&self, service: Option<&ServiceName>, now: Instant) -> Result<Vec<BackendView>, ControlError> {
-        if let Some(name) = service {
-            self.core.find(name)?;
+        match service {
+            Some(name) => self.ask_about(self.core.find(name)?, now, |facts| facts.backends(Some(name))),
+            None => self.ask(now, |_, facts| facts.backends(None)),
         }
-        self.ask(now, |_, facts| facts.backends(service))
     }
 
     /// Gathers what is known, and answers from it.
     fn ask<T>(&self, now: Instant, answer: impl FnOnce(&Self, &Facts<'_>) -> T) -> Result<T, ControlError> {
-        let counters: Counters = self.plane.counters().map_err(|e| ControlError::Internal(e.to_string()))?;
-        let targets: BTreeMap<TargetKey, TargetStatus> = self.monitor.snapshot();
-        let words = self.agent_words();
-        let facts = Facts {
+        let counters = self.plane.counters().map_err(|e| ControlError::Internal(e.to_string()))?;
+        Ok(answer(self, &self.facts(&counters, &self.monitor.snapshot(), &self.agent_words(), now)))
+    }
+
+    /// The same of one service alone: what there is beside it costs nothing.
+    fn ask_about<T>(&self, merged: &Merged, now: Instant, answer: impl FnOnce(&Facts<'_>) -> T) -> Result<T, ControlError> {
+        let counted = self.plane.service_counters(merged.spec.vip).map_err(|e| ControlError::Internal(e.to_string()))?;
+        let counters = Counters { services: counted.into_iter().collect(), ..Counters::default() };
+        let keys = merged.origins.keys().map(|id| TargetKey { service: merged.spec.name.clone(), backend: *id });
+        let targets = keys.filter_map(|key| Some((key.clone(), self.monitor.status(&key)?))).collect();
+        Ok(answer(&self.facts(&counters, &targets, &self.agent_words(), now)))
+    }
+
+    fn facts<'a>(
+        &'a self,
+        counters: &'a Counters,
+        targets: &'a BTreeMap<TargetKey, TargetStatus>,
+        words: &'a Words,
+        now: Instant,
+    ) -> Facts<'a> {
+        Facts {
             core: &self.core,
-            counters: &counters,
+            counters,
+            by_vip: counters.services.iter().map(|s| (s.vip, s)).collect(),
             nat: &self.nat,
-            targets: &targets,
+            targets,
             next_hops: &self.resolutions,
             refused: &self.refused,
-            weighing: &|plan, member| self.weight_view(&words, plan, member),
+            weighing: Box::new(move |plan, member| self.weight_view(words, plan, member)),
             now,
             clock: SystemTime::now(),
-        };
-        Ok(answer(self, &facts))
+        }
     }
 
     fn status(&self, facts: &Facts<'_>) -> Status {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{Heartbeat, words::Span},
-    discovery::{EndpointSet, SourceKey, Update},
+    discovery::{SourceKey, Update},
     health::{Health, TargetKey},
     model::{BackendId, ServiceName},
     plan::Seen,
@@ -45,7 +45,7 @@ pub struct Lease {
 /// What a heartbeat has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Beaten {
-    /// The backend was not there before.
+    /// A backend has come or gone by it.
     pub registered: bool,
     /// Something has to be published.
     pub changed: bool,
@@ -112,8 +112,8 @@ impl Core {
         rows.filter_map(|(key, l)| if l.health == Health::Up { Some(l.until) } else { self.forgotten_at(key, l) }).min()
     }
 
-    /// Fails who has missed its beat, and forgets who has registered itself and been silent for long. True if that changes something.
-    pub fn expire(&mut self, now: Instant) -> bool {
+    /// Fails who has missed its beat, and forgets who has registered itself and been silent for long.
+    pub fn expire(&mut self, now: Instant) -> Beaten {
         let mut missed = Vec::new();
         for (key, lease) in self.leases.iter_mut().filter(|(_, l)| l.health == Health::Up && l.until <= now) {
             (lease.health, lease.back_since) = (Health::Down, None);
@@ -123,11 +123,12 @@ impl Core {
         let forgotten: Vec<_> = forgotten.into_iter().map(|(key, _)| key.clone()).collect();
         let changed = !missed.is_empty() || !forgotten.is_empty();
         missed.into_iter().for_each(|(key, why)| self.told_by_itself(key, why));
+        let mut registered = false;
         for key in &forgotten {
-            self.unregister(key);
+            registered |= self.unregister(key);
             self.leases.remove(key);
         }
-        changed
+        Beaten { registered, changed }
     }
 
     /// Who was there before the start has one time to live to be heard of.
@@ -146,24 +147,23 @@ impl Core {
                     let lease =
                         Lease { until: now + rules.ttl, ttl: rules.ttl, last: None, load: None, health: Health::Up, back_since: None };
                     self.leases.insert(key, lease);
+                    self.stale.service(name);
                 }
             }
         }
     }
 
-    /// What checks and heartbeats say together, of services that have heartbeats.
-    pub(super) fn with_heartbeats(&self) -> BTreeMap<ServiceName, BTreeMap<BackendId, Seen>> {
-        let services = self.merged.iter().filter(|(_, m)| m.service.heartbeat.is_some());
-        let of = |(name, merged): (&ServiceName, &Merged)| {
-            let one = |id: &BackendId| {
-                let lease = self.leases.get(&TargetKey { service: name.clone(), backend: *id });
-                let own = lease.map_or_else(Seen::default, |l| Seen { health: l.health, back_since: l.back_since });
-                let checked = self.seen.get(name).and_then(|seen| seen.get(id)).copied().unwrap_or_default();
-                (*id, if merged.service.check.is_some() { both(own, checked) } else { own })
-            };
-            (name.clone(), merged.origins.keys().map(one).collect())
+    /// What checks and heartbeats say together, of a service that has heartbeats.
+    pub(super) fn with_heartbeats(&self, merged: &Merged) -> Option<BTreeMap<BackendId, Seen>> {
+        merged.service.heartbeat?;
+        let name = &merged.spec.name;
+        let one = |id: &BackendId| {
+            let lease = self.leases.get(&TargetKey { service: name.clone(), backend: *id });
+            let own = lease.map_or_else(Seen::default, |l| Seen { health: l.health, back_since: l.back_since });
+            let checked = self.seen.get(name).and_then(|seen| seen.get(id)).copied().unwrap_or_default();
+            (*id, if merged.service.check.is_some() { both(own, checked) } else { own })
         };
-        services.map(of).collect()
+        Some(merged.origins.keys().map(one).collect())
     }
 
     /// What is known of a backend's own heartbeat.
@@ -187,7 +187,7 @@ impl Core {
         let endpoint = orders::endpoint(self.find(service)?, &spec)?;
         self.room_for_backends(1)?;
         self.found.entry(source_key(service)).or_default().apply(Update::Add(vec![endpoint]));
-        self.merge();
+        self.merge_service(service);
         Ok(())
     }
 
@@ -195,7 +195,7 @@ impl Core {
         let there = self.found.get_mut(&source_key(&key.service));
         let removed = there.is_some_and(|set| set.apply(Update::Remove(vec![key.backend])));
         if removed {
-            self.merge();
+            self.merge_service(&key.service);
         }
         removed
     }
@@ -227,15 +227,15 @@ impl Lease {
 
 impl Daemon {
     pub(super) fn expire(&mut self, now: Instant) {
-        let before = self.core.endpoints_found().clone();
-        if self.core.expire(now) {
-            self.beaten(&before, now);
+        let beaten = self.core.expire(now);
+        if beaten.changed {
+            self.beaten(beaten, now);
         }
     }
 
     /// Publishes what a heartbeat has changed; who registered itself is remembered over a restart.
-    pub(super) fn beaten(&mut self, before: &BTreeMap<SourceKey, EndpointSet>, now: Instant) {
-        if self.core.endpoints_found() != before {
+    pub(super) fn beaten(&mut self, beaten: Beaten, now: Instant) {
+        if beaten.registered {
             self.unremembered = true;
             self.act();
         }

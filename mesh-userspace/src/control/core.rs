@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     beating::{Lease, is_place},
-    changes,
     merge::{Merged, merge},
+    stale::Stale,
 };
 use crate::{
     config::{self, Config, Findings, Judgement, Service},
@@ -22,7 +22,7 @@ use crate::{
         detector::{Detection, PhiRules, Pulse},
     },
     model::{BackendId, BackendState, ServiceName, VipAddr},
-    plan::{self, Cache, Plan, Preview, Seen, ServiceInput},
+    plan::{Cache, Plan, Seen},
     state::State,
     weights::Factor,
 };
@@ -43,18 +43,24 @@ pub struct Core {
     pub(super) merged: BTreeMap<ServiceName, Merged>,
     pub(super) seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
     /// Why a backend's health is what it is, in words.
-    evidence: BTreeMap<TargetKey, String>,
+    pub(super) evidence: BTreeMap<TargetKey, String>,
     /// Heartbeats that backends send themselves.
     pub(super) leases: BTreeMap<TargetKey, Lease>,
     /// Those who were there before have been given one.
     pub(super) leases_granted: bool,
     /// Health that targets begin with.
-    seeds: BTreeMap<TargetKey, Health>,
+    pub(super) seeds: BTreeMap<TargetKey, Health>,
     /// Factors on weights by latency or agent, and whether they alone have changed since the last plan.
     pub(super) dynamic: BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>,
-    reweighed: BTreeSet<ServiceName>,
+    pub(super) reweighed: BTreeSet<ServiceName>,
+    /// What was taken in since the last plan.
+    pub(super) stale: Stale,
+    /// When a service has to be planned anew by itself.
+    pub(super) steps: BTreeMap<ServiceName, Instant>,
+    /// Something else may be wanted of the rest of the system than was told last.
+    pub(super) wants_anew: bool,
     /// What was published before the start, until the first plan.
-    adopted: Vec<Adopted>,
+    pub(super) adopted: Vec<Adopted>,
     pub(super) cache: Cache,
     pub(super) plan: Plan,
     /// Open flows of backends, as counted last.
@@ -101,6 +107,9 @@ impl Core {
             seeds: BTreeMap::new(),
             dynamic: BTreeMap::new(),
             reweighed: BTreeSet::new(),
+            stale: Stale::default(),
+            steps: BTreeMap::new(),
+            wants_anew: true,
             adopted: Vec::new(),
             cache: Cache::default(),
             plan: Plan::default(),
@@ -138,8 +147,14 @@ impl Core {
 
     /// Takes in factors on the weights of backends; who is not named has 1.
     pub fn set_dynamic(&mut self, factors: &BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>) {
-        let differ = factors.iter().filter(|(name, f)| self.dynamic.get(*name).map_or(!f.is_empty(), |old| old != *f));
-        self.reweighed.extend(differ.map(|(name, _)| name.clone()));
+        let nothing = BTreeMap::new();
+        let of = |all: &BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>, name: &ServiceName| all.get(name).unwrap_or(&nothing).clone();
+        let names: BTreeSet<_> = factors.keys().chain(self.dynamic.keys()).collect();
+        let differ: Vec<_> = names.into_iter().filter(|name| of(factors, name) != of(&self.dynamic, name)).cloned().collect();
+        for name in &differ {
+            self.reweighed.insert(name.clone());
+            self.stale.service(name);
+        }
         self.dynamic.clone_from(factors);
     }
 
@@ -167,8 +182,13 @@ impl Core {
     }
 
     pub(super) fn adopt_known(&mut self) {
+        if self.adopted.is_empty() {
+            return;
+        }
+        (self.stale, self.wants_anew) = (Stale::All, true);
+        let adopted: HashMap<VipAddr, &Vec<_>> = self.adopted.iter().map(|(vip, backends)| (*vip, backends)).collect();
         for merged in self.merged.values().filter(|m| m.spec.checked) {
-            let Some((_, backends)) = self.adopted.iter().find(|(vip, _)| *vip == merged.spec.vip) else { continue };
+            let Some(backends) = adopted.get(&merged.spec.vip) else { continue };
             for (id, state) in backends.iter().filter(|(id, _)| merged.has(id)) {
                 let health = match state {
                     BackendState::Absent => continue,
@@ -208,7 +228,7 @@ impl Core {
     pub fn discovered(&mut self, service: &ServiceName, update: Update) -> bool {
         let changed = self.files.entry(service.clone()).or_default().apply(update);
         if changed {
-            self.merge();
+            self.merge_service(service);
             self.adopt_known();
         }
         changed
@@ -222,15 +242,18 @@ impl Core {
 
     /// Takes in what sources say. True if that changes something.
     pub fn found(&mut self, updates: Vec<(SourceKey, Update)>) -> bool {
-        let mut changed = false;
+        let mut changed = BTreeSet::new();
         for (key, update) in updates {
-            changed |= self.found.entry(key).or_default().apply(update);
+            if self.found.entry(key.clone()).or_default().apply(update) {
+                changed.insert(key.service);
+            }
         }
-        if changed {
-            self.merge();
-            self.adopt_known();
+        if changed.is_empty() {
+            return false;
         }
-        changed
+        changed.iter().for_each(|service| self.merge_service(service));
+        self.adopt_known();
+        true
     }
 
     /// The sources of all services.
@@ -257,12 +280,13 @@ impl Core {
             _ => None,
         };
         *seen = Seen { health, back_since };
-        self.evidence.insert(key, evidence.to_string());
+        self.told_by_itself(key, evidence.to_string());
         true
     }
 
-    /// Remembers why a backend's health is what it is.
+    /// Remembers why a backend's health is what it is now.
     pub(super) fn told_by_itself(&mut self, key: TargetKey, why: String) {
+        self.stale.service(&key.service);
         self.evidence.insert(key, why);
     }
 
@@ -274,6 +298,11 @@ impl Core {
             merged.endpoints.iter().map(move |e| (key(e.id), target(check, e.id, merged.weight(e))))
         });
         targets.collect()
+    }
+
+    /// What the rest of the system is to do now, if that may be something else than was told last. The seeds are told once.
+    pub fn news_wanted(&mut self) -> Option<Wanted> {
+        std::mem::take(&mut self.wants_anew).then(|| self.wanted())
     }
 
     /// What the rest of the system is to do now. The seeds are told once.
@@ -290,40 +319,12 @@ impl Core {
         wanted
     }
 
-    /// Plans anew; says what changes from the plan before. `seed`: see [`plan::plan`].
-    pub fn replan(&mut self, seed: u64, now: Instant) -> Vec<What> {
-        self.grant_leases(now);
-        let (empty, undisturbed, beaten) = (BTreeMap::new(), BTreeMap::new(), self.with_heartbeats());
-        let seen = |name| beaten.get(name).or_else(|| self.seen.get(name)).unwrap_or(&empty);
-        let inputs: Vec<_> = self
-            .merged
-            .values()
-            .map(|m| ServiceInput {
-                spec: &m.spec,
-                endpoints: &m.endpoints,
-                intents: &m.intents,
-                seen: seen(&m.spec.name),
-                dynamic: self.dynamic.get(&m.spec.name).unwrap_or(&undisturbed),
-            })
-            .collect();
-        let plan = plan::plan(&inputs, seed, now, &mut self.cache);
-        let mut events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
-        let live = |vip, id| self.live.get(&(vip, id)).copied().unwrap_or(0);
-        // What a controller does all the time is no event.
-        let routine = |p: &Preview| self.reweighed.contains(&p.service) && !p.is_restaffed();
-        let noticed = plan::preview(&self.plan, &plan, &live).into_iter().filter(|p| !p.is_still() && !routine(p));
-        events.extend(noticed.map(What::moved));
-        self.plan = plan;
-        self.reweighed.clear();
-        self.adopted.clear();
-        events
-    }
-
     /// Brings [`Core::merged`] up to date; returns added services that have no place.
     pub(super) fn merge(&mut self) -> Vec<(ServiceName, String)> {
         if self.config.kubernetes.is_none() {
             (self.derived, self.told) = (BTreeMap::new(), Vec::new());
         }
+        (self.stale, self.wants_anew) = (Stale::All, true);
         let (merged, shadowed) = merge(&self.config, &self.state, &self.derived, &self.added, &self.files, &self.found);
         let before = std::mem::replace(&mut self.merged, merged);
         self.files.retain(|name, _| self.merged.get(name).is_some_and(|m| m.service.backends_file.is_some()));

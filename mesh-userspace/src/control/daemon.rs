@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime},
 };
@@ -37,8 +38,12 @@ use crate::{
     weights::Factor,
 };
 
-/// Next hops are looked up when the daemon starts; what is published before would send nothing. This long they may take.
+/// Next hops are looked up when the daemon starts; what is published before would send nothing. This long they may take, ...
 const FIRST_LOOKUP: Duration = Duration::from_secs(1);
+/// ... and so much longer for each backend.
+const EACH_LOOKUP: Duration = Duration::from_micros(50);
+/// Changes of next hops that are told one by one where many come at once: the events that are kept have to hold others too.
+const TOLD_AT_ONCE: usize = 100;
 /// After a signal to stop, requests have the server's own grace, and this long in all.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -77,6 +82,8 @@ pub struct Daemon {
     pub(super) plane: Dataplane,
     pub(super) monitor: MonitorHandle,
     pub(super) resolutions: Resolutions,
+    /// Addresses whose next hop is another one than was published.
+    pub(super) rerouted: BTreeSet<IpAddr>,
     pub(super) nat: NatReport,
     pub(super) ring: Ring,
     pub(super) config: ConfigView,
@@ -103,6 +110,8 @@ pub struct Daemon {
     pub(super) observe_at: Instant,
     pub(super) sweep_at: Instant,
     pub(super) repair_at: Instant,
+    /// Services before this one have been compared with the maps in this turn.
+    pub(super) repaired: usize,
     pub(super) ready: bool,
     pub(super) drains: Drains,
     pub(super) flow_log: Option<FlowLog>,
@@ -132,6 +141,7 @@ impl Daemon {
             plane,
             monitor,
             resolutions: Resolutions::default(),
+            rerouted: BTreeSet::new(),
             nat: NatReport::default(),
             ring: Ring::default(),
             config,
@@ -152,6 +162,7 @@ impl Daemon {
             observe_at: now,
             sweep_at: now + SWEEP,
             repair_at: now + REPAIR,
+            repaired: 0,
             ready: false,
             drains: Drains::default(),
             flow_log: None,
@@ -172,10 +183,11 @@ impl Daemon {
 
     /// Reads the files, sets everything going, and has the tables published as soon as next hops are known.
     pub fn begin(&mut self, now: Instant) {
-        self.first_lookup = Some(now + FIRST_LOOKUP);
         self.publish_at = Some(now);
         self.read_endpoint_files(None);
         self.act();
+        let backends: usize = self.core.services().values().map(|m| m.endpoints.len()).sum();
+        self.first_lookup = Some(now + FIRST_LOOKUP + EACH_LOOKUP * u32::try_from(backends).unwrap_or(u32::MAX));
         self.replan(now);
     }
 
@@ -251,7 +263,14 @@ impl Daemon {
     fn next_hops(&mut self, resolutions: Resolutions, now: Instant) {
         let before = std::mem::replace(&mut self.resolutions, resolutions);
         let after = self.resolutions.clone();
+        self.rerouted.extend(before.keys().filter(|a| !after.contains_key(*a)));
+        let mut told = 0;
         for (address, resolution) in after.iter().filter(|(a, r)| before.get(a) != Some(r)) {
+            self.rerouted.insert(*address);
+            told += 1;
+            if told > TOLD_AT_ONCE {
+                continue;
+            }
             let (ready, detail) = match resolution {
                 Resolution::NotReady(Reason::Pending | Reason::NeighbourIncomplete { .. }) => continue,
                 Resolution::NotReady(reason) => (false, reason.to_string()),
@@ -259,13 +278,16 @@ impl Daemon {
             };
             self.tell(What::NextHop { address: *address, ready, detail });
         }
+        if told > TOLD_AT_ONCE {
+            log::info!("{} more next hops are others now", told - TOLD_AT_ONCE);
+        }
         self.tell_neighbours();
         self.dirty(now);
     }
 
-    /// Tells everyone what is wanted of them now.
+    /// Tells everyone what is wanted of them now, if that may be something else than before.
     pub(super) fn act(&mut self) {
-        let wanted = self.core.wanted();
+        let Some(wanted) = self.core.news_wanted() else { return };
         if !wanted.seeds.is_empty() {
             self.monitor.seed(wanted.seeds);
         }

@@ -79,21 +79,37 @@ pub fn merge(
             }
         }
     }
-    let none = BTreeMap::new();
-    let merged = services.into_iter().map(|(name, (service, origin))| {
-        // What is no longer asked for no longer counts.
-        let key = |spec: &SourceSpec| SourceKey { service: name.clone(), source: spec.kind.to_string() };
-        let told = Told {
-            file: files.get(&name).filter(|_| service.backends_file.is_some()),
-            sources: {
-                let itself = service.heartbeat.filter(|h| h.register).map(|_| source_key(&name));
-                service.sources.iter().map(key).chain(itself).filter_map(|key| found.get(&key)).collect()
-            },
-        };
-        let merged = one(service, origin, &told, state.backends.get(&name).unwrap_or(&none));
-        (name, merged)
-    });
+    let merged = services.into_iter().map(|(name, (service, origin))| (name, with_backends(service, origin, state, files, found)));
     (merged.collect(), shadowed)
+}
+
+/// The same for one service that was merged before, whose backends may be others now.
+pub fn again(
+    merged: &Merged,
+    state: &State,
+    files: &BTreeMap<ServiceName, EndpointSet>,
+    found: &BTreeMap<SourceKey, EndpointSet>,
+) -> Merged {
+    with_backends(&merged.service, merged.origin, state, files, found)
+}
+
+fn with_backends(
+    service: &Service,
+    origin: Origin,
+    state: &State,
+    files: &BTreeMap<ServiceName, EndpointSet>,
+    found: &BTreeMap<SourceKey, EndpointSet>,
+) -> Merged {
+    let name = &service.name;
+    // What is no longer asked for no longer counts.
+    let key = |spec: &SourceSpec| SourceKey { service: name.clone(), source: spec.kind.to_string() };
+    let itself = service.heartbeat.filter(|h| h.register).map(|_| source_key(name));
+    let told = Told {
+        file: files.get(name).filter(|_| service.backends_file.is_some()),
+        sources: service.sources.iter().map(key).chain(itself).filter_map(|key| found.get(&key)).collect(),
+    };
+    static UNCHANGED: BTreeMap<BackendId, Change> = BTreeMap::new();
+    one(service, origin, &told, state.backends.get(name).unwrap_or(&UNCHANGED))
 }
 
 /// What a service's file and its sources say.

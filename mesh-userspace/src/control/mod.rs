@@ -23,11 +23,13 @@ mod health_view;
 mod merge;
 mod observing;
 mod orders;
+mod planning;
 mod publishing;
 mod report;
 mod saver;
 mod shutdown;
 mod sourcing;
+mod stale;
 mod startup;
 #[cfg(test)]
 mod tests;

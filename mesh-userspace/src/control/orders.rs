@@ -81,7 +81,7 @@ impl Core {
         let weight = spec.weight.as_ref().map(|_| weight.0);
         let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity, drain: None };
         self.state.backends.entry(service.clone()).or_default().insert(id, change);
-        self.merge();
+        self.merge_service(service);
         Ok(id)
     }
 
@@ -98,7 +98,7 @@ impl Core {
             changes.remove(&id);
         }
         self.forget_empty(service);
-        self.merge();
+        self.merge_service(service);
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Core {
     fn change(&mut self, service: &ServiceName, id: BackendId, change: impl FnOnce(&mut Change)) {
         change(self.state.backends.entry(service.clone()).or_default().entry(id).or_default());
         self.forget_empty(service);
-        self.merge();
+        self.merge_service(service);
     }
 
     fn forget_empty(&mut self, service: &ServiceName) {

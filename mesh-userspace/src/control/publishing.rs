@@ -24,8 +24,10 @@ use crate::{
 const BURST: Duration = Duration::from_millis(2);
 /// Translated flows are swept, and ...
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
-/// ... the maps are compared with the plan this often.
+/// ... the maps are compared with the plan this often, ...
 pub(super) const REPAIR: Duration = Duration::from_secs(30);
+/// ... so many services at a time: what is urgent must not wait for it.
+const REPAIRED_AT_ONCE: usize = 500;
 
 impl Daemon {
     /// When to publish. The first time waits for sources and next hops, because a table without them forwards nothing.
@@ -70,7 +72,8 @@ impl Daemon {
         (self.publish_at, self.first_lookup) = (None, None);
         self.replan(now);
         let planned = Instant::now();
-        let published = self.plane.apply(self.core.plan(), &self.resolutions);
+        let rerouted = std::mem::take(&mut self.rerouted);
+        let published = self.plane.apply_changes(self.core.plan(), &self.resolutions, &rerouted);
         self.publications.count += 1;
         self.publications.last_apply_us = micros(planned.elapsed());
         self.publish_at = self.core.plan().replan_at;
@@ -123,12 +126,16 @@ impl Daemon {
     }
 
     pub(super) fn repair(&mut self, now: Instant) {
-        self.repair_at = now + REPAIR;
+        let services = self.core.plan().services.len();
+        let parts = services.div_ceil(REPAIRED_AT_ONCE).max(1);
+        self.repair_at = now + REPAIR / u32::try_from(parts).unwrap_or(u32::MAX);
         if self.publications.count == 0 {
             return;
         }
         // Every publication begins with what the maps say, so one more of the same plan is the comparison.
-        let published = self.plane.apply(self.core.plan(), &self.resolutions);
+        let first = if self.repaired < services { self.repaired } else { 0 };
+        self.repaired = first + REPAIRED_AT_ONCE;
+        let published = self.plane.repair(self.core.plan(), &self.resolutions, first..self.repaired);
         if published.ops > 0 {
             self.publications.repairs += published.ops as u64;
             self.tell(What::Repaired { differences: published.ops });

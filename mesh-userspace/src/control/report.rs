@@ -29,32 +29,44 @@ use crate::{
     plan::{PlannedBackend, ServicePlan},
 };
 
+/// What a backend's weight is made of.
+pub type Weighed<'a> = dyn Fn(&ServicePlan, &PlannedBackend) -> WeightView + 'a;
+
 /// All that is known at one moment.
 pub struct Facts<'a> {
     pub core: &'a Core,
     pub counters: &'a Counters,
+    /// The counters of services by VIP.
+    pub by_vip: HashMap<VipAddr, &'a ServiceCounters>,
     pub nat: &'a NatReport,
     pub targets: &'a BTreeMap<TargetKey, TargetStatus>,
     pub next_hops: &'a Resolutions,
     /// Services that could not be published as wanted.
     pub refused: &'a BTreeMap<ServiceName, LayoutError>,
     /// What a backend's weight is made of.
-    pub weighing: &'a dyn Fn(&ServicePlan, &PlannedBackend) -> WeightView,
+    pub weighing: Box<Weighed<'a>>,
     pub now: Instant,
     pub clock: SystemTime,
 }
 
 impl Facts<'_> {
     pub fn services(&self) -> Vec<ServiceView> {
-        let live = self.live_flows();
+        let live = self.live_of_services();
         self.core.plan().services.iter().filter_map(|plan| self.service(plan, &live)).collect()
+    }
+
+    /// One service; `None` = it is not planned yet.
+    pub fn service_named(&self, name: &ServiceName) -> Option<ServiceView> {
+        self.service(self.core.plan().service(name)?, &self.live_of_services())
     }
 
     /// Backends of one service, or of all.
     pub fn backends(&self, only: Option<&ServiceName>) -> Vec<BackendView> {
         let live = self.live_flows();
-        let plans = self.core.plan().services.iter().filter(|p| only.is_none_or(|name| *name == p.name));
-        plans.flat_map(|plan| self.backends_of(plan, &live)).collect()
+        match only {
+            Some(name) => self.core.plan().service(name).map(|plan| self.backends_of(plan, &live)).unwrap_or_default(),
+            None => self.core.plan().services.iter().flat_map(|plan| self.backends_of(plan, &live)).collect(),
+        }
     }
 
     /// Packets by reason, over all services and those that are for none.
@@ -109,11 +121,19 @@ impl Facts<'_> {
         self.nat.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect()
     }
 
-    fn counters_of(&self, vip: VipAddr) -> Option<&ServiceCounters> {
-        self.counters.services.iter().find(|s| s.vip == vip)
+    fn live_of_services(&self) -> HashMap<VipAddr, u64> {
+        let mut live = HashMap::new();
+        for (vip, _, flows) in &self.nat.backends {
+            *live.entry(*vip).or_default() += flows;
+        }
+        live
     }
 
-    fn service(&self, plan: &ServicePlan, live: &HashMap<(VipAddr, BackendId), u64>) -> Option<ServiceView> {
+    fn counters_of(&self, vip: VipAddr) -> Option<&ServiceCounters> {
+        self.by_vip.get(&vip).copied()
+    }
+
+    fn service(&self, plan: &ServicePlan, live: &HashMap<VipAddr, u64>) -> Option<ServiceView> {
         let merged = self.core.services().get(&plan.name)?;
         let counters = self.counters_of(plan.vip);
         let stats = counters.map_or_else(BackendStats::default, |c| c.backends.iter().fold(c.gone, |sum, (_, s)| added(sum, s)));
@@ -132,7 +152,7 @@ impl Facts<'_> {
             forwarded: forwarded(&stats),
             replied: replied(&stats),
             flows: stats.flows,
-            live_flows: live.iter().filter(|((vip, _), _)| *vip == plan.vip).map(|(_, flows)| flows).sum(),
+            live_flows: live.get(&plan.vip).copied().unwrap_or(0),
             reasons: counters.map_or_else(BTreeMap::new, |c| by_name(&c.reasons, |r| !matches!(r, Reason::Forwarded | Reason::Replied))),
             problem: self.problem(plan),
         })

@@ -283,5 +283,6 @@ fn a_first_heartbeat_does_not_empty_the_table() {
 }
 
 mod drains;
+mod incremental;
 mod sources;
 mod whatif;

@@ -11,6 +11,7 @@ use mesh_common::abi::Mode;
 use super::{
     agents::{Agents, Question, Word},
     daemon::Daemon,
+    merge::Merged,
     weight_view::WeightView,
 };
 use crate::{
@@ -53,8 +54,9 @@ impl Daemon {
         let mut services = std::mem::take(&mut self.weighing.services);
         services.retain(|name, _| self.core.services().get(name).is_some_and(|m| m.service.weights.by_latency));
         let mut changed = false;
-        for plan in &self.core.plan().services {
-            let Some(merged) = self.core.services().get(&plan.name) else { continue };
+        let weighed = self.core.services().iter().filter(|(name, m)| is_weighed(m) || self.weighed.contains_key(*name));
+        for (name, merged) in weighed.collect::<Vec<_>>() {
+            let Some(plan) = self.core.plan().service(name) else { continue };
             let mut factors = BTreeMap::new();
             if merged.service.weights.by_latency {
                 let weigher = services.entry(plan.name.clone()).or_default();
@@ -73,7 +75,11 @@ impl Daemon {
             }
             factors.retain(|_, factor| *factor != Factor::ONE);
             changed |= self.weighed.get(&plan.name).map_or(!factors.is_empty(), |old| *old != factors);
-            self.weighed.insert(plan.name.clone(), factors);
+            if factors.is_empty() {
+                self.weighed.remove(name);
+            } else {
+                self.weighed.insert(name.clone(), factors);
+            }
         }
         self.weighing.services = services;
         if changed {
@@ -145,6 +151,11 @@ impl Daemon {
             ..Observation::default()
         }
     }
+}
+
+/// Somebody says how much its backends can do.
+fn is_weighed(merged: &Merged) -> bool {
+    merged.service.weights.by_latency || merged.service.weights.agent.is_some()
 }
 
 fn place(vip: VipAddr) -> SocketAddr {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -78,7 +79,7 @@ impl Core {
         let mut assumed = Vec::new();
         trial.assume_health(&self.merged, &mut assumed);
         let planned = trial.merged.values().map(|merged| {
-            let known = self.plan.services.iter().find(|s| s.name == merged.spec.name);
+            let known = self.plan.service(&merged.spec.name);
             match known.filter(|_| self.merged.get(&merged.spec.name) == Some(merged)) {
                 Some(same) => same.clone(),
                 None => {
@@ -87,7 +88,7 @@ impl Core {
                     let dynamic = self.dynamic.get(&merged.spec.name).unwrap_or(&undisturbed);
                     let seen = trial.seen.get(&merged.spec.name).unwrap_or(&none);
                     let input = ServiceInput { spec: &merged.spec, endpoints: &merged.endpoints, intents: &merged.intents, seen, dynamic };
-                    plan::plan_service(&input, seed, now, &mut self.cache)
+                    Arc::new(plan::plan_service(&input, seed, now, &mut self.cache))
                 }
             }
         });

@@ -49,12 +49,21 @@ impl Stats {
     pub fn read(&self, layout: &Layout, signals: &Row<BackendSignals>, gone: &Gone) -> Result<Counters, DataplaneError> {
         let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
         let backends = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
+        let of = |stats: u32| backends.get(stats as usize).copied().unwrap_or_default();
         let services: Vec<_> =
-            layout.services.values().map(|s| self.service(s, &backends, signals, gone.backends(s.id))).collect::<Result<_, _>>()?;
+            layout.services.values().map(|s| self.service(s, of, signals, gone.backends(s.id))).collect::<Result<_, _>>()?;
         let no_service = self.reasons(0)?;
         let mut rx = gone.services;
         services.iter().flat_map(|s: &ServiceCounters| &s.reasons).chain(&no_service).for_each(|ended| rx.add(ended));
         Ok(Counters { rx, no_service, services })
+    }
+
+    /// Counters of one service.
+    pub fn of_service(&self, service: &Service, signals: &Row<BackendSignals>, gone: &Gone) -> Result<ServiceCounters, DataplaneError> {
+        let read = |(_, e): (u16, &super::layout::Entry)| Ok((e.stats, totals(&self.backends, map::BACKEND_STATS, e.stats, 1)?));
+        let read: HashMap<u32, Vec<BackendStats>> = service.present().map(read).collect::<Result<_, DataplaneError>>()?;
+        let of = |stats: u32| read.get(&stats).and_then(|s| s.first()).copied().unwrap_or_default();
+        self.service(service, of, signals, gone.backends(service.id))
     }
 
     /// Counters of backends, by service.
@@ -83,11 +92,10 @@ impl Stats {
     fn service(
         &self,
         service: &Service,
-        backends: &[BackendStats],
+        of: impl Fn(u32) -> BackendStats,
         signals: &Row<BackendSignals>,
         gone: BackendStats,
     ) -> Result<ServiceCounters, DataplaneError> {
-        let of = |stats: u32| backends.get(stats as usize).copied().unwrap_or_default();
         let backends: Vec<_> = service.present().map(|(_, e)| (e.id, of(e.stats))).collect();
         let signals = service.present().map(|(_, e)| signals.get(e.stats as usize)).collect();
         let mut total = gone;

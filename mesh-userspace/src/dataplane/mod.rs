@@ -26,9 +26,10 @@ mod settings;
 pub mod vip_index;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -55,7 +56,7 @@ pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatRepo
 
 use crate::{
     model::{BackendId, Epoch, VipAddr},
-    plan::Plan,
+    plan::{Plan, ServicePlan},
 };
 
 /// A batch that takes longer than this waits for packets under way before it counts as done: what it gave up is reused after a fixed time.
@@ -74,6 +75,8 @@ pub struct Dataplane {
     interfaces: Vec<AttachedIface>,
     epoch: Epoch,
     gone: Gone,
+    /// What was published whole; empty = nothing was.
+    applied: Vec<Arc<ServicePlan>>,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -118,6 +121,7 @@ impl Dataplane {
             interfaces,
             epoch: Epoch::default(),
             gone: Gone::default(),
+            applied: Vec::new(),
         };
         Ok((plane, adopted))
     }
@@ -133,13 +137,40 @@ impl Dataplane {
     /// Services that there is no room for are refused, and stay as they were. Usually takes microseconds; up to a tenth of a second where a
     /// service has outgrown its place, or other VIPs come so soon that packets may still be reading the table before the last.
     pub fn apply(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
+        let now = Instant::now();
         let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
-        let Batch { ops, refused } =
-            reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, Instant::now());
+        let batch = reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, now);
+        self.carry_out(batch, plan)
+    }
+
+    /// The same where it is known what has changed since the last publication: next hops of the addresses in `rerouted`, and services whose plan is not the
+    /// same value as then. Takes time in proportion to that.
+    pub fn apply_changes(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, rerouted: &BTreeSet<IpAddr>) -> Published {
+        let touched = |_, service: &ServicePlan| !rerouted.is_empty() && service.members.iter().any(|m| rerouted.contains(&m.id.0.ip()));
+        self.apply_some(plan, hops, touched)
+    }
+
+    /// Compares a part of the services with the maps, by their place in the plan, and puts right what differs.
+    pub fn repair(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, part: std::ops::Range<usize>) -> Published {
+        self.apply_some(plan, hops, |place, _| part.contains(&place))
+    }
+
+    fn apply_some(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, look_at: impl Fn(usize, &ServicePlan) -> bool) -> Published {
+        let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
+        let services = (&self.applied[..], &plan.services[..]);
+        let (image, layout) = (&self.loaded.image, &mut self.layout);
+        match reconcile::reconcile_some(image, layout, services, look_at, (hops, &translation), Instant::now()) {
+            Some(batch) => self.carry_out(batch, plan),
+            None => self.apply(plan, hops),
+        }
+    }
+
+    fn carry_out(&mut self, Batch { ops, refused }: Batch, plan: &Plan) -> Published {
         execute(&self.loaded.image, &ops);
         if !ops.is_empty() {
             self.epoch = Epoch(self.epoch.0 + 1);
         }
+        self.applied = if refused.is_empty() { plan.services.clone() } else { Vec::new() };
         Published { epoch: self.epoch, ops: ops.len(), slots_written: ops.iter().map(Op::slots_written).sum(), refused }
     }
 
@@ -154,6 +185,12 @@ impl Dataplane {
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         self.loaded.stats.read(&self.layout, &self.loaded.image.signals, &self.gone)
+    }
+
+    /// Counters of one service; `None` = no such VIP was published.
+    pub fn service_counters(&self, vip: VipAddr) -> Result<Option<ServiceCounters>, DataplaneError> {
+        let service = self.layout.find(&layout::vip_key(&vip)).and_then(|id| self.layout.services.get(&id));
+        service.map(|s| self.loaded.stats.of_service(s, &self.loaded.image.signals, &self.gone)).transpose()
     }
 
     /// Counters of backends alone, by service: cheap enough to be read every few milliseconds.
@@ -201,7 +238,7 @@ impl Dataplane {
 
     /// Ends the translated flows with a backend, and tells how many there were: their packets are dropped from now on.
     pub fn cut(&self, vip: VipAddr, backend: BackendId) -> u64 {
-        let service = self.layout.services.values().find(|s| s.vip == vip);
+        let service = self.layout.find(&layout::vip_key(&vip)).and_then(|id| self.layout.services.get(&id));
         service.and_then(|s| Some(nat::cut(&self.loaded.image, s.id, s.local(&backend)?))).unwrap_or(0)
     }
 

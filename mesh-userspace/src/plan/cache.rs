@@ -6,8 +6,12 @@ use crate::table::{BaseTable, Member, Scheduler, Table, TableError, scheduled};
 #[derive(Debug, Default)]
 pub struct Cache {
     bases: HashMap<Key, Base>,
-    round: u64,
+    /// Tables made since the last sweep.
+    made: usize,
 }
+
+/// So many tables more than there are bases are made before it is looked which of them are still in use.
+const UNSWEPT: usize = 64;
 
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct Key {
@@ -20,14 +24,7 @@ struct Key {
 #[derive(Debug)]
 struct Base {
     table: BaseTable,
-    overlays: HashMap<(Scheduler, Vec<u32>), Overlaid>,
-}
-
-#[derive(Debug)]
-struct Overlaid {
-    table: Arc<Table>,
-    /// Round in which it was last asked for.
-    round: u64,
+    overlays: HashMap<(Scheduler, Vec<u32>), Arc<Table>>,
 }
 
 impl Cache {
@@ -47,24 +44,28 @@ impl Cache {
             }
         };
         let Base { table, overlays } = base;
-        let made = |(scheduler, effective): &(_, Vec<u32>)| Overlaid { table: Arc::new(scheduled(table, *scheduler, effective)), round: 0 };
-        let overlaid = overlays.entry((scheduler, effective)).or_insert_with_key(made);
-        overlaid.round = self.round;
-        Ok(overlaid.table.clone())
+        let made = &mut self.made;
+        let overlaid = overlays.entry((scheduler, effective)).or_insert_with_key(|(scheduler, effective)| {
+            *made += 1;
+            Arc::new(scheduled(table, *scheduler, effective))
+        });
+        Ok(overlaid.clone())
     }
 
-    /// Begins a round.
-    pub(super) fn begin(&mut self) {
-        self.round += 1;
-    }
-
-    /// Forgets what this round had no use for.
+    /// Forgets tables that nobody has any more.
     pub(super) fn sweep(&mut self) {
-        let round = self.round;
+        self.made = 0;
         self.bases.retain(|_, base| {
-            base.overlays.retain(|_, overlaid| overlaid.round == round);
+            base.overlays.retain(|_, table| Arc::strong_count(table) > 1);
             !base.overlays.is_empty()
         });
+    }
+
+    /// The same, once it is worth the look at all of them.
+    pub fn sweep_seldom(&mut self) {
+        if self.made > UNSWEPT + self.bases.len() / 16 {
+            self.sweep();
+        }
     }
 
     /// Base tables and tables that are kept.

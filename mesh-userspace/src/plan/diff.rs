@@ -1,4 +1,4 @@
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 use serde::Serialize;
 
@@ -46,14 +46,28 @@ pub struct BackendChange {
 
 /// What publishing `after` in place of `before` changes, by service. Equal plans have none.
 pub fn diff(before: &Plan, after: &Plan) -> Vec<Change> {
-    let pairs = merged(&before.services, &after.services, |a, b| a.name.cmp(&b.name));
-    let change = |pair| match pair {
+    let change = |pair: Pair<'_>| match pair {
         (None, Some(new)) => Some(Change::Added { service: name(new) }),
         (Some(old), None) => Some(Change::Removed { service: name(old) }),
         (Some(old), Some(new)) => service_change(old, new).map(Change::Changed),
         (None, None) => None,
     };
-    pairs.into_iter().filter_map(change).collect()
+    changed(before, after).into_iter().filter_map(change).collect()
+}
+
+/// A service before and after.
+pub(super) type Pair<'a> = (Option<&'a ServicePlan>, Option<&'a ServicePlan>);
+
+/// Services side by side, without those that are the very same in both.
+pub(super) fn changed<'a>(before: &'a Plan, after: &'a Plan) -> Vec<Pair<'a>> {
+    let (old, new) = (&before.services, &after.services);
+    let differ = |(old, new): &(&'a Arc<ServicePlan>, &'a Arc<ServicePlan>)| !Arc::ptr_eq(old, new);
+    let same_names = old.len() == new.len() && old.iter().zip(new).filter(differ).all(|(old, new)| old.name == new.name);
+    if same_names {
+        return old.iter().zip(new).filter(differ).map(|(old, new)| (Some(&**old), Some(&**new))).collect();
+    }
+    let pairs = merged(old, new, |a, b| a.name.cmp(&b.name)).into_iter();
+    pairs.map(|(old, new)| (old.map(|s| &**s), new.map(|s| &**s))).collect()
 }
 
 impl ServiceChange {
@@ -83,7 +97,7 @@ fn service_change(old: &ServicePlan, new: &ServicePlan) -> Option<ServiceChange>
     Some(ServiceChange {
         service: name(new),
         reconfigured: (old.vip, old.mode, &old.announce) != (new.vip, new.mode, &new.announce),
-        moved: moved(old, new),
+        moved: moved_slots(old, new),
         slots: sizes.0.max(sizes.1),
         resized: (sizes.0 != sizes.1).then_some(sizes),
         backends: backend_changes(&old.members, &new.members),
@@ -92,7 +106,7 @@ fn service_change(old: &ServicePlan, new: &ServicePlan) -> Option<ServiceChange>
 }
 
 /// A slot of the smaller table stands for several of the larger one: the upper bits of the hash choose in both.
-fn moved(old: &ServicePlan, new: &ServicePlan) -> u32 {
+fn moved_slots(old: &ServicePlan, new: &ServicePlan) -> u32 {
     let log2 = old.table.log2_slots.max(new.table.log2_slots);
     let owner = |service: &ServicePlan, slot: usize| {
         let index = service.table.owner.get(slot >> (log2 - service.table.log2_slots)).copied().unwrap_or(NONE);

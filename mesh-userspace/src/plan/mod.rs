@@ -89,8 +89,9 @@ pub struct ServiceInput<'a> {
 /// What is to be published.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Plan {
-    /// Sorted by name.
-    pub services: Vec<ServicePlan>,
+    /// Sorted by name. One that stays as it was is the same in the next plan.
+    #[serde(serialize_with = "each")]
+    pub services: Vec<Arc<ServicePlan>>,
     /// When a plan of the same inputs will be another one, because a slow start goes a step further.
     #[serde(skip)]
     pub replan_at: Option<Instant>,
@@ -140,17 +141,38 @@ pub struct PlannedBackend {
 
 /// Plans all services. `seed`: of the tables; secret, and the same on every node that serves these VIPs.
 ///
-/// The tables that `cache` keeps afterwards are those of this plan.
+/// The tables that `cache` keeps afterwards are those that some plan still has.
 pub fn plan(services: &[ServiceInput<'_>], seed: u64, now: Instant, cache: &mut Cache) -> Plan {
-    cache.begin();
-    let mut planned: Vec<_> = services.iter().map(|input| plan_service(input, seed, now, cache)).collect();
+    let mut planned: Vec<_> = services.iter().map(|input| Arc::new(plan_service(input, seed, now, cache))).collect();
     cache.sweep();
     planned.sort_by(|a, b| a.name.cmp(&b.name));
-    let steps = services.iter().flat_map(|s| s.seen.values()).filter_map(|seen| next_step(seen, now));
-    Plan { services: planned, replan_at: steps.min() }
+    Plan { services: planned, replan_at: services.iter().filter_map(|s| s.next_step(now)).min() }
 }
 
-/// Plans one service; what it needs stays in `cache` until the next [`plan`].
+impl ServiceInput<'_> {
+    /// When a plan of the same inputs will be another one.
+    pub fn next_step(&self, now: Instant) -> Option<Instant> {
+        self.seen.values().filter_map(|seen| next_step(seen, now)).min()
+    }
+}
+
+impl Plan {
+    /// The service of that name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServicePlan>> {
+        let at = self.services.binary_search_by(|s| s.name.cmp(name)).ok()?;
+        self.services.get(at)
+    }
+
+    /// Puts a service in the place of the one of its name.
+    pub fn put(&mut self, service: ServicePlan) {
+        match self.services.binary_search_by(|s| s.name.cmp(&service.name)) {
+            Ok(at) => self.services[at] = Arc::new(service),
+            Err(at) => self.services.insert(at, Arc::new(service)),
+        }
+    }
+}
+
+/// Plans one service; its table stays in `cache` for as long as somebody has it.
 pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &mut Cache) -> ServicePlan {
     let spec = input.spec;
     let mut members = members(input, now);
@@ -253,6 +275,10 @@ fn next_step(seen: &Seen, now: Instant) -> Option<Instant> {
 
 fn as_text<T: ToString, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&value.to_string())
+}
+
+fn each<S: Serializer>(services: &[Arc<ServicePlan>], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(services.iter().map(|service| &**service))
 }
 
 fn shared<S: Serializer>(table: &Arc<Table>, s: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,10 @@ use std::{cmp::Ordering, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, PlannedBackend, ServicePlan, Standing, diff::merged};
+use super::{
+    Plan, PlannedBackend, ServicePlan, Standing,
+    diff::{changed, merged},
+};
 use crate::{
     model::{BackendId, BackendState, Mode, ServiceName, VipAddr},
     table::NONE,
@@ -74,8 +77,7 @@ pub struct BackendShare {
 
 /// What publishing `after` in place of `before` does, by service; services for which nothing changes are left out. `live`: open flows of a backend.
 pub fn preview(before: &Plan, after: &Plan, live: &impl Fn(VipAddr, BackendId) -> u64) -> Vec<Preview> {
-    let pairs = merged(&before.services, &after.services, |a, b| a.name.cmp(&b.name));
-    pairs.into_iter().filter_map(|(old, new)| of_service(old, new, live)).collect()
+    changed(before, after).into_iter().filter_map(|(old, new)| of_service(old, new, live)).collect()
 }
 
 /// The same for one service, which may be new or gone.

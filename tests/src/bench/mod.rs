@@ -11,6 +11,7 @@ pub mod probes;
 mod rig;
 #[path = "../../../mesh-ebpf/src/bench/run.rs"]
 mod run;
+pub mod scale;
 mod stall;
 
 pub use cases::{Case, Flows, Kind, cases};

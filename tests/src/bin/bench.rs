@@ -9,6 +9,7 @@ use mesh_tests::bench::{
     discovery::{self, Place},
     failover::{self, Mode, Settings, Way},
     probes::{self, Cost, Kind},
+    scale,
 };
 
 #[derive(Parser)]
@@ -28,6 +29,8 @@ enum Subject {
     Discovery(Discovery),
     /// What asking many backends costs.
     Probes(Probes),
+    /// What many services with many backends cost.
+    Scale(Scale),
 }
 
 #[derive(clap::Args)]
@@ -85,6 +88,7 @@ fn main() -> Result<()> {
         Subject::Failover(args) => run_failover(&args),
         Subject::Discovery(args) => run_discovery(&args),
         Subject::Probes(args) => run_probes(&args),
+        Subject::Scale(args) => run_scale(&args),
     }
 }
 
@@ -185,6 +189,28 @@ fn run_probes(args: &Probes) -> Result<()> {
         println!("{}", if args.json { serde_json::to_string(&cost)? } else { cost.to_string() });
     }
     anyhow::ensure!(missed == 0, "{missed} figures miss what is to be reached");
+    Ok(())
+}
+
+#[derive(clap::Args)]
+struct Scale {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[arg(long, default_value_t = 10_000)]
+    services: usize,
+    /// Of all services together.
+    #[arg(long, default_value_t = 100_000)]
+    backends: usize,
+    /// Backends that are drained, one after the other.
+    #[arg(long, default_value_t = 200)]
+    changes: usize,
+}
+
+fn run_scale(args: &Scale) -> Result<()> {
+    let scale = scale::measure(args.services, args.backends, args.changes.max(1))?;
+    println!("{}", if args.json { serde_json::to_string(&scale)? } else { scale.to_string() });
+    anyhow::ensure!(scale.met, "a figure misses what is to be reached");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Instant,
 };
 
@@ -68,7 +69,7 @@ struct Phases {
 pub fn reconcile(
     image: &Image,
     layout: &mut Layout,
-    plan: &[ServicePlan],
+    plan: &[Arc<ServicePlan>],
     hops: &impl Hops,
     translation: &Translation<'_>,
     now: Instant,
@@ -88,21 +89,57 @@ pub fn reconcile(
             }
         }
     }
-    batch.ops.append(&mut phases.sources);
-    batch.ops.append(&mut phases.states);
-    batch.ops.append(&mut phases.prepare);
-    if phases.outgrown {
-        batch.ops.push(Op::Grace);
-    }
-    batch.ops.append(&mut phases.switch);
+    phases.until_switched(&mut batch);
     switch_vips(layout, &mut reachable, plan, &mut batch, now);
     retire_services(image, layout, &reachable, &mut phases, now);
     batch.ops.append(&mut phases.retire);
     batch
 }
 
+/// The same where `before` was published whole, and of its services only some are to be others: those, and the ones that `look_at` picks by their place
+/// and plan, are all that is looked at. `None` = VIPs come or go, or might: then everything has to be.
+pub fn reconcile_some(
+    image: &Image,
+    layout: &mut Layout,
+    (before, plan): (&[Arc<ServicePlan>], &[Arc<ServicePlan>]),
+    look_at: impl Fn(usize, &ServicePlan) -> bool,
+    (hops, translation): (&impl Hops, &Translation<'_>),
+    now: Instant,
+) -> Option<Batch> {
+    let differs = |(i, (old, new)): &(usize, (&Arc<ServicePlan>, &Arc<ServicePlan>))| !Arc::ptr_eq(old, new) || look_at(*i, new);
+    let pairs: Vec<_> = before.iter().zip(plan).enumerate().filter(differs).map(|(_, pair)| pair).collect();
+    // What answers of `dnat` backends are known by stands in the table of VIPs.
+    let stays = |(old, new): &(&Arc<ServicePlan>, &Arc<ServicePlan>)| old.vip == new.vip && old.mode == new.mode && new.mode != Mode::Dnat;
+    if before.len() != plan.len() || !pairs.iter().all(stays) {
+        return None;
+    }
+    let (mut phases, mut batch) = (Phases::default(), Batch::default());
+    for (_, wanted) in pairs {
+        let mut step = Step { image, hops, translation, now, phases: &mut phases };
+        if let Err(why) = step.service(layout, wanted) {
+            batch.refused.push((wanted.name.clone(), why));
+        }
+    }
+    phases.until_switched(&mut batch);
+    batch.ops.append(&mut phases.retire);
+    Some(batch)
+}
+
+impl Phases {
+    /// The steps of all that comes before VIPs are switched.
+    fn until_switched(&mut self, batch: &mut Batch) {
+        batch.ops.append(&mut self.sources);
+        batch.ops.append(&mut self.states);
+        batch.ops.append(&mut self.prepare);
+        if self.outgrown {
+            batch.ops.push(Op::Grace);
+        }
+        batch.ops.append(&mut self.switch);
+    }
+}
+
 /// Rebuilds the search table if other VIPs are to be found than now.
-fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[ServicePlan], batch: &mut Batch, now: Instant) {
+fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Arc<ServicePlan>], batch: &mut Batch, now: Instant) {
     let found: BTreeSet<u32> = layout.services.values().filter(|s| s.position.is_some()).map(|s| s.id).collect();
     let reversed = reversed(layout, reachable);
     if found == *reachable && reversed == layout.reversed {

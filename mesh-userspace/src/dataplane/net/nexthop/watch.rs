@@ -34,6 +34,8 @@ use super::{
 const RESYNC: Duration = Duration::from_secs(30);
 /// Routing daemons change routes in bursts: lookups wait for more, but a single change must not wait long.
 const BURST: Duration = Duration::from_millis(20);
+/// Lookups that are under way at once.
+const AT_ONCE: usize = 64;
 /// After a netlink socket broke.
 const REOPEN: Duration = Duration::from_secs(1);
 /// Octets of events that the kernel may hold for us: some thousand changes.
@@ -168,11 +170,11 @@ impl Service {
     /// Asks the kernel for its route to those targets that `due` names, and forgets what is no target any more.
     async fn lookup(&mut self, handle: &Handle, wanted: &BTreeSet<IpAddr>, due: impl Fn(&Observed, IpAddr) -> bool) {
         self.observed.routes.retain(|target, _| wanted.contains(target));
-        for target in wanted {
-            if due(&self.observed, *target) {
-                let route = route_to(handle, *target).await;
-                self.observed.routes.insert(*target, route);
-            }
+        let due: Vec<_> = wanted.iter().copied().filter(|target| due(&self.observed, *target)).collect();
+        let asked = due.into_iter().map(|target| async move { (target, route_to(handle, target).await) });
+        let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+        while let Some((target, route)) = answers.next().await {
+            self.observed.routes.insert(target, route);
         }
     }
 

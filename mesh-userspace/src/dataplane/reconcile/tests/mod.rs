@@ -35,6 +35,12 @@ enum Act {
         ready: u16,
         source: u8,
     },
+    /// One service of those that were published last becomes like this one, and perhaps next hops change: `ready` and `source` as above.
+    Alter {
+        pick: usize,
+        like: WantedService,
+        rerouted: Option<(u16, u8)>,
+    },
     /// The daemon dies after so many stores of the publication, and another one adopts.
     Crash {
         services: Vec<WantedService>,
@@ -56,15 +62,19 @@ fn states() -> impl Strategy<Value = BackendState> {
 }
 
 fn services() -> impl Strategy<Value = Vec<WantedService>> {
+    prop::collection::vec(service(), 0..6)
+}
+
+fn service() -> impl Strategy<Value = WantedService> {
     let members = prop::collection::btree_map(0usize..8, states(), 0..8);
-    let service = (0usize..6, any::<bool>(), members, 0u8..7, prop::collection::vec(0u8..9, 1..9))
-        .prop_map(|(vip, nat, members, log2_slots, owners)| WantedService { vip, nat, members, log2_slots, owners });
-    prop::collection::vec(service, 0..6)
+    (0usize..6, any::<bool>(), members, 0u8..7, prop::collection::vec(0u8..9, 1..9))
+        .prop_map(|(vip, nat, members, log2_slots, owners)| WantedService { vip, nat, members, log2_slots, owners })
 }
 
 fn acts() -> impl Strategy<Value = Vec<(Act, u64)>> {
     let act = prop_oneof![
         5 => (services(), any::<u16>(), 0u8..3).prop_map(|(services, ready, source)| Act::Publish { services, ready, source }),
+        5 => (any::<usize>(), service(), prop::option::of((any::<u16>(), 0u8..3))).prop_map(|(pick, like, rerouted)| Act::Alter { pick, like, rerouted }),
         2 => (services(), 0usize..200).prop_map(|(services, after)| Act::Crash { services, after }),
         3 => Just(Act::Sweep),
         3 => (any::<usize>(), any::<usize>()).prop_map(|(service, slot)| Act::OpenFlow { service, slot }),
@@ -165,7 +175,7 @@ fn plan_of(services: &[WantedService]) -> Plan {
             owner: (0..slots).map(owner).collect(),
             secondary: (0..slots).map(|i| owner(i + 1)).collect(),
         };
-        plan.services.push(ServicePlan {
+        plan.services.push(Arc::new(ServicePlan {
             name: format!("s{}", wanted.vip).parse().unwrap(),
             vip,
             mode: if wanted.nat { Mode::Nat } else { Mode::Dsr },
@@ -175,7 +185,7 @@ fn plan_of(services: &[WantedService]) -> Plan {
             members,
             table: Arc::new(table),
             problem: None,
-        });
+        }));
     }
     plan
 }

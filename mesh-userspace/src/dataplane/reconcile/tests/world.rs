@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use mesh_common::{
 };
 use proptest::prelude::*;
 
-use super::{Act, LIMITS, backend_id, plan_of, vip_addr};
+use super::{Act, LIMITS, WantedService, backend_id, plan_of, vip_addr};
 use crate::{
     dataplane::{
         adopt::adopt,
@@ -21,7 +22,7 @@ use crate::{
         image::{Image, words_of},
         layout::{Layout, Service, addr_of, address_key, socket_of, vip_key},
         op::Op,
-        reconcile::{Hops, Translation, reconcile},
+        reconcile::{Hops, Translation, reconcile, reconcile_some},
         retire::{self, Live},
         vip_index::half_of,
     },
@@ -55,12 +56,16 @@ pub struct World {
     pub flows: Vec<Flow>,
     flipped: Option<Instant>,
     hops: HopTable,
-    published: HashMap<VipKey, ServicePlan>,
+    published: HashMap<VipKey, Arc<ServicePlan>>,
+    /// What was published whole, with which next hops.
+    applied: Option<(Vec<Arc<ServicePlan>>, HopTable)>,
+    /// What was wanted last.
+    wanted: Vec<WantedService>,
     /// The last publication was cut off.
     pub cut_off: bool,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, PartialEq, Default)]
 struct HopTable(BTreeMap<IpAddr, Hop>);
 
 impl Hops for HopTable {
@@ -84,6 +89,8 @@ impl World {
             flipped: None,
             hops: HopTable::default(),
             published: HashMap::new(),
+            applied: None,
+            wanted: Vec::new(),
             cut_off: false,
         }
     }
@@ -92,10 +99,30 @@ impl World {
         match act {
             Act::Publish { services, ready, source } => {
                 self.set_hops(*ready, *source);
+                self.wanted.clone_from(services);
                 self.publish(&plan_of(services), usize::MAX).map(drop)
+            }
+            Act::Alter { pick, like, rerouted } => {
+                if let Some((ready, source)) = rerouted {
+                    self.set_hops(*ready, *source);
+                }
+                let at = pick % self.wanted.len().max(1);
+                if let Some(service) = self.wanted.get_mut(at) {
+                    *service = WantedService { vip: service.vip, nat: service.nat, ..like.clone() };
+                }
+                // Who is not altered is the very same as before.
+                let before = self.applied.as_ref().map(|(services, _)| services.clone()).unwrap_or_default();
+                let mut plan = plan_of(&self.wanted);
+                for service in &mut plan.services {
+                    if let Some(same) = before.iter().find(|old| *old == service) {
+                        *service = same.clone();
+                    }
+                }
+                self.publish(&plan, usize::MAX).map(drop)
             }
             Act::Crash { services, after } => {
                 self.publish(&plan_of(services), *after)?;
+                self.applied = None;
                 let (layout, repairs) = adopt(&self.image, &LIMITS, self.now).map_err(|e| TestCaseError::fail(e.to_string()))?;
                 self.layout = layout;
                 self.execute(&repairs, usize::MAX)?;
@@ -140,7 +167,12 @@ impl World {
     }
 
     pub fn publish(&mut self, plan: &Plan, stores: usize) -> Result<(), TestCaseError> {
-        let batch = reconcile(&self.image, &mut self.layout, &plan.services, &self.hops, &TRANSLATION, self.now);
+        let some = self.applied.take().and_then(|(before, hops)| {
+            let rerouted = hops != self.hops;
+            let (services, with) = ((&before[..], &plan.services[..]), (&self.hops, &TRANSLATION));
+            reconcile_some(&self.image, &mut self.layout, services, |_, _| rerouted, with, self.now)
+        });
+        let batch = some.unwrap_or_else(|| reconcile(&self.image, &mut self.layout, &plan.services, &self.hops, &TRANSLATION, self.now));
         if !self.execute(&batch.ops, stores)? {
             return Ok(());
         }
@@ -164,8 +196,9 @@ impl World {
                 plan.services.iter().any(|s| s.vip.addr == vip.addr && self.find(&vip_key(&s.vip)).is_some())
             );
         }
-        // The same once more changes nothing.
+        // The same once more changes nothing, all looked at.
         if refused.is_empty() {
+            self.applied = Some((plan.services.clone(), self.hops.clone()));
             let again = reconcile(&self.image, &mut self.layout, &plan.services, &self.hops, &TRANSLATION, self.now);
             prop_assert!(again.ops.is_empty(), "published twice: {:?}", again.ops);
         }
