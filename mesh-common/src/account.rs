@@ -6,12 +6,11 @@ use core::mem::offset_of;
 use crate::{
     abi::{Action, BackendStats, REASONS, Reason, ReasonStats},
     aside::{Aside, Cause},
-    forward::{Run, Sending, Sink, Verdict},
+    forward::{Run, Sending, Sign, Sink, Verdict},
     handshake,
     header::tcp,
     packet::Packet,
     rewrite::Rewrite,
-    shared::Shared,
     tables::Tables,
 };
 
@@ -29,7 +28,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// As a number, which a function of the kernel's returns.
+    /// As a number, all of which is always said: a verifier refuses to keep what may be or not, as which interface a dropped packet leaves by.
     pub const fn word(self) -> u64 {
         match self {
             Self::Pass => 0,
@@ -52,7 +51,7 @@ impl Exit {
 /// Takes a packet all the way: decides, tells `watch` the verdict, changes the packet and counts it.
 #[inline(always)]
 pub fn process<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Fn(&Verdict)) -> Exit {
-    Run { packet, tables, sink: Settle { watch } }.start()
+    Exit::from_word(Run { packet, tables, sink: Settle { watch } }.start())
 }
 
 /// Carries a verdict out, and counts it.
@@ -61,56 +60,60 @@ struct Settle<W> {
 }
 
 impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
-    type Done = Exit;
+    /// [`Exit::word`].
+    type Done = u64;
 
     #[inline(always)]
-    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Exit {
+    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
         (self.watch)(&Verdict::End { service, reason });
         if reason.is_told() {
             return packet.aside(tables, Cause::new(service, reason));
         }
         ended(tables, service, reason, packet.size());
-        if reason.action() == Action::Pass { Exit::Pass } else { Exit::Drop }
+        if reason.action() == Action::Pass { Exit::Pass.word() } else { Exit::Drop.word() }
     }
 
     #[inline(always)]
-    fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Exit {
+    fn note(&self, tables: &T, sign: Sign) {
+        if sign.opens || sign.flags & tcp::RST != 0 || sign.drawn != 0 {
+            seldom(tables, sign.stats, sign.drawn, sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
+        }
+    }
+
+    #[inline(always)]
+    fn send(self, packet: &mut P, tables: &T, sending: Sending) -> u64 {
         (self.watch)(&Verdict::Send(sending));
         send(packet, tables, &sending)
     }
 
     #[inline(always)]
-    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Exit {
+    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> u64 {
         (self.watch)(&Verdict::End { service: cause.service(), reason: cause.reason() });
         packet.aside(tables, cause)
     }
 }
 
 #[inline(always)]
-fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> Exit {
+fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> u64 {
     let replied = sending.reason == Reason::Replied;
     let stats = tables.backend_stats(sending.stats);
-    // All that is seldom there comes first, so that little has to be kept while the packet is changed.
-    if let Some(stats) = stats {
-        seldom(tables, sending, stats);
-    }
     // Of a packet in several buffers, what is beyond the first.
     let bytes = packet.size().max(sending.end) as u64;
     let exit = match sending.ifindex {
-        0 => Exit::Transmit,
-        ifindex if ifindex == packet.ifindex() => Exit::Transmit,
-        Sending::TO_HOST => Exit::Pass,
-        ifindex => Exit::Redirect(ifindex),
+        0 => Exit::Transmit.word(),
+        ifindex if ifindex == packet.ifindex() => Exit::Transmit.word(),
+        Sending::TO_HOST => Exit::Pass.word(),
+        ifindex => Exit::Redirect(ifindex).word(),
     };
     if !packet.rewrite(&sending.edit) {
         ended(tables, sending.service, Reason::Malformed, packet.size());
-        return Exit::Drop;
+        return Exit::Drop.word();
     }
     let Some(stats) = stats else {
         ended(tables, sending.service, sending.reason, bytes as usize);
         return exit;
     };
-    match (replied, exit == Exit::Transmit) {
+    match (replied, exit == Exit::Transmit.word()) {
         (false, true) => stats.count::<{ offset_of!(BackendStats, tx) }>(1),
         (false, false) => stats.count::<{ offset_of!(BackendStats, redirect) }>(1),
         (true, true) => stats.count::<{ offset_of!(BackendStats, reply_tx) }>(1),
@@ -124,22 +127,23 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
     exit
 }
 
-/// New flows, RSTs and handshakes.
-#[inline(always)]
-fn seldom<T: Tables>(tables: &T, sending: &Sending, stats: Shared<'_, BackendStats>) {
-    let replied = sending.reason == Reason::Replied;
-    if sending.opens {
+/// New flows, RSTs and handshakes. `word`: the TCP flags; bit 8: it opens a flow; bit 9: it is a reply.
+#[inline(never)]
+fn seldom<T: Tables>(tables: &T, index: u32, drawn: u64, word: u32) {
+    let Some(stats) = tables.backend_stats(index) else { return };
+    let (flags, replied) = (word as u8, word & 1 << 9 != 0);
+    if word & 1 << 8 != 0 {
         stats.count::<{ offset_of!(BackendStats, flows) }>(1);
     }
-    if sending.flags & tcp::RST != 0 {
+    if flags & tcp::RST != 0 {
         if replied {
             stats.count32::<{ offset_of!(BackendStats, backend_resets) }>(1);
         } else {
             stats.count32::<{ offset_of!(BackendStats, client_resets) }>(1);
         }
     }
-    if sending.drawn != 0 {
-        handshake::watch(tables, sending.drawn, sending.stats, sending.flags, replied);
+    if drawn != 0 {
+        handshake::watch(tables, drawn, index, flags, replied);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     flow::{Address, V4, V6},
     header::TCP,
     icmp::{Icmp, TTL},
-    outline::Outline,
+    packet::Packet,
     patch::{Patch, QUOTE},
     read,
     tables::Tables,
@@ -45,25 +45,39 @@ impl Reason {
     }
 }
 
-/// Tells the sender why its packet ends here, if it may be told and the service wants it.
+/// Tells the sender of the packet whose IP header is at `l3` why it ends here, if it may be told and the service wants it.
 #[inline(always)]
-pub(crate) fn tell<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome {
+pub(crate) fn tell<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
     let (service, reason) = (cause.service(), cause.reason());
+    let may = may_tell::<A, P>(packet, l3);
+    if may == Reason::Malformed as u32 {
+        return Outcome::end(service, Reason::Malformed);
+    }
     let silent = Outcome::end(service, reason);
-    if ip.piece.later || !A::is_somebody(ip.src) || packet.at::<1>(0).is_none_or(|[first]| first & 1 != 0) {
+    if may != 0 {
         return silent;
     }
-    let (sent, told) = match reason {
-        Reason::NoBackend => return rejected(packet, tables, ip, service),
-        Reason::TtlExceeded => (error::send(packet, tables, ip, A::EXCEEDED, 0), Reason::TtlTold),
-        _ => (error::send(packet, tables, ip, A::TOO_BIG, cause.mtu()), Reason::TooBigTold),
+    let (kind, told) = match reason {
+        Reason::NoBackend => return rejected::<A, P, T>(packet, tables, l3, service),
+        Reason::TtlExceeded => (A::EXCEEDED, Reason::TtlTold),
+        _ => (A::TOO_BIG, Reason::TooBigTold),
     };
-    if sent.is_some() { Outcome::end(service, told) } else { silent }
+    if error::send::<A, P, T>(packet, tables, l3, kind, cause.mtu()) { Outcome::end(service, told) } else { silent }
+}
+
+/// 0: whoever sent the packet may be answered; else a [`Reason`], [`Reason::Malformed`] where there is no packet.
+#[inline(never)]
+fn may_tell<A: Answered, P: Packet>(packet: &P, l3: usize) -> u32 {
+    let Some(ip) = A::outline(packet, l3) else { return Reason::Malformed as u32 };
+    if ip.piece.later || !A::is_somebody(ip.src) || packet.at::<1>(0).is_none_or(|[first]| first & 1 != 0) {
+        return Reason::Spoofed as u32;
+    }
+    0
 }
 
 /// A service without a backend, or a flow whose backend is dead.
 #[inline(always)]
-fn rejected<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, id: u32) -> Outcome {
+fn rejected<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, id: u32) -> Outcome {
     let silent = Outcome::end(id, Reason::NoBackend);
     let Some(service) = tables.service(id) else { return silent };
     let flags = read!(service, ServiceInfo.flags as u32) as u16;
@@ -71,14 +85,12 @@ fn rejected<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &O
         return Outcome::end(id, Reason::HandedOver);
     }
     let reject = flags & ServiceFlags::REJECT != 0;
-    let sent = if ip.proto == TCP {
-        reset::send(packet, ip, reject, flags & ServiceFlags::RESET != 0)
-    } else if reject {
-        error::send(packet, tables, ip, A::UNREACHABLE, 0)
+    let sent = if read!(service, ServiceInfo.proto as u8) == TCP {
+        reset::send::<A, P>(packet, l3, reject, flags & ServiceFlags::RESET != 0)
     } else {
-        None
+        reject && error::send::<A, P, T>(packet, tables, l3, A::UNREACHABLE, 0)
     };
-    sent.map_or(silent, |()| Outcome::end(id, Reason::Rejected))
+    if sent { Outcome::end(id, Reason::Rejected) } else { silent }
 }
 
 impl Answered for V4 {

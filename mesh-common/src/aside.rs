@@ -12,7 +12,6 @@ use crate::{
     answer::{self, Answered},
     flow::{V4, V6},
     header, icmp,
-    outline::Outline,
     packet::Packet,
     patch::Patch,
     tables::Tables,
@@ -56,8 +55,8 @@ impl Cause {
 
 /// A frame that can be set aside.
 pub trait Aside<T>: Packet {
-    /// Carries out and counts what becomes of it, as [`take`] does, wherever that runs.
-    fn aside(&mut self, tables: &T, cause: Cause) -> Exit;
+    /// Carries out and counts what becomes of it, as [`take`] does, wherever that runs; [`Exit::word`].
+    fn aside(&mut self, tables: &T, cause: Cause) -> u64;
 }
 
 /// Where a packet that was set aside is seen to: in the kernel, each desk is a function.
@@ -86,20 +85,22 @@ pub(crate) struct Outcome {
     /// Index of the backend's counters.
     stats: u32,
     ifindex: u32,
+    /// Bytes of the frame up to the end of the IP packet, if it is sent on.
+    end: usize,
 }
 
 impl Outcome {
     pub(crate) const fn end(service: u32, reason: Reason) -> Self {
-        Self { reason, service, stats: 0, ifindex: 0 }
+        Self { reason, service, stats: 0, ifindex: 0, end: 0 }
     }
 
-    pub(crate) const fn sent(reply: bool, service: u32, stats: u32, ifindex: u32) -> Self {
-        Self { reason: if reply { Reason::Replied } else { Reason::Forwarded }, service, stats, ifindex }
+    pub(crate) const fn sent(reply: bool, stats: u32, ifindex: u32, end: usize) -> Self {
+        Self { reason: if reply { Reason::Replied } else { Reason::Forwarded }, service: 0, stats, ifindex, end }
     }
 }
 
-/// Takes a packet that was set aside the rest of the way.
-pub fn take<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+/// Takes a packet that was set aside the rest of the way; [`Exit::word`].
+pub fn take<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     match cause.desk() {
         Desk::Icmp => take_icmp(packet, tables, cause),
         Desk::Answer => take_answer(packet, tables, cause),
@@ -108,12 +109,12 @@ pub fn take<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Ex
 
 /// The desk for ICMP.
 #[inline(always)]
-pub fn take_icmp<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+pub fn take_icmp<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     struct Icmp;
     impl See for Icmp {
         #[inline(always)]
-        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome {
-            icmp::arrived(packet, tables, ip, cause.reason() == Reason::Icmp)
+        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
+            icmp::arrived::<A, P, T>(packet, tables, l3, cause.reason() == Reason::Icmp)
         }
     }
     seen::<Icmp, P, T>(packet, tables, cause)
@@ -121,62 +122,52 @@ pub fn take_icmp<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) 
 
 /// The desk for answers.
 #[inline(always)]
-pub fn take_answer<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+pub fn take_answer<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     struct Answer;
     impl See for Answer {
         #[inline(always)]
-        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome {
-            answer::tell(packet, tables, ip, cause)
+        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
+            answer::tell::<A, P, T>(packet, tables, l3, cause)
         }
     }
     seen::<Answer, P, T>(packet, tables, cause)
 }
 
 trait See {
-    fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, cause: Cause) -> Outcome;
+    fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome;
 }
 
 #[inline(always)]
-fn seen<D: See, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> Exit {
+fn seen<D: See, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     const IPV4: u16 = EtherType::Ipv4 as u16;
     const IPV6: u16 = EtherType::Ipv6 as u16;
     let size = packet.size();
-    match header::ethernet(packet) {
-        (IPV4, l3) => family::<D, V4, P, T>(packet, tables, cause, l3, size),
-        (IPV6, l3) => family::<D, V6, P, T>(packet, tables, cause, l3, size),
-        _ => settle(packet, tables, Outcome::end(0, Reason::NotForVip), size, 0),
-    }
+    let outcome = match header::ethernet(packet) {
+        (IPV4, l3) => D::see::<V4, P, T>(packet, tables, l3, cause),
+        (IPV6, l3) => D::see::<V6, P, T>(packet, tables, l3, cause),
+        _ => Outcome::end(0, Reason::NotForVip),
+    };
+    settle(packet, tables, outcome, size)
 }
 
+/// Counts the packet as it leaves. It had `size` bytes at hand.
 #[inline(always)]
-fn family<D: See, A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause, l3: usize, size: usize) -> Exit {
-    match A::outline(packet, l3) {
-        Some(ip) => {
-            let outcome = D::see(packet, tables, &ip, cause);
-            settle(packet, tables, outcome, size, ip.end)
-        }
-        None => settle(packet, tables, Outcome::end(cause.service(), Reason::Malformed), size, 0),
-    }
-}
-
-/// Counts the packet as it leaves. It had `size` bytes at hand, and `end` up to the end of its IP packet.
-#[inline(always)]
-fn settle<P: Patch, T: Tables>(packet: &P, tables: &T, outcome: Outcome, size: usize, end: usize) -> Exit {
-    let Outcome { reason, service, stats, ifindex } = outcome;
+fn settle<P: Patch, T: Tables>(packet: &P, tables: &T, outcome: Outcome, size: usize) -> u64 {
+    let Outcome { reason, service, stats, ifindex, end } = outcome;
     match reason.action() {
         Action::Forward => {}
         action => {
             account::ended(tables, service, reason, size);
             return match action {
-                Action::Pass => Exit::Pass,
-                Action::Answer => Exit::Transmit,
-                _ => Exit::Drop,
+                Action::Pass => Exit::Pass.word(),
+                Action::Answer => Exit::Transmit.word(),
+                _ => Exit::Drop.word(),
             };
         }
     }
-    let exit = if ifindex == 0 || ifindex == packet.ifindex() { Exit::Transmit } else { Exit::Redirect(ifindex) };
+    let exit = if ifindex == 0 || ifindex == packet.ifindex() { Exit::Transmit.word() } else { Exit::Redirect(ifindex).word() };
     let bytes = if end > size { end } else { size };
-    count(tables, stats, reason == Reason::Replied, exit == Exit::Transmit, bytes);
+    count(tables, stats, reason == Reason::Replied, exit == Exit::Transmit.word(), bytes);
     exit
 }
 

@@ -3,9 +3,8 @@
 use crate::{
     abi::{Backend, BackendState, Config, Reason, ServiceInfo, TableRef, Vip, VipKind},
     flow::{Tuple, load_address, ports},
-    forward::{self, Arrival, Run, Sending, Sink},
-    handshake,
-    header::{Headers, Network, TCP, tcp},
+    forward::{self, Arrival, Run, Sending, Sign, Sink},
+    header::{Headers, Network, TCP},
     nat::{Translated, received_macs},
     packet::Packet,
     read,
@@ -25,24 +24,13 @@ pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: R
         Err(reason) => return run.end(arrival.service, reason),
     };
     let headers = &arrival.headers;
-    let tuple = Tuple {
-        src: arrival.network.src,
-        dst: load_address!(A, backend.entry, Backend.addr),
-        ports: ports(headers.ports as u16, backend.port()),
-    };
-    run.send(Sending {
-        reason: Reason::Forwarded,
-        service: arrival.service,
-        stats: backend.stats(),
-        ifindex: backend.ifindex(),
-        opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
-        flags: arrival.flags,
-        drawn: handshake::drawn(arrival.config, arrival.hash),
-        end: arrival.network.end,
-        edit: Edit {
-            macs: backend.macs(),
-            network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP }),
-        },
+    run.forward(arrival, backend, arrival.connects(), || {
+        let tuple = Tuple {
+            src: arrival.network.src,
+            dst: load_address!(A, backend.entry, Backend.addr),
+            ports: ports(headers.ports as u16, backend.port()),
+        };
+        A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP })
     })
 }
 
@@ -86,30 +74,23 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     headers: &Headers<A>,
     answer: Answer<'_, A>,
 ) -> S::Done {
-    let Answer { id, service, backend, network } = answer;
+    let Answer { id, service, backend, network: Network { end, ttl, .. } } = answer;
     let flags = match headers.check(run.packet) {
-        Ok((_, flags)) if network.ttl > 1 => flags,
+        Ok((_, flags)) if ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
         Err(reason) => return run.end(id, reason),
     };
+    let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };
+    let stats = backend.stats();
+    // Handshakes are watched by the client's packets: an answer does not know its flow's hash.
+    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, drawn: 0 });
     let tuple = Tuple {
         src: load_address!(A, service, ServiceInfo.addr),
         dst: headers.dst,
         ports: ports(read!(service, ServiceInfo.port as u16), (headers.ports >> 16) as u16),
     };
-    let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };
-    run.send(Sending {
-        reason: Reason::Replied,
-        service: id,
-        stats: backend.stats(),
-        ifindex,
-        opens: false,
-        flags,
-        // Handshakes are watched by the client's packets: an answer does not know its flow's hash.
-        drawn: 0,
-        end: network.end,
-        edit: Edit { macs, network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP }) },
-    })
+    let network = A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP });
+    run.send(Sending { reason: Reason::Replied, service: id, stats, ifindex, end, edit: Edit { macs, network } })
 }
 
 /// Ethernet addresses and interface of an answer. `None`: the next hop that the service names is not resolved.

@@ -13,7 +13,7 @@ use crate::{
     packet::Packet,
     read,
     rewrite::{Edit, Network},
-    select,
+    select::{self, Candidate},
     shared::Shared,
     tables::Tables,
     tunnel,
@@ -38,12 +38,6 @@ pub struct Sending {
     pub stats: u32,
     /// Interface to leave by; 0 = the one that the packet came in by; [`Sending::TO_HOST`].
     pub ifindex: u32,
-    /// The packet opens a flow.
-    pub opens: bool,
-    /// TCP flags; 0 for UDP.
-    pub flags: u8,
-    /// Hash of the flow if its handshake is watched, else 0.
-    pub drawn: u64,
     /// Bytes of the frame up to the end of the IP packet.
     pub end: usize,
     pub edit: Edit,
@@ -52,6 +46,20 @@ pub struct Sending {
 impl Sending {
     /// In place of an interface: the host is to route the changed packet.
     pub const TO_HOST: u32 = u32::MAX;
+}
+
+/// What a packet that is sent on tells of its flow. Of most packets that is nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sign {
+    /// Index of the backend's counters.
+    pub stats: u32,
+    pub reply: bool,
+    /// The packet opens a flow.
+    pub opens: bool,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// Hash of the flow if its handshake is watched, else 0.
+    pub drawn: u64,
 }
 
 /// A packet that was found to be for a VIP, with what is known of it.
@@ -68,6 +76,14 @@ pub(crate) struct Arrival<'a, A> {
     pub hash: u64,
 }
 
+impl<A> Arrival<'_, A> {
+    /// The packet asks for a TCP connection.
+    #[inline(always)]
+    pub(crate) fn connects(&self) -> bool {
+        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+}
+
 /// Decides what becomes of a packet.
 #[inline(always)]
 pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T) -> Verdict {
@@ -80,6 +96,8 @@ pub(crate) trait Sink<P, T> {
     type Done;
 
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
+    /// A packet is about to be sent.
+    fn note(&self, tables: &T, sign: Sign);
     fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Self::Done;
     fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Self::Done;
 }
@@ -94,6 +112,9 @@ impl<P, T> Sink<P, T> for Tell {
     fn end(self, _: &mut P, _: &T, service: u32, reason: Reason) -> Verdict {
         Verdict::End { service, reason }
     }
+
+    #[inline(always)]
+    fn note(&self, _: &T, _: Sign) {}
 
     #[inline(always)]
     fn send(self, _: &mut P, _: &T, sending: Sending) -> Verdict {
@@ -133,6 +154,28 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
     #[inline(always)]
     pub(crate) fn send(self, sending: Sending) -> S::Done {
         self.sink.send(self.packet, self.tables, sending)
+    }
+
+    /// Sends a client's packet to `backend`. What is changed in it is asked for last, so that little has to be kept until then.
+    #[inline(always)]
+    pub(crate) fn forward<A>(
+        self,
+        arrival: &Arrival<'_, A>,
+        backend: Candidate<'_>,
+        opens: bool,
+        network: impl FnOnce() -> Network,
+    ) -> S::Done {
+        let stats = backend.stats();
+        let drawn = handshake::drawn(arrival.config, arrival.hash);
+        self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, drawn });
+        self.send(Sending {
+            reason: Reason::Forwarded,
+            service: arrival.service,
+            stats,
+            ifindex: backend.ifindex(),
+            end: arrival.network.end,
+            edit: Edit { macs: backend.macs(), network: network() },
+        })
     }
 
     /// Leaves the packet to [`crate::aside::take`].
@@ -226,17 +269,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 fn dsr<A, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     let table = TableRef(read!(arrival.vip, Vip.table as u64));
     match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
-        Ok((_, backend)) => run.send(Sending {
-            reason: Reason::Forwarded,
-            service: arrival.service,
-            stats: backend.stats(),
-            ifindex: backend.ifindex(),
-            opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
-            flags: arrival.flags,
-            drawn: handshake::drawn(arrival.config, arrival.hash),
-            end: arrival.network.end,
-            edit: Edit { macs: backend.macs(), network: Network::Untouched },
-        }),
+        Ok((_, backend)) => run.forward(arrival, backend, arrival.connects(), || Network::Untouched),
         Err(reason) => run.end(arrival.service, reason),
     }
 }

@@ -61,8 +61,18 @@ pub fn flow<A: Address>(tuple: &Tuple<A>, key: [u64; 2], seed: u64) -> u64 {
 /// Hash of a reply: from the backend (`src`) to the source address of the translation (`dst`), `ports` accordingly.
 #[inline(always)]
 pub fn reply<A: Address>(tuple: &Tuple<A>, proto: u8, key: [u64; 2]) -> u64 {
-    let h = A::absorb_two(tuple.src, tuple.dst, key[0]);
-    last(step(h ^ key[1], tuple.ports as u64 | (proto as u64) << 32))
+    reply_ports(reply_addresses(tuple.src, tuple.dst, key), tuple.ports, proto)
+}
+
+/// The part of [`reply`] that is the same for all ports.
+#[inline(always)]
+pub(crate) fn reply_addresses<A: Address>(backend: A, source: A, key: [u64; 2]) -> u64 {
+    A::absorb_two(backend, source, key[0]) ^ key[1]
+}
+
+#[inline(always)]
+pub(crate) fn reply_ports(addresses: u64, ports: u32, proto: u8) -> u64 {
+    last(step(addresses, ports as u64 | (proto as u64) << 32))
 }
 
 /// `hash` brought down to `0..n`, by its upper half.

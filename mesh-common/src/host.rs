@@ -15,6 +15,7 @@ use crate::{
     aside::{self, Aside, Cause},
     forward::Verdict,
     handshake, hash,
+    icmp::Relayed,
     nat::{Opening, open_flow},
     packet::{Packet, PacketMut},
     patch::{Patch, Quote},
@@ -97,7 +98,7 @@ impl Patch for Frame<'_> {
 }
 
 impl<T: Tables> Aside<T> for Frame<'_> {
-    fn aside(&mut self, tables: &T, cause: Cause) -> Exit {
+    fn aside(&mut self, tables: &T, cause: Cause) -> u64 {
         aside::take(self, tables, cause)
     }
 }
@@ -126,6 +127,7 @@ pub struct HostTables {
     /// Frames that [`HostTables::run`] was given, counted beside the engine.
     pub received: Cell<ReasonStats>,
     pub quote: Cell<Quote>,
+    pub relayed: Cell<Relayed>,
     pub said: Cell<Said>,
     pub reason_stats: Vec<Cell<ReasonStats>>,
     pub backend_stats: Vec<Cell<BackendStats>>,
@@ -156,6 +158,7 @@ impl HostTables {
             opening: Cell::default(),
             received: Cell::default(),
             quote: Cell::default(),
+            relayed: Cell::default(),
             said: Cell::default(),
             reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
             backend_stats: vec![Cell::default(); backends],
@@ -298,6 +301,10 @@ impl Tables for HostTables {
 
     fn quote(&self) -> Option<Shared<'_, Quote>> {
         Some(Shared::of(&self.quote))
+    }
+
+    fn relayed(&self) -> Option<Shared<'_, Relayed>> {
+        Some(Shared::of(&self.relayed))
     }
 
     fn said(&self) -> Option<Shared<'_, Said>> {

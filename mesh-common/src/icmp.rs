@@ -9,16 +9,19 @@ use core::mem::offset_of;
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+pub use relay::Relayed;
+
 use crate::{
     abi::Reason,
-    aside::Outcome,
+    aside::{Cause, Outcome},
     checksum,
     flow::{Address, V4, V6},
     nat::{Translated, received_macs},
-    outline::{Outline, Outlined},
-    packet::{u16_at, u32_at, u64_at},
+    outline::Outlined,
+    packet::{Packet, u16_at, u32_at, u64_at},
     patch::Patch,
     rewrite::Macs,
+    shared::in_order,
     tables::Tables,
 };
 
@@ -97,50 +100,57 @@ impl Icmp for V6 {
         const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
         const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
         let ip = packet.at::<{ Ipv6Hdr::LEN }>(l3)?;
-        let old_src = V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]);
-        let old_dst = V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]);
         // Two bytes, because sums are of 16-bit words.
         let old = u16_at::<{ HOPS - 1 }, _>(ip);
         let [next, _] = old.to_ne_bytes();
         let new = u16::from_ne_bytes([next, ttl]);
-        let addresses = old_src.sum::<true>() + old_dst.sum::<true>() + src.sum::<false>() + dst.sum::<false>();
+        let addresses = in_order(V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]).sum::<true>() + src.sum::<false>());
+        let addresses = in_order(addresses + V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]).sum::<true>() + dst.sum::<false>());
         let done =
             packet.patch(l3 + HOPS - 1, new.to_ne_bytes()) && packet.patch(l3 + SRC, src.addr().0) && packet.patch(l3 + DST, dst.addr().0);
         done.then_some(Readdressed { addresses, header: addresses + (!old) as u64 + new as u64 })
     }
 }
 
-/// Goes on with an ICMP packet; `ours`: it is for a VIP's address.
+/// Goes on with the ICMP packet whose IP header is at `l3`; `ours`: it is for a VIP's address.
 #[inline(always)]
-pub(crate) fn arrived<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, ours: bool) -> Outcome {
-    let others = Outcome::end(0, if ours { Reason::Icmp } else { Reason::NotForVip });
-    if ip.proto != A::ICMP || ip.piece.is_part() {
-        return others;
+pub(crate) fn arrived<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, ours: bool) -> Outcome {
+    let judged = Cause::from_word(judge::<A, P, T>(packet, tables, l3, ours));
+    match judged.reason() {
+        Reason::EchoAnswered => Outcome::end(0, Reason::from_u8(echo::<A, P>(packet, l3) as u8)),
+        reason @ (Reason::Forwarded | Reason::Replied) => match relay::change::<A, P, T>(packet, tables, l3) {
+            0 => relay::sent(tables, reason == Reason::Replied),
+            refused => Outcome::end(judged.service(), Reason::from_u8(refused as u8)),
+        },
+        reason => Outcome::end(judged.service(), reason),
     }
-    let Some(&[kind, code, ..]) = packet.at::<HEADER>(ip.l4) else {
-        return if ours { Outcome::end(0, Reason::Malformed) } else { others };
-    };
-    if kind == A::ECHO && code == 0 && ours {
-        return echo(packet, ip);
-    }
-    let Some(config) = tables.config() else { return others };
-    if !A::is_error(kind) {
-        return others;
-    }
-    relay::relay(packet, tables, config, ip, others)
 }
 
-/// Answers an echo request.
-#[inline(always)]
-fn echo<A: Icmp, P: Patch>(packet: &mut P, ip: &Outline<A>) -> Outcome {
-    let malformed = Outcome::end(0, Reason::Malformed);
-    if ip.end < ip.l4 + HEADER || !packet.holds(ip.end) {
-        return malformed;
+/// What is to become of an ICMP packet: a [`Cause`], as a word. It is only looked at here, so that nothing of this step is on the stack of the next one.
+#[inline(never)]
+fn judge<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, l3: usize, ours: bool) -> u64 {
+    let others = Cause::new(0, if ours { Reason::Icmp } else { Reason::NotForVip });
+    let Some(ip) = A::outline(packet, l3) else { return Cause::new(0, Reason::Malformed).word() };
+    if ip.proto != A::ICMP || ip.piece.is_part() {
+        return others.word();
     }
-    if ip.src == ip.dst {
-        return Outcome::end(0, Reason::Spoofed);
+    let Some(&[kind, code, ..]) = packet.at::<HEADER>(ip.l4) else {
+        return if ours { Cause::new(0, Reason::Malformed) } else { others }.word();
+    };
+    if kind == A::ECHO && code == 0 && ours {
+        return Cause::new(0, if ip.src == ip.dst { Reason::Spoofed } else { Reason::EchoAnswered }).word();
     }
+    if A::is_error(kind) { relay::find(packet, tables, &ip, others) } else { others }.word()
+}
+
+/// Answers an echo request; the [`Reason`] that it ends for.
+#[inline(never)]
+fn echo<A: Icmp, P: Patch>(packet: &mut P, l3: usize) -> u32 {
     let mut answered = || {
+        let ip = A::outline(packet, l3)?;
+        if ip.end < ip.l4 + HEADER || !packet.holds(ip.end) {
+            return None;
+        }
         let word = u32_at::<0, _>(packet.at::<HEADER>(ip.l4)?);
         let reply = u16::from_ne_bytes([A::ECHO_REPLY, 0]);
         let check = checksum::apply((word >> 16) as u16, checksum::replaced(word & 0xffff, reply as u32));
@@ -148,7 +158,7 @@ fn echo<A: Icmp, P: Patch>(packet: &mut P, ip: &Outline<A>) -> Outcome {
         A::readdress(packet, ip.l3, ip.dst, ip.src, TTL)?;
         packet.patch(ip.l4, (reply as u32 | (check as u32) << 16).to_ne_bytes()).then_some(())
     };
-    answered().map_or(malformed, |()| Outcome::end(0, Reason::EchoAnswered))
+    if answered().is_some() { Reason::EchoAnswered as u32 } else { Reason::Malformed as u32 }
 }
 
 /// Swaps the Ethernet addresses.

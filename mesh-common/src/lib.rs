@@ -26,7 +26,7 @@ pub mod hash;
 mod header;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
-mod icmp;
+pub mod icmp;
 pub mod ledger;
 pub mod nat;
 mod outline;

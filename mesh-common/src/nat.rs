@@ -16,12 +16,11 @@ pub(crate) use reply::{find as find_reply, reply};
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Reason, Vip},
     flow::{Tuple, V4, V6, load_address, ports},
-    forward::{Arrival, Run, Sending, Sink},
-    handshake,
+    forward::{Arrival, Run, Sink},
     header::{Ip, TCP, tcp},
     packet::{Packet, u32_at, u64_at},
     put, read,
-    rewrite::{Edit, Macs, Network, Translation},
+    rewrite::{Macs, Network, Translation},
     select::Candidate,
     shared::Shared,
     tables::Tables,
@@ -34,7 +33,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match flow_of(run.packet, run.tables, arrival) {
-        Ok((backend, parties, opens)) => run.send(sending(arrival, backend, parties, opens)),
+        Ok((backend, parties, opens)) => run.forward(arrival, backend, opens, || translation(arrival, backend, parties)),
         Err(reason) => run.end(arrival.service, reason),
     }
 }
@@ -46,14 +45,14 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
     tables: &'a T,
     arrival: &Arrival<'a, A>,
 ) -> Result<(Candidate<'a>, Parties, bool), Reason> {
-    let now = tables.tick();
     if let Some((flow, parties)) = index::find(tables, arrival) {
+        let now = tables.tick();
         let tcp = arrival.headers.proto == TCP;
         let life = Life::of(flow);
         let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend());
         let expired = life.expired_by(tcp, now, arrival.config);
         // Whether the daemon has swept or not: a flow that has been silent for too long is no flow.
-        let over = expired || arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && life.is_closed(tcp);
+        let over = expired || arrival.connects() && life.is_closed(tcp);
         match backend.filter(|backend| backend.state().keeps_old()) {
             Some(backend) if !over => {
                 if !backend.ready() {
@@ -70,7 +69,7 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
             _ => open::abandon(tables, flow, Parties::claim(arrival.hash)),
         }
     }
-    let parties = open::open(packet, tables, arrival, now)?;
+    let parties = open::open(packet, tables, arrival)?;
     match Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend()) {
         Some(backend) => Ok((backend, parties, true)),
         None => Err(Reason::NoBackend),
@@ -153,9 +152,9 @@ impl<A> Arrival<'_, A> {
     }
 }
 
-/// How a client's packet is sent on to `backend`.
+/// How a client's packet is changed on its way to `backend`.
 #[inline(always)]
-fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, parties: Parties, opens: bool) -> Sending {
+fn translation<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, parties: Parties) -> Network {
     let source = arrival.config.source(parties.nat_source() as u64);
     let headers = &arrival.headers;
     let tuple = Tuple {
@@ -163,18 +162,7 @@ fn sending<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, part
         dst: load_address!(A, backend.entry, Backend.addr),
         ports: ports(parties.nat_port(), backend.port()),
     };
-    let translation = Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP };
-    Sending {
-        reason: Reason::Forwarded,
-        service: arrival.service,
-        stats: backend.stats(),
-        ifindex: backend.ifindex(),
-        opens,
-        flags: arrival.flags,
-        drawn: handshake::drawn(arrival.config, arrival.hash),
-        end: arrival.network.end,
-        edit: Edit { macs: backend.macs(), network: A::edit(translation) },
-    }
+    A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP })
 }
 
 /// Notes where the client's packets come from: replies go back there. It is written only where it changed, as when a router was replaced.

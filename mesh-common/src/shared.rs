@@ -159,7 +159,7 @@ impl<'a> Shared<'a, Config> {
 impl<'a> Shared<'a, Quote> {
     /// Word `index` of the room. `index` is a loop's variable, whose range the verifier knows.
     #[inline(always)]
-    pub(crate) fn at_word(self, index: usize) -> Shared<'a, u64> {
+    pub fn at_word(self, index: usize) -> Shared<'a, u64> {
         // SAFETY: the remainder is one of the words.
         unsafe { self.part((index % (QUOTE / 8)) * size_of::<u64>()) }
     }

@@ -3,6 +3,7 @@
 use crate::{
     abi::{Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
     answer::Said,
+    icmp::Relayed,
     nat::Opening,
     patch::Quote,
     shared::Shared,
@@ -27,6 +28,8 @@ pub trait Tables {
     fn open_flow(&self) -> u64;
     /// Room for what an answer quotes.
     fn quote(&self) -> Option<Shared<'_, Quote>>;
+    /// Room for what becomes of an ICMP error.
+    fn relayed(&self) -> Option<Shared<'_, Relayed>>;
     /// How many errors this CPU has said lately.
     fn said(&self) -> Option<Shared<'_, Said>>;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.

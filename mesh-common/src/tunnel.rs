@@ -4,13 +4,12 @@ use crate::{
     abi::{Backend, Reason, TableRef, Vip},
     aside::Cause,
     flow::{V4, V6, load_address},
-    forward::{Arrival, Run, Sending, Sink},
-    handshake,
-    header::{Ip, TCP, tcp},
+    forward::{Arrival, Run, Sink},
+    header::{Ip, TCP},
     packet::Packet,
     read,
-    rewrite::{Edit, Encap, Network, Outer, class_of},
-    select::{self, Candidate},
+    rewrite::{Encap, Network, Outer, class_of},
+    select,
     tables::Tables,
 };
 
@@ -44,27 +43,16 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
     let len = arrival.network.end.wrapping_sub(arrival.headers.l3) as u16;
     let encap = |outer| Encap { outer, l3: arrival.headers.l3, len, class, inner: A::FAMILY, udp, label: arrival.hash as u32 & 0xf_ffff };
     if v6 {
-        let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
-        run.send(sending(arrival, backend, encap(Outer::V6 { src, dst })))
+        run.forward(arrival, backend, arrival.connects(), || {
+            let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
+            Network::Encap(encap(Outer::V6 { src, dst }))
+        })
     } else {
-        let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
-        let sum = read!(backend.entry, Backend.addr_csum as u16);
-        run.send(sending(arrival, backend, encap(Outer::V4 { src, dst, sum })))
-    }
-}
-
-#[inline(always)]
-fn sending<A>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, encap: Encap) -> Sending {
-    Sending {
-        reason: Reason::Forwarded,
-        service: arrival.service,
-        stats: backend.stats(),
-        ifindex: backend.ifindex(),
-        opens: arrival.flags & (tcp::SYN | tcp::ACK) == tcp::SYN,
-        flags: arrival.flags,
-        drawn: handshake::drawn(arrival.config, arrival.hash),
-        end: arrival.network.end,
-        edit: Edit { macs: backend.macs(), network: Network::Encap(encap) },
+        run.forward(arrival, backend, arrival.connects(), || {
+            let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
+            let sum = read!(backend.entry, Backend.addr_csum as u16);
+            Network::Encap(encap(Outer::V4 { src, dst, sum }))
+        })
     }
 }
 

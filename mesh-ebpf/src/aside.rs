@@ -1,10 +1,7 @@
 //! Packets that are set aside: global functions, which the verifier follows once, and not from each place and state that they are called from.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use mesh_common::{
-    account::Exit,
-    aside::{self, Aside, Cause, Desk},
-};
+use mesh_common::aside::{self, Aside, Cause, Desk};
 
 use crate::{
     maps::Maps,
@@ -18,7 +15,7 @@ macro_rules! desks {
         extern "C" fn $name(ctx: *mut $context, cause: u64) -> u64 {
             // SAFETY: the kernel called with this context, and the caller makes no more use of the frame.
             let mut frame = unsafe { <$frame>::of(ctx) };
-            $take(&mut frame, &Maps, Cause::from_word(cause)).word()
+            $take(&mut frame, &Maps, Cause::from_word(cause))
         }
     )+ };
 }
@@ -32,22 +29,22 @@ desks! {
 
 impl Aside<Maps> for XdpFrame {
     #[inline(always)]
-    fn aside(&mut self, _: &Maps, cause: Cause) -> Exit {
+    fn aside(&mut self, _: &Maps, cause: Cause) -> u64 {
         let (ctx, word) = (self.context(), cause.word());
-        Exit::from_word(match cause.desk() {
+        match cause.desk() {
             Desk::Icmp => mesh_xdp_icmp(ctx, word),
             Desk::Answer => mesh_xdp_answer(ctx, word),
-        })
+        }
     }
 }
 
 impl Aside<Maps> for Skb {
     #[inline(always)]
-    fn aside(&mut self, _: &Maps, cause: Cause) -> Exit {
+    fn aside(&mut self, _: &Maps, cause: Cause) -> u64 {
         let (skb, word) = (self.context(), cause.word());
-        Exit::from_word(match cause.desk() {
+        match cause.desk() {
             Desk::Icmp => mesh_tc_icmp(skb, word),
             Desk::Answer => mesh_tc_answer(skb, word),
-        })
+        }
     }
 }

@@ -15,6 +15,7 @@ use mesh_common::{
     },
     answer::Said,
     handshake,
+    icmp::Relayed,
     nat::{self, Opening},
     patch::Quote,
     shared::Shared,
@@ -67,6 +68,9 @@ static OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 /// What an answer quotes.
 #[map]
 static QUOTES: PerCpuArray<Quote> = PerCpuArray::with_max_entries(1, 0);
+/// What becomes of an ICMP error.
+#[map]
+static RELAYED: PerCpuArray<Relayed> = PerCpuArray::with_max_entries(1, 0);
 /// Errors that this CPU has said lately.
 #[map]
 static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
@@ -153,6 +157,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn quote(&self) -> Option<Shared<'_, Quote>> {
         look_up!(QUOTES, 0)
+    }
+
+    #[inline(always)]
+    fn relayed(&self) -> Option<Shared<'_, Relayed>> {
+        look_up!(RELAYED, 0)
     }
 
     #[inline(always)]

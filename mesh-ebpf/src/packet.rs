@@ -20,13 +20,17 @@ use mesh_common::{
     checksum,
     flow::{Address, V4, V6},
     packet::{Packet, PacketMut, u16_at, u32_at, u64_at},
+    patch::Patch,
     rewrite::{Edit, Encap, Network, Outer, Rewrite, Translation, by_stores, checksum_offset},
+    tables::Tables,
 };
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
 };
+
+use crate::maps::Maps;
 
 /// Sends the frame out of another interface when the program ends; the action that says so.
 #[inline(always)]
@@ -266,22 +270,31 @@ impl Skb {
     #[inline(always)]
     fn encap(&mut self, encap: &Encap) -> Option<()> {
         let kind = if encap.udp.is_some() { BPF_F_ADJ_ROOM_ENCAP_L4_UDP } else { 0 };
-        let ip = match encap.outer {
+        // In memory of the map's and not on the stack, where the largest header would cost every packet its room.
+        let room = Maps.quote()?;
+        let put = |i, word| room.at_word(i).store::<u64, 0>(word);
+        let (ip, family) = match encap.outer {
             Outer::V4 { src, dst, sum } => {
-                let mut head = Words([0; Ipv4Hdr::LEN]);
-                encap.ipv4::<0, _>(&mut head.0, src, dst, sum);
-                self.make_room(encap, kind | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)?;
-                self.store(encap.l3, head.0, BPF_F_RECOMPUTE_CSUM as u64)?;
-                Ipv4Hdr::LEN
+                let [a, b, c] = encap.ipv4_words(src, dst, sum);
+                put(0, a);
+                put(1, b);
+                put(2, c);
+                (Ipv4Hdr::LEN, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
             }
             Outer::V6 { src, dst } => {
-                let mut head = Words([0; Ipv6Hdr::LEN]);
-                encap.ipv6::<0, _>(&mut head.0, src, dst);
-                self.make_room(encap, kind | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)?;
-                self.store(encap.l3, head.0, BPF_F_RECOMPUTE_CSUM as u64)?;
-                Ipv6Hdr::LEN
+                let [a, b, c, d, e] = encap.ipv6_words(src, dst);
+                put(0, a);
+                put(1, b);
+                put(2, c);
+                put(3, d);
+                put(4, e);
+                (Ipv6Hdr::LEN, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
             }
         };
+        self.make_room(encap, kind | family)?;
+        if !self.put_quote(encap.l3, ip, room) {
+            return None;
+        }
         if let Some(port) = encap.udp {
             let mut head = Words([0; UdpHdr::LEN]);
             encap.udp::<0, _>(&mut head.0, port);

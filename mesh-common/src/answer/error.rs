@@ -8,7 +8,6 @@ use crate::{
     answer::Answered,
     checksum,
     icmp::{HEADER, turn_around},
-    outline::Outline,
     patch::{Patch, QUOTE, Quote},
     put, read,
     shared::{Shared, in_order},
@@ -26,9 +25,15 @@ pub struct Said {
     count: u32,
 }
 
-/// Turns the packet into an error about itself: `kind` is type and code, `mtu` counts for "too big".
+/// Turns the packet whose IP header is at `l3` into an error about itself, if it can: `kind` is type and code, `mtu` counts for "too big".
 #[inline(never)]
-pub(crate) fn send<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, ip: &Outline<A>, kind: [u8; 2], mtu: u16) -> Option<()> {
+pub(crate) fn send<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, kind: [u8; 2], mtu: u16) -> bool {
+    turn::<A, P, T>(packet, tables, l3, kind, mtu).is_some()
+}
+
+#[inline(always)]
+fn turn<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, kind: [u8; 2], mtu: u16) -> Option<()> {
+    let ip = A::outline(packet, l3)?;
     let whole = ip.end.checked_sub(ip.l3)?;
     let room = tables.quote()?;
     let quoted = if whole < A::QUOTED { whole } else { A::QUOTED };

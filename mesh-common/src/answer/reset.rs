@@ -7,7 +7,6 @@ use crate::{
     checksum,
     header::{TCP, tcp},
     icmp::turn_around,
-    outline::Outline,
     packet::{u32_at, u64_at},
     patch::Patch,
 };
@@ -15,10 +14,17 @@ use crate::{
 /// The shortest frame that Ethernet knows, without its checksum.
 const SHORTEST: usize = 60;
 
-/// Turns the packet into a RST to its sender: if `opening` for one that opens a connection, if `midst` or `opening` for all others.
+/// Turns the packet whose IP header is at `l3` into a RST to its sender: if `opening` for one that opens a connection, if `midst` or `opening` for all
+/// others.
 #[inline(never)]
-pub(crate) fn send<A: Answered, P: Patch>(packet: &mut P, ip: &Outline<A>, opening: bool, midst: bool) -> Option<()> {
+pub(crate) fn send<A: Answered, P: Patch>(packet: &mut P, l3: usize, opening: bool, midst: bool) -> bool {
+    turn::<A, P>(packet, l3, opening, midst).is_some()
+}
+
+#[inline(always)]
+fn turn<A: Answered, P: Patch>(packet: &mut P, l3: usize, opening: bool, midst: bool) -> Option<()> {
     const ACK: u8 = tcp::ACK;
+    let ip = A::outline(packet, l3)?;
     let header = packet.at::<{ TcpHdr::LEN }>(ip.l4)?;
     let (ports, numbers) = (u32_at::<0, _>(header), u64_at::<4, _>(header));
     let [data_offset, flags, ..] = u32_at::<12, _>(header).to_ne_bytes();

@@ -1,8 +1,14 @@
 //! An error on its way to who sent what it is about.
+//!
+//! It is done in two steps that share no stack: one finds who that is and what the packet becomes, as a [`Relayed`]; the other one changes the packet.
+
+use core::mem::offset_of;
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Backend, Config, Mode, NatFlow, NatSource, Reason, ServiceInfo, TableRef, Vip},
-    aside::Outcome,
+    abi::{Addr, Backend, Config, Mode, NatFlow, NatSource, Reason, ServiceInfo, TableRef, Vip},
+    aside::{Cause, Outcome},
     checksum,
     flow::{Tuple, load_address, ports},
     forward::{self, Arrival},
@@ -11,14 +17,35 @@ use crate::{
     icmp::{HEADER, Icmp, put_macs},
     nat,
     outline::Outline,
-    packet::{u16_at, u32_at},
+    packet::{Packet, u16_at, u32_at},
     patch::Patch,
-    read,
+    put, read,
     rewrite::{Macs, checksum_offset},
     select::{self, Candidate},
-    shared::Shared,
+    shared::{Shared, in_order},
     tables::Tables,
 };
+
+/// An error as the one who gets it is to have it: addresses as he knows them, which are those of the quoted packet the other way round, and the
+/// quoted packet's ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Relayed {
+    src: Addr,
+    dst: Addr,
+    /// Each in the low 48 bits.
+    to_mac: u64,
+    from_mac: u64,
+    quoted_ports: u32,
+    /// 0 = nothing but the Ethernet addresses changes.
+    translated: u32,
+    /// Index of the backend's counters.
+    stats: u32,
+    ifindex: u32,
+    /// Offset of the packet's end in the frame.
+    end: u32,
+    reserved: u32,
+}
 
 /// The packet that an error quotes.
 struct Quoted<A> {
@@ -26,36 +53,28 @@ struct Quoted<A> {
     ports: u32,
 }
 
-/// Addresses and ports as the one who gets the error knows them: of the error itself, and of the packet that it quotes.
-struct Known<A> {
-    src: A,
-    dst: A,
-    quoted: Tuple<A>,
-}
-
-/// Sends an error on; it ends as `others` where it concerns nothing that goes through here.
+/// Finds who gets an error. [`Reason::Forwarded`] (a backend) or [`Reason::Replied`] (a client): the error has to be changed as
+/// [`Tables::relayed`] says now. It ends as `others` where it concerns nothing that goes through here.
 #[inline(always)]
-pub(crate) fn relay<A: Icmp, P: Patch, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    config: Shared<'_, Config>,
-    ip: &Outline<A>,
-    others: Outcome,
-) -> Outcome {
+pub(crate) fn find<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, ip: &Outline<A>, others: Cause) -> Cause {
+    let (Some(config), Some(relayed)) = (tables.config(), tables.relayed()) else { return others };
     let Some(quoted) = quoted::<A, P>(packet, ip) else { return others };
     // Routers send errors to who they think has sent the packet.
     if quoted.ip.src != ip.dst || !packet.holds(ip.end) {
         return others;
     }
-    let key = (quoted.ports & 0xffff) | (quoted.ip.proto as u32) << 16 | (A::FAMILY as u32) << 24;
-    match forward::find(tables, config, quoted.ip.src, key) {
-        Some(vip) => to_backend(packet, tables, (config, vip), ip, &quoted, others),
-        None => to_client(packet, tables, config, ip, &quoted, others),
-    }
+    put!(relayed, Relayed.end as u32, ip.end as u32);
+    let (tuple, proto) = (quoted.tuple(), quoted.ip.proto);
+    let key = (tuple.ports >> 16) | (proto as u32) << 16 | (A::FAMILY as u32) << 24;
+    let found = match forward::find(tables, config, tuple.dst, key) {
+        Some(vip) => to_backend(tables, relayed, (config, vip), &tuple, proto),
+        None => to_client(tables, relayed, config, &tuple, proto),
+    };
+    found.unwrap_or(others)
 }
 
 #[inline(always)]
-fn quoted<A: Icmp, P: Patch>(packet: &P, ip: &Outline<A>) -> Option<Quoted<A>> {
+fn quoted<A: Icmp, P: Packet>(packet: &P, ip: &Outline<A>) -> Option<Quoted<A>> {
     let inner = A::outline(packet, ip.l4 + HEADER)?;
     if inner.piece.later || (inner.proto != TCP && inner.proto != UDP) || ip.end < inner.l4 + 8 {
         return None;
@@ -64,80 +83,82 @@ fn quoted<A: Icmp, P: Patch>(packet: &P, ip: &Outline<A>) -> Option<Quoted<A>> {
     Some(Quoted { ip: inner, ports })
 }
 
-/// The quoted packet went from a VIP to a client: its backend is found as for the client's packets.
+/// The quoted packet went from a VIP to a client: its backend is found as for the client's packets. `tuple` is that of those.
 #[inline(always)]
-fn to_backend<'a, A: Icmp, P: Patch, T: Tables>(
-    packet: &mut P,
+fn to_backend<'a, A: Icmp, T: Tables>(
     tables: &'a T,
+    relayed: Shared<'_, Relayed>,
     (config, vip): (Shared<'a, Config>, Shared<'a, Vip>),
-    ip: &Outline<A>,
-    quoted: &Quoted<A>,
-    others: Outcome,
-) -> Outcome {
+    tuple: &Tuple<A>,
+    proto: u8,
+) -> Option<Cause> {
     const DSR: u8 = Mode::Dsr as u8;
     const NAT: u8 = Mode::Nat as u8;
     let service = read!(vip, Vip.service as u32);
-    let tuple = quoted.tuple();
-    let hash = hash::flow(&tuple, hash::key(config), read!(vip, Vip.seed as u64));
+    let hash = hash::flow(tuple, hash::key(config), read!(vip, Vip.seed as u64));
     let base = read!(vip, Vip.backend_base as u32);
-    match read!(vip, Vip.mode as u8) {
+    let backend = match read!(vip, Vip.mode as u8) {
         DSR => match select::backend(tables, TableRef(read!(vip, Vip.table as u64)), base, hash) {
-            Ok((_, backend)) => match put_macs(packet, backend.macs()) {
-                Some(()) => Outcome::sent(false, service, backend.stats(), backend.ifindex()),
-                None => Outcome::end(service, Reason::Malformed),
-            },
-            Err(reason) => Outcome::end(service, reason),
+            Ok((_, backend)) => {
+                put!(relayed, Relayed.translated as u32, 0);
+                backend
+            }
+            Err(reason) => return Some(Cause::new(service, reason)),
         },
         NAT => {
-            let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto: quoted.ip.proto, fragment: false, l3: 0, l4: 0 };
-            let network = Network { src: tuple.src, ttl: ip.ttl, fragment: false, end: 0 };
+            let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto, fragment: false, l3: 0, l4: 0 };
+            let network = Network { src: tuple.src, ttl: 0, fragment: false, end: 0 };
             let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash };
-            let Some((_, parties)) = nat::find(tables, &arrival) else { return others };
-            let Some(backend) = Candidate::at(tables, base, parties.backend()) else { return others };
-            if !backend.ready() {
-                return Outcome::end(service, Reason::NextHop);
-            }
+            let (_, parties) = nat::find(tables, &arrival)?;
+            let backend = Candidate::at(tables, base, parties.backend())?;
             let source = load_address!(A, config.source(parties.nat_source() as u64), NatSource.addr);
             let addr = load_address!(A, backend.entry, Backend.addr);
-            let inner = Tuple { src: addr, dst: source, ports: ports(backend.port(), parties.nat_port()) };
-            let (stats, ifindex) = (backend.stats(), backend.ifindex());
-            let done = send(packet, ip, quoted, backend.macs(), &Known { src: source, dst: addr, quoted: inner });
-            finish(done, Outcome::sent(false, service, stats, ifindex), service)
+            translate(relayed, source, addr, ports(backend.port(), parties.nat_port()));
+            backend
         }
-        _ => others,
+        _ => return None,
+    };
+    if !backend.ready() {
+        return Some(Cause::new(service, Reason::NextHop));
     }
+    way(relayed, backend.macs(), backend.stats(), backend.ifindex());
+    Some(Cause::new(service, Reason::Forwarded))
 }
 
 /// The quoted packet went from a source address of ours to a backend: its flow is found as for the backend's packets.
 #[inline(always)]
-fn to_client<A: Icmp, P: Patch, T: Tables>(
-    packet: &mut P,
+fn to_client<A: Icmp, T: Tables>(
     tables: &T,
+    relayed: Shared<'_, Relayed>,
     config: Shared<'_, Config>,
-    ip: &Outline<A>,
-    quoted: &Quoted<A>,
-    others: Outcome,
-) -> Outcome {
-    let Some(found) = nat::find_reply(tables, config, &quoted.tuple(), quoted.ip.proto) else { return others };
+    tuple: &Tuple<A>,
+    proto: u8,
+) -> Option<Cause> {
+    let found = nat::find_reply(tables, config, tuple, proto)?;
     let vip = load_address!(A, found.service, ServiceInfo.addr);
     let client = load_address!(A, found.flow, NatFlow.client);
-    let inner = Tuple { src: client, dst: vip, ports: ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)) };
+    translate(relayed, vip, client, ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)));
+    let service = read!(found.flow, NatFlow.service as u32);
     let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
-    let (service, ifindex) = (read!(found.flow, NatFlow.service as u32), read!(found.flow, NatFlow.ifindex as u32));
-    if read!(found.flow, NatFlow.claim as u64) != found.claim {
-        return others;
-    }
-    let stats = found.backend.stats();
-    let done = send(packet, ip, quoted, macs, &Known { src: vip, dst: client, quoted: inner });
-    finish(done, Outcome::sent(true, service, stats, ifindex), service)
+    way(relayed, macs, found.backend.stats(), read!(found.flow, NatFlow.ifindex as u32));
+    (read!(found.flow, NatFlow.claim as u64) == found.claim).then_some(Cause::new(service, Reason::Replied))
+}
+
+/// The error goes from `src` to `dst`, about a packet that went the other way.
+#[inline(always)]
+fn translate<A: Icmp>(relayed: Shared<'_, Relayed>, src: A, dst: A, ports: u32) {
+    src.store::<Relayed, { offset_of!(Relayed, src) }, { offset_of!(Relayed, src) + 8 }>(relayed);
+    dst.store::<Relayed, { offset_of!(Relayed, dst) }, { offset_of!(Relayed, dst) + 8 }>(relayed);
+    put!(relayed, Relayed.quoted_ports as u32, ports);
+    put!(relayed, Relayed.translated as u32, 1);
 }
 
 #[inline(always)]
-fn finish(done: Result<(), Reason>, sent: Outcome, service: u32) -> Outcome {
-    match done {
-        Ok(()) => sent,
-        Err(reason) => Outcome::end(service, reason),
-    }
+fn way(relayed: Shared<'_, Relayed>, macs: Macs, stats: u32, ifindex: u32) {
+    put!(relayed, Relayed.to_mac as u64, macs.dst);
+    put!(relayed, Relayed.from_mac as u64, macs.src);
+    put!(relayed, Relayed.stats as u32, stats);
+    put!(relayed, Relayed.ifindex as u32, ifindex);
 }
 
 impl<A: Copy> Quoted<A> {
@@ -147,26 +168,47 @@ impl<A: Copy> Quoted<A> {
     }
 }
 
-/// Changes the frame. Sums are of all words that change, as RFC 1624 has them; those of an IPv4 header come to nothing, because its own checksum
-/// makes up for them, and so does a quoted transport checksum where it was not cut off.
+/// What has become of an error that [`change`] has changed.
 #[inline(always)]
-fn send<A: Icmp, P: Patch>(packet: &mut P, ip: &Outline<A>, quoted: &Quoted<A>, macs: Macs, known: &Known<A>) -> Result<(), Reason> {
-    if ip.ttl <= 1 {
-        // Nobody is told: "an ICMP error message MUST NOT be sent as the result of receiving an ICMP error message" (RFC 1122 section 3.2.2).
-        return Err(Reason::TtlExceeded);
-    }
-    change(packet, ip, quoted, macs, known).ok_or(Reason::Malformed)
+pub(crate) fn sent<T: Tables>(tables: &T, reply: bool) -> Outcome {
+    let Some(relayed) = tables.relayed() else { return Outcome::end(0, Reason::BadTable) };
+    let (stats, ifindex) = (read!(relayed, Relayed.stats as u32), read!(relayed, Relayed.ifindex as u32));
+    Outcome::sent(reply, stats, ifindex, read!(relayed, Relayed.end as u32) as usize)
 }
 
+/// Changes the error whose IP header is at `l3` as [`Tables::relayed`] says: 0, or the [`Reason`] that it ends for.
+#[inline(never)]
+pub(crate) fn change<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize) -> u32 {
+    let Some(relayed) = tables.relayed() else { return Reason::BadTable as u32 };
+    if read!(relayed, Relayed.translated as u32) != 0 {
+        let Some(ip) = A::outline(packet, l3) else { return Reason::Malformed as u32 };
+        // Nobody is told: "an ICMP error message MUST NOT be sent as the result of receiving an ICMP error message" (RFC 1122 section 3.2.2).
+        if ip.ttl <= 1 {
+            return Reason::TtlExceeded as u32;
+        }
+        if readdress(packet, relayed, &ip).is_none() {
+            return Reason::Malformed as u32;
+        }
+    }
+    let macs = Macs { dst: read!(relayed, Relayed.to_mac as u64), src: read!(relayed, Relayed.from_mac as u64) };
+    if put_macs(packet, macs).is_some() { 0 } else { Reason::Malformed as u32 }
+}
+
+/// Sums are of all words that change, as RFC 1624 has them; those of an IPv4 header come to nothing, because its own checksum makes up for them, and
+/// so does a quoted transport checksum where it was not cut off.
 #[inline(always)]
-fn change<A: Icmp, P: Patch>(packet: &mut P, ip: &Outline<A>, quoted: &Quoted<A>, macs: Macs, known: &Known<A>) -> Option<()> {
-    put_macs(packet, macs)?;
-    let outer = A::readdress(packet, ip.l3, known.src, known.dst, ip.ttl - 1)?;
-    let inner = A::readdress(packet, quoted.ip.l3, known.quoted.src, known.quoted.dst, quoted.ip.ttl)?;
-    let ports = checksum::replaced(quoted.ports, known.quoted.ports);
-    let pseudo = if A::PSEUDO { outer.addresses } else { 0 };
-    let delta = pseudo + inner.header + ports + transport(packet, ip, quoted, inner.addresses + ports);
-    if !packet.patch(quoted.ip.l4, known.quoted.ports.to_ne_bytes()) {
+fn readdress<A: Icmp, P: Patch>(packet: &mut P, relayed: Shared<'_, Relayed>, ip: &Outline<A>) -> Option<()> {
+    let known = || (load_address!(A, relayed, Relayed.src), load_address!(A, relayed, Relayed.dst));
+    let (src, dst) = known();
+    let outer = A::readdress(packet, ip.l3, src, dst, ip.ttl - 1)?;
+    let pseudo = in_order(if A::PSEUDO { outer.addresses } else { 0 });
+    let quoted = quoted::<A, P>(packet, ip)?;
+    let (src, dst) = known();
+    let inner = A::readdress(packet, quoted.ip.l3, dst, src, quoted.ip.ttl)?;
+    let new = read!(relayed, Relayed.quoted_ports as u32);
+    let ports = checksum::replaced(quoted.ports, new);
+    let delta = pseudo + inner.header + ports + transport(packet, ip, &quoted, inner.addresses + ports);
+    if !packet.patch(quoted.ip.l4, new.to_ne_bytes()) {
         return None;
     }
     let check = u16_at::<2, _>(packet.at::<4>(ip.l4)?);

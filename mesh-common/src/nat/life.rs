@@ -165,7 +165,7 @@ impl Life {
 const STAGE: usize = offset_of!(NatFlow, stage);
 
 /// Makes a flow count as established, or as one that is over: whoever does so takes it off the gauge.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn establish<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>) {
     let old = flow.load::<u32, STAGE>();
     if old as u8 == NatFlow::ESTABLISHED || !flow.exchange32::<STAGE>(old, old & !0xff | NatFlow::ESTABLISHED as u32) {

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     abi::{Addr, Backend, Config, Family, NatFlow, NatGauges, NatSource, Reason, SlotWord, TableRef, Vip},
-    flow::{Address, Tuple, V4, V6, load_address, ports},
+    flow::{Address, V4, V6, load_address, ports},
     forward::Arrival,
     hash,
     header::TCP,
@@ -49,12 +49,7 @@ pub struct Opening {
 
 /// Opens a flow for this packet.
 #[inline(always)]
-pub(crate) fn open<A: Address, P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    arrival: &Arrival<'_, A>,
-    now: u32,
-) -> Result<Parties, Reason> {
+pub(crate) fn open<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<Parties, Reason> {
     if !arrival.may_open() {
         return Err(Reason::NoFlow);
     }
@@ -72,7 +67,7 @@ pub(crate) fn open<A: Address, P: Packet, T: Tables>(
     put!(opening, Opening.backend_base as u32, read!(arrival.vip, Vip.backend_base as u32));
     put!(opening, Opening.service as u32, arrival.service);
     put!(opening, Opening.ifindex as u32, packet.ifindex());
-    put!(opening, Opening.now as u32, now);
+    put!(opening, Opening.now as u32, tables.tick());
     put!(opening, Opening.client_port as u16, arrival.headers.ports as u16);
     put!(opening, Opening.family as u8, A::FAMILY as u8);
     put!(opening, Opening.proto as u8, arrival.headers.proto);
@@ -152,15 +147,14 @@ fn claim<'a, A: Address, T: Tables>(
     crowded: bool,
 ) -> Option<(Shared<'a, NatFlow>, u32, u16)> {
     let (first, count) = port_range(config);
-    let addr = load_address!(A, backend.entry, Backend.addr);
+    let addresses = hash::reply_addresses(load_address!(A, backend.entry, Backend.addr), source, hash::key(config));
     let own = (hash::last(read!(opening, Opening.hash as u64)) >> 32) | 1;
     let step = if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own };
     let mut point = read!(opening, Opening.hash as u64) << 32;
     for _ in 0..TRIES {
         let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
         point = point.wrapping_add(step << 32);
-        let reply = Tuple { src: addr, dst: source, ports: ports(backend.port(), port) };
-        let hash = hash::reply(&reply, read!(opening, Opening.proto as u8), hash::key(config));
+        let hash = hash::reply_ports(addresses, ports(backend.port(), port), read!(opening, Opening.proto as u8));
         let place = hash::range(hash, read!(config, Config.nat.flows as u32));
         if let Some(flow) = tables.nat_flow(place)
             && take(tables, config, flow, read!(opening, Opening.now as u32), crowded)

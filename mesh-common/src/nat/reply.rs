@@ -3,7 +3,7 @@
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceInfo},
     flow::{Tuple, load_address, ports},
-    forward::{Run, Sending, Sink},
+    forward::{Run, Sending, Sign, Sink},
     handshake, hash,
     header::Headers,
     nat::{Life, Parties, Translated, port_range},
@@ -30,16 +30,6 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let Some(network) = A::network(run.packet, headers.l3) else { return run.foreign() };
     let Some(found) = find(run.tables, config, &headers.tuple(&network), headers.proto) else { return run.foreign() };
     let id = read!(found.flow, NatFlow.service as u32);
-    let tuple = Tuple {
-        src: load_address!(A, found.service, ServiceInfo.addr),
-        dst: load_address!(A, found.flow, NatFlow.client),
-        ports: ports(read!(found.service, ServiceInfo.port as u16), found.parties.client_port()),
-    };
-    let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
-    let ifindex = read!(found.flow, NatFlow.ifindex as u32);
-    if read!(found.flow, NatFlow.claim as u64) != found.claim {
-        return run.foreign();
-    }
     let flags = match headers.check(run.packet) {
         Ok((_, flags)) if network.ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
@@ -52,17 +42,20 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         return run.foreign();
     }
     life.backend_sent(run.tables, found.flow, tcp, flags, now);
-    run.send(Sending {
-        reason: Reason::Replied,
-        service: id,
-        stats: found.backend.stats(),
-        ifindex,
-        opens: false,
-        flags,
-        drawn: handshake::drawn(config, found.claim),
-        end: network.end,
-        edit: Edit { macs, network: A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp }) },
-    })
+    let stats = found.backend.stats();
+    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, drawn: handshake::drawn(config, found.claim) });
+    let tuple = Tuple {
+        src: load_address!(A, found.service, ServiceInfo.addr),
+        dst: load_address!(A, found.flow, NatFlow.client),
+        ports: ports(read!(found.service, ServiceInfo.port as u16), found.parties.client_port()),
+    };
+    let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
+    let ifindex = read!(found.flow, NatFlow.ifindex as u32);
+    if read!(found.flow, NatFlow.claim as u64) != found.claim {
+        return run.foreign();
+    }
+    let network_edit = A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp });
+    run.send(Sending { reason: Reason::Replied, service: id, stats, ifindex, end: network.end, edit: Edit { macs, network: network_edit } })
 }
 
 /// The flow that a packet is a reply to.

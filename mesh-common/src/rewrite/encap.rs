@@ -74,29 +74,47 @@ impl Encap {
         outer_protocol(self.udp.is_some(), self.inner)
     }
 
-    /// Writes the outer IPv4 header at `AT` of `bytes`.
+    /// The outer IPv4 header; the last word's upper half is not part of it.
     #[inline(always)]
-    pub fn ipv4<const AT: usize, const N: usize>(&self, bytes: &mut [u8; N], src: V4, dst: V4, sum: u16) {
+    pub fn ipv4_words(&self, src: V4, dst: V4, sum: u16) -> [u64; 3] {
         let total = (self.len + self.room() as u16).to_be();
         let first = ipv4_first(self.class);
         let check = !crate::checksum::fold(sum as u64 + total as u64 + (first & !0xff) as u64);
-        set(bytes, AT, (first as u64 | (total as u64) << 16 | (DONT_FRAGMENT as u64) << 48).to_ne_bytes());
         let life = u16::from_ne_bytes([OUTER_TTL, self.protocol()]);
-        set(bytes, AT + 8, (life as u64 | (check as u64) << 16 | (src.0 as u64) << 32).to_ne_bytes());
-        set(bytes, AT + 16, dst.0.to_ne_bytes());
+        [
+            first as u64 | (total as u64) << 16 | (DONT_FRAGMENT as u64) << 48,
+            life as u64 | (check as u64) << 16 | (src.0 as u64) << 32,
+            dst.0 as u64,
+        ]
+    }
+
+    /// The outer IPv6 header.
+    #[inline(always)]
+    pub fn ipv6_words(&self, src: V6, dst: V6) -> [u64; 5] {
+        let payload = (self.len + self.room() as u16 - Ipv6Hdr::LEN as u16).to_be();
+        let first = (6 << 28 | (self.class as u32) << 20 | self.label).to_be();
+        let next = u16::from_ne_bytes([self.protocol(), OUTER_TTL]);
+        [first as u64 | (payload as u64) << 32 | (next as u64) << 48, src.0[0], src.0[1], dst.0[0], dst.0[1]]
+    }
+
+    /// Writes the outer IPv4 header at `AT` of `bytes`.
+    #[inline(always)]
+    fn ipv4<const AT: usize, const N: usize>(&self, bytes: &mut [u8; N], src: V4, dst: V4, sum: u16) {
+        let [a, b, c] = self.ipv4_words(src, dst, sum);
+        set(bytes, AT, a.to_ne_bytes());
+        set(bytes, AT + 8, b.to_ne_bytes());
+        set(bytes, AT + 16, (c as u32).to_ne_bytes());
     }
 
     /// Writes the outer IPv6 header at `AT` of `bytes`.
     #[inline(always)]
-    pub fn ipv6<const AT: usize, const N: usize>(&self, bytes: &mut [u8; N], src: V6, dst: V6) {
-        let payload = (self.len + self.room() as u16 - Ipv6Hdr::LEN as u16).to_be();
-        let first = (6 << 28 | (self.class as u32) << 20 | self.label).to_be();
-        let next = u16::from_ne_bytes([self.protocol(), OUTER_TTL]);
-        set(bytes, AT, (first as u64 | (payload as u64) << 32 | (next as u64) << 48).to_ne_bytes());
-        set(bytes, AT + 8, src.0[0].to_ne_bytes());
-        set(bytes, AT + 16, src.0[1].to_ne_bytes());
-        set(bytes, AT + 24, dst.0[0].to_ne_bytes());
-        set(bytes, AT + 32, dst.0[1].to_ne_bytes());
+    fn ipv6<const AT: usize, const N: usize>(&self, bytes: &mut [u8; N], src: V6, dst: V6) {
+        let [a, b, c, d, e] = self.ipv6_words(src, dst);
+        set(bytes, AT, a.to_ne_bytes());
+        set(bytes, AT + 8, b.to_ne_bytes());
+        set(bytes, AT + 16, c.to_ne_bytes());
+        set(bytes, AT + 24, d.to_ne_bytes());
+        set(bytes, AT + 32, e.to_ne_bytes());
     }
 
     /// Writes the UDP header of GUE at `AT` of `bytes`. It has no checksum, which tunnels may leave out over IPv6 too (RFC 6935 section 5): the
