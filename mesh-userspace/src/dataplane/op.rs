@@ -106,16 +106,3 @@ impl Op {
         }
     }
 }
-
-/// Waits until every packet that was under way is done.
-///
-/// The kernel half runs under RCU; a global membarrier is an RCU grace period. Where it is not permitted, or the machine has CPUs without
-/// ticks, time has to do.
-pub fn grace_period() {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: membarrier takes three integers and touches no memory of ours.
-    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;
-    if !done {
-        std::thread::sleep(super::extents::GRACE);
-    }
-}

@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use hyper::header::{AUTHORIZATION, HeaderName};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::{
     Failure, Fit, Outlet, Told, Update,
@@ -25,7 +26,8 @@ pub struct ConsulSpec {
     pub wait: Duration,
 }
 
-/// After an answer the next question waits this long, so that a burst of changes comes in few answers.
+/// From the begin of one question to that of the next, so that a burst of changes comes in few answers. After one that the server kept for longer the
+/// next follows at once.
 const GAP: Duration = Duration::from_millis(20);
 
 /// A service that is followed.
@@ -87,6 +89,7 @@ impl ConsulSource {
     pub(super) async fn run(&mut self, outlet: &Outlet) -> Failure {
         let mut index = None;
         loop {
+            let asked = Instant::now();
             let (endpoints, problem, next) = match self.ask(index).await {
                 Ok(answer) => answer,
                 Err(failure) => return failure,
@@ -95,7 +98,7 @@ impl ConsulSource {
             outlet.good(changed.then(|| Update::Reset(endpoints.clone())), problem).await;
             self.told = Some(endpoints);
             index = next_index(index, next);
-            tokio::time::sleep(GAP).await;
+            tokio::time::sleep(GAP.saturating_sub(asked.elapsed())).await;
         }
     }
 

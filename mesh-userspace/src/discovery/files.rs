@@ -5,16 +5,17 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
+    event::{AccessKind, AccessMode, ModifyKind},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout_at};
 
-/// Editors and copies write in several steps: a change counts when nothing has happened for this long.
+/// Who writes in place may do so in several steps: such a change counts when nothing has happened for this long. A rename is whole at once, and waits
+/// only for as long as one was told before it.
 const QUIET: Duration = Duration::from_millis(50);
 
 /// Why changes can't be noticed.
@@ -33,14 +34,24 @@ pub struct Files {
     wanted: BTreeSet<PathBuf>,
     /// Watched directories, with the files that each is watched for.
     dirs: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
-    gathered: BTreeSet<PathBuf>,
+    /// Files that have changed, and when that is to be told.
+    gathered: BTreeMap<PathBuf, Instant>,
+    told: Option<Instant>,
 }
 
 /// What the watcher's thread leaves for us. It can't outgrow the number of names in the watched directories that matter.
 #[derive(Debug, Default)]
 struct Shared {
-    touched: Mutex<BTreeSet<PathBuf>>,
+    touched: Mutex<BTreeMap<PathBuf, Touch>>,
     news: Notify,
+}
+
+/// What happened to a name last.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    at: Instant,
+    /// Another file has taken the name's place.
+    whole: bool,
 }
 
 impl Files {
@@ -48,12 +59,12 @@ impl Files {
         let shared = Arc::new(Shared::default());
         let sink = Arc::clone(&shared);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-            Ok(event) if changes(event.kind) => sink.touch(event.paths),
+            Ok(event) if changes(event.kind) => sink.touch(event.paths, matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)))),
             Ok(_) => {}
             Err(e) => log::warn!("the watch of files has a gap: {e}"),
         })
         .map_err(|source| WatchError { path: PathBuf::new(), source })?;
-        Ok(Self { watcher, shared, wanted: BTreeSet::new(), dirs: BTreeMap::new(), gathered: BTreeSet::new() })
+        Ok(Self { watcher, shared, wanted: BTreeSet::new(), dirs: BTreeMap::new(), gathered: BTreeMap::new(), told: None })
     }
 
     /// Makes `wanted` the files that are watched, and says which of them can't be. They need not exist yet; their directories must.
@@ -89,40 +100,52 @@ impl Files {
         failed
     }
 
-    /// Waits until files have changed and come to rest; their content may still be what it was. Cancel safe: what was noticed is kept.
+    /// Waits until files have changed as a whole, or come to rest; their content may still be what it was. Cancel safe: what was noticed is kept, and
+    /// so is since when.
     pub async fn changed(&mut self) -> BTreeSet<PathBuf> {
         loop {
-            let touched = std::mem::take(&mut *self.shared.touched.lock().unwrap_or_else(PoisonError::into_inner));
-            let before = self.gathered.len();
-            let more = self.affected(&touched);
-            let quiet = more.is_empty();
-            self.gathered.extend(more);
-            if quiet && before > 0 {
-                return std::mem::take(&mut self.gathered);
+            self.gather();
+            let now = Instant::now();
+            let due: BTreeSet<PathBuf> = self.gathered.iter().filter(|(_, at)| **at <= now).map(|(file, _)| file.clone()).collect();
+            if !due.is_empty() {
+                self.gathered.retain(|_, at| *at > now);
+                self.told = Some(now);
+                return due;
             }
-            if self.gathered.is_empty() {
-                self.shared.news.notified().await;
-            } else {
-                tokio::time::sleep(QUIET).await;
+            let news = self.shared.news.notified();
+            match self.gathered.values().min() {
+                None => news.await,
+                // Whether it is over or there is more: the next round sees.
+                Some(next) => drop(timeout_at((*next).into(), news).await),
             }
         }
     }
 
-    /// The wanted files that these touched paths may have changed.
-    fn affected(&self, touched: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
-        let of_dir = |path: &Path| path.parent().and_then(|dir| self.dirs.get(dir));
-        touched
-            .iter()
-            .filter_map(|path| Some((path.file_name()?, of_dir(path)?)))
-            .flat_map(|(name, files)| files.iter().filter(move |f| matters(name, f)))
-            .cloned()
-            .collect()
+    /// Takes in what was noticed: of several touches of a file the last one says when it is told.
+    fn gather(&mut self) {
+        let touched = std::mem::take(&mut *self.shared.touched.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut touched: Vec<_> = touched.into_iter().collect();
+        touched.sort_by_key(|(_, touch)| touch.at);
+        for (path, touch) in touched {
+            let due = if touch.whole { self.told.map_or(touch.at, |told| touch.at.max(told + QUIET)) } else { touch.at + QUIET };
+            for file in self.affected(&path) {
+                self.gathered.insert(file, due);
+            }
+        }
+    }
+
+    /// The wanted files that a touched path may have changed.
+    fn affected(&self, path: &Path) -> Vec<PathBuf> {
+        let files = path.parent().and_then(|dir| self.dirs.get(dir));
+        let Some((name, files)) = path.file_name().zip(files) else { return Vec::new() };
+        files.iter().filter(|file| matters(name, file)).cloned().collect()
     }
 }
 
 impl Shared {
-    fn touch(&self, paths: Vec<PathBuf>) {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
+    fn touch(&self, paths: Vec<PathBuf>, whole: bool) {
+        let touch = Touch { at: Instant::now(), whole };
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(paths.into_iter().map(|path| (path, touch)));
         self.news.notify_one();
     }
 }
@@ -193,6 +216,51 @@ mod tests {
         std::os::unix::fs::symlink("..2", at("..new")).unwrap();
         std::fs::rename(at("..new"), at("..data")).unwrap();
         assert_eq!(report(&mut files).await, BTreeSet::from([at("a.yaml")]));
+    }
+
+    /// The daemon's loop waits for other things too, and asks anew after each.
+    #[tokio::test]
+    async fn rest_is_found_by_who_is_interrupted_all_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        let mut files = Files::new().unwrap();
+        files.set([file.clone()].into());
+        std::fs::write(&file, "1").unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let interrupted = tokio::time::timeout(QUIET / 5, files.changed()).await;
+            if let Ok(changed) = interrupted {
+                assert_eq!(changed, BTreeSet::from([file]));
+                return;
+            }
+            assert!(Instant::now() < end, "the change was not noticed");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rename_is_told_at_once_and_soon_after_another_it_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        let mut files = Files::new().unwrap();
+        files.set([file.clone()].into());
+        let touch = |files: &Files, whole| files.shared.touch(vec![file.clone()], whole);
+        let due = |files: &mut Files| {
+            files.gather();
+            files.gathered[&file]
+        };
+        let begin = Instant::now();
+        touch(&files, true);
+        assert!(due(&mut files) <= Instant::now());
+        assert_eq!(files.changed().await.len(), 1);
+        let told = files.told.unwrap();
+        touch(&files, true);
+        assert!(due(&mut files) >= told + QUIET, "{:?}", begin.elapsed());
+        // In place, it may not be over; a rename after that is.
+        files.told = None;
+        touch(&files, false);
+        assert!(due(&mut files) > Instant::now());
+        touch(&files, true);
+        assert!(due(&mut files) <= Instant::now());
     }
 
     #[tokio::test]

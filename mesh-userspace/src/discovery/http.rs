@@ -27,7 +27,8 @@ pub struct HttpSpec {
     pub wait: Option<Duration>,
 }
 
-/// After a change the next question waits this long, so that a server that changes all the time is not asked all the time.
+/// From the begin of one question to that of the next, so that a server that changes all the time is not asked all the time. One that kept a question for
+/// longer is asked again at once.
 const GAP: Duration = Duration::from_millis(50);
 
 /// Some servers' ETags don't tell two changes within a second apart: this long they are believed.
@@ -64,12 +65,13 @@ impl HttpSource {
             // A list that changed and changed back is no change, but the server keeps questions.
             let has_changed = changed.is_some() || self.index != index;
             outlet.good(changed.map(Update::Reset), None).await;
+            let soon = GAP.saturating_sub(asked.elapsed());
             let pause = match self.spec.wait {
                 None => self.spec.interval,
-                Some(_) if has_changed => GAP,
+                Some(_) if has_changed => soon,
                 // A server that keeps no question would else be asked without end.
                 Some(wait) if asked.elapsed() < wait / 2 && waiting => self.spec.interval,
-                Some(_) => GAP,
+                Some(_) => soon,
             };
             waiting = self.spec.wait.is_some();
             tokio::time::sleep(pause).await;

@@ -35,7 +35,6 @@ pub fn ensure() -> Result<PathBuf> {
     fs::copy(&built, &new).with_context(|| format!("the build left no {}", built.display()))?;
     fs::rename(&new, &program)?;
     fs::remove_dir_all(folder.join("gopath")).context("failed to remove what the build left")?;
-    fs::remove_dir_all(folder.join("gocache")).context("failed to remove what the build left")?;
     Ok(program)
 }
 
@@ -115,7 +114,7 @@ fn build(folder: &Path, tree: &Path) -> Result<()> {
     let mut make = Command::new("make");
     make.current_dir(tree).args(["WHAT=cmd/kube-apiserver", "GOLDFLAGS=-s -w"]).stdout(std::io::stderr());
     make.env_remove("GOFLAGS").env("GO111MODULE", "off").env("CGO_ENABLED", "0").env("KUBE_GIT_VERSION_FILE", &stamp);
-    make.env("HOME", folder).env("GOPATH", folder.join("gopath")).env("GOCACHE", folder.join("gocache"));
+    make.env("HOME", folder).env("GOPATH", folder.join("gopath"));
     run(&mut make).context("kube-apiserver could not be built")
 }
 

@@ -76,7 +76,7 @@ const UNSAFE: &[&str] = &[
     "tests/src/fixture/verifier.rs",
     "mesh-userspace/src/dataplane/kernel_log.rs",
     "mesh-userspace/src/dataplane/net/gratuitous.rs",
-    "mesh-userspace/src/dataplane/op.rs",
+    "mesh-userspace/src/dataplane/grace.rs",
     "mesh-userspace/src/dataplane/owner.rs",
     "mesh-userspace/src/priority.rs",
     "mesh-userspace/src/health/pulse/filter.rs",

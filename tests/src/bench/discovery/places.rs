@@ -57,13 +57,11 @@ impl Place {
         }
     }
 
-    /// What it takes by its nature: a file is at rest after 50 ms, a name is asked for again after as long at the soonest, and after a change an
-    /// HTTP server is not asked at once.
+    /// What it takes by its nature: a name is asked for again after 50 ms at the soonest.
     pub fn own_ms(self) -> u64 {
         match self {
-            Self::File | Self::Dns | Self::Http => 50,
-            Self::Consul => 20,
-            Self::Etcd | Self::ZooKeeper | Self::Kubernetes => 0,
+            Self::Dns => 50,
+            Self::File | Self::Http | Self::Consul | Self::Etcd | Self::ZooKeeper | Self::Kubernetes => 0,
         }
     }
 

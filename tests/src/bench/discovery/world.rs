@@ -105,8 +105,8 @@ impl World {
         self.backends(place, 0)?;
         self.receiver.forget();
         self.sender.aim(Some(port));
-        // The sender is on its way before it matters.
-        std::thread::sleep(Duration::from_millis(20));
+        // The sender is on its way before it matters, and the source is asked or watched again.
+        std::thread::sleep(Duration::from_millis(100));
         let (places, balancer) = (&mut self.places, &self.balancer);
         let (running, name) = places.get_mut(place).context("no such place")?;
         let begun = Instant::now();
