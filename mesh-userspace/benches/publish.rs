@@ -45,6 +45,7 @@ fn service(shift: usize) -> Arc<ServicePlan> {
         effective: 2048,
         parts: Parts::ONE,
         capacity: None,
+        backup: 0,
     };
     let owner = |i: usize| ((i + shift) % usize::from(BACKENDS)) as u16;
     Arc::new(ServicePlan {

@@ -67,14 +67,21 @@ fn plans(c: &mut Criterion) {
         let endpoints: Vec<Vec<_>> = (0..services).map(|s| (0..n).map(|i| endpoint(s * n + i)).collect()).collect();
         let up = |i| (id(i), Seen { health: Health::Up, back_since: None });
         let mut seen: Vec<BTreeMap<_, _>> = (0..services).map(|s| (0..n).map(|i| up(s * n + i)).collect()).collect();
-        let (intents, dynamic) = (BTreeMap::new(), BTreeMap::new());
+        let (intents, dynamic, gates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (mut cache, now, mut down) = (Cache::default(), Instant::now(), false);
         let mut once = || {
             down = !down;
             let health = if down { Health::Down } else { Health::Up };
             seen[0].insert(id(n / 2), Seen { health, back_since: None });
             let inputs: Vec<_> = (0..services)
-                .map(|s| ServiceInput { spec: &specs[s], endpoints: &endpoints[s], intents: &intents, seen: &seen[s], dynamic: &dynamic })
+                .map(|s| ServiceInput {
+                    spec: &specs[s],
+                    endpoints: &endpoints[s],
+                    intents: &intents,
+                    seen: &seen[s],
+                    dynamic: &dynamic,
+                    gates: &gates,
+                })
                 .collect();
             plan(&inputs, SEED, now, &mut cache)
         };
@@ -95,6 +102,7 @@ fn spec(i: usize) -> ServiceSpec {
         log2_slots: None,
         scheduler: Scheduler::default(),
         locality: None,
+        backup_below: 0,
     }
 }
 

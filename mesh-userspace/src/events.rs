@@ -1,12 +1,15 @@
 //! What happened lately: a bounded ring of typed events, for `mesh events` and the log.
 
+mod grounds;
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+pub use grounds::Grounds;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -44,6 +47,9 @@ pub enum What {
         from: StateWord,
         to: StateWord,
         evidence: String,
+        /// The same as values: what each channel says, and what was counted.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        values: BTreeMap<String, f64>,
     },
     BackendAdded {
         service: ServiceName,
@@ -191,7 +197,7 @@ impl What {
             | Self::AnnounceFailed { .. }
             | Self::Repaired { .. }
             | Self::DrainOverdue { .. }
-            | Self::BackendState { to: StateWord::Down, .. }
+            | Self::BackendState { to: StateWord::Down | StateWord::Open, .. }
             | Self::NextHop { ready: false, .. } => log::Level::Warn,
             Self::Published { .. } => log::Level::Debug,
             _ => log::Level::Info,
@@ -203,7 +209,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started { version, adopted_services } => write!(f, "mesh {version} runs, {adopted_services} services adopted"),
-            Self::BackendState { service, backend, from, to, evidence } => {
+            Self::BackendState { service, backend, from, to, evidence, .. } => {
                 write!(f, "{service}: backend {backend} is {to}, was {from} ({evidence})")
             }
             Self::BackendAdded { service, backend } => write!(f, "{service}: backend {backend} added"),
@@ -322,6 +328,7 @@ mod tests {
                 from: StateWord::Active,
                 to: StateWord::Down,
                 evidence: "3 failed in a row".into(),
+                values: [("traffic".to_owned(), 4.5)].into(),
             },
         };
         let json = serde_json::to_string(&event).unwrap();

@@ -138,11 +138,53 @@ pub struct Endpoint {
     /// Flows at once that it can carry; `None` = nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
+    /// 0 = it serves; else it stands in while too few of those with lower numbers can.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub backup: u8,
+    #[serde(default, skip_serializing_if = "ConnectionLimits::is_none")]
+    pub limits: ConnectionLimits,
+}
+
+/// How many flows a backend may have; what is at its limit is given no new ones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct ConnectionLimits {
+    /// At once; more than zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// New ones within a second; more than zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+}
+
+impl ConnectionLimits {
+    /// There is no limit.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These, and where they say nothing the `other` ones.
+    pub fn or(self, other: Self) -> Self {
+        Self { connections: self.connections.or(other.connections), rate: self.rate.or(other.rate) }
+    }
+}
+
+fn is_zero(n: &u8) -> bool {
+    *n == 0
 }
 
 impl Endpoint {
     /// One of which no more is known.
     pub fn new(id: BackendId, weight: Weight) -> Self {
-        Self { id, weight, name: None, drain: false, zone: None, node: None, capacity: None }
+        Self {
+            id,
+            weight,
+            name: None,
+            drain: false,
+            zone: None,
+            node: None,
+            capacity: None,
+            backup: 0,
+            limits: ConnectionLimits::default(),
+        }
     }
 }

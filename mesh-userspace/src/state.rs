@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{Instance, written},
     control::{DrainOrder, view::Admin},
-    model::{BackendId, ServiceName},
+    model::{BackendId, ConnectionLimits, ServiceName},
 };
 
 /// Version of the file's form.
@@ -63,6 +63,14 @@ pub struct Change {
     pub zone: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub backup: u8,
+    #[serde(default, skip_serializing_if = "ConnectionLimits::is_none")]
+    pub limits: ConnectionLimits,
+}
+
+fn is_zero(n: &u8) -> bool {
+    *n == 0
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -71,6 +71,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         effective: 2048,
         parts: Parts::ONE,
         capacity: None,
+        backup: 0,
     };
     let members: Vec<_> = backends.iter().map(member).collect();
     let takes: Vec<u16> = (0..members.len() as u16).filter(|i| members[usize::from(*i)].state.takes_new()).collect();

@@ -185,6 +185,15 @@ pub enum BackendCommand {
         /// Flows at once that it can carry; `mesh plan` tells which change would push it beyond
         #[arg(long, value_name = "FLOWS")]
         capacity: Option<u32>,
+        /// It is a backup: it gets nothing while enough of the others can be used; those of the lowest number (from 1) stand in first
+        #[arg(long, value_name = "N")]
+        backup: Option<u32>,
+        /// Flows that it may have at once (`nat`)
+        #[arg(long, value_name = "FLOWS")]
+        max_connections: Option<u32>,
+        /// New flows that it may be given within a second
+        #[arg(long, value_name = "FLOWS")]
+        max_connection_rate: Option<u32>,
     },
     /// Remove a backend
     #[command(visible_alias = "remove")]

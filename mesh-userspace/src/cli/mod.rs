@@ -11,6 +11,7 @@ mod plan;
 mod query;
 mod service_spec;
 mod tables;
+mod why;
 
 pub use args::{
     AgentArgs, BackendCommand, CheckArgs, Cli, Command, DetachArgs, EventsArgs, Query, RunArgs, ServiceCommand, SourceCommand, Target,

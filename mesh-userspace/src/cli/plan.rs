@@ -105,7 +105,7 @@ fn intention(command: &PlanCommand) -> Result<Intention<String>, Failure> {
     Ok(match command {
         PlanCommand::Add { service, address, weight, capacity } => {
             let (weight, capacity) = (weight.map(|w| i64::from(w).into()), capacity.map(Into::into));
-            let backend = BackendSpec { address: address.clone().into(), weight, capacity, ..BackendSpec::default() };
+            let backend = Box::new(BackendSpec { address: address.clone().into(), weight, capacity, ..BackendSpec::default() });
             Intention::Add { service: service.clone(), backend }
         }
         PlanCommand::Rm(which) => {

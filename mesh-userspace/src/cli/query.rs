@@ -114,10 +114,20 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
             print(out, format, &backends, |backends, wide| tables::backends(backends, wide))?;
         }
         BackendCommand::Show(Which { service, backend }) => print(out, format, &client.backend(service, backend).await?, tables::backend)?,
-        BackendCommand::Add { service, address, weight, name, zone, capacity } => {
+        BackendCommand::Add { service, address, weight, name, zone, capacity, backup, max_connections, max_connection_rate } => {
             let weight = weight.map(|w| i64::from(w).into());
             let (name, zone, capacity) = (name.clone(), zone.clone(), capacity.map(Into::into));
-            let spec = BackendSpec { address: address.clone().into(), port: None, weight, name, zone, capacity };
+            let spec = BackendSpec {
+                address: address.clone().into(),
+                port: None,
+                weight,
+                name,
+                zone,
+                capacity,
+                backup: backup.map(Into::into),
+                max_connections: max_connections.map(Into::into),
+                max_connection_rate: max_connection_rate.map(Into::into),
+            };
             changed(out, format, &client.add_backend(service, &spec).await?, "added")?;
         }
         BackendCommand::Rm(Which { service, backend }) => {

@@ -138,6 +138,9 @@ pub(super) fn backend(b: &BackendView, wide: bool) -> String {
     if let Some(zone) = &b.weighing.zone {
         line("zone", zone.clone());
     }
+    for (key, value) in super::why::lines(b) {
+        line(key, value);
+    }
     line("next hop", next_hop(b));
     if let Some(error) = &b.health.error {
         line("last probe", error.clone());

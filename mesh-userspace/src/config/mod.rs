@@ -5,6 +5,8 @@ pub mod balanced;
 mod check;
 mod diagnostic;
 pub mod forms;
+mod guard;
+pub mod guarded;
 mod health;
 pub mod keys;
 mod kubernetes;

@@ -13,8 +13,8 @@ use super::words::{Hook, LogFormat};
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
     flow_log::FlowSink,
-    health::{self, CheckKind, detector::PulseKind},
-    model::{Endpoint, Mode, ServiceName, VipAddr, Ways},
+    health::{self, CheckKind, breaker::Rules, detector::PulseKind},
+    model::{ConnectionLimits, Endpoint, Mode, ServiceName, VipAddr, Ways},
     table::Scheduler,
     weights::Locality,
 };
@@ -62,6 +62,12 @@ pub struct Service {
     pub log2_slots: Option<u8>,
     pub weights: Weights,
     pub locality: Option<Locality>,
+    /// When new flows are kept from a backend where too much goes wrong.
+    pub breaker: Option<Rules>,
+    /// How many flows each backend may have that says nothing else.
+    pub limits: ConnectionLimits,
+    /// Backups stand in while less than this percent of the others' weight can be used; 0 = while none can.
+    pub backup_below: u8,
     /// Heartbeat; `None` = backends count as live.
     pub check: Option<Check>,
     /// Backends report themselves.

@@ -10,6 +10,7 @@ use super::{
     balance::{Balance, resolve_balance},
     check::resolve_check,
     forms::AnnounceForm,
+    guard::{Guard, resolve_backup, resolve_guard, resolve_limits},
     health::resolve_heartbeat,
     placed::Placed,
     resolve::Findings,
@@ -39,6 +40,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
     let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), findings);
+    let Guard { breaker, limits, backup_below } = resolve_guard(written, vip, mode, check.is_some(), findings);
     let service = Service {
         name,
         vip,
@@ -49,6 +51,9 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         log2_slots,
         weights,
         locality,
+        breaker,
+        limits,
+        backup_below,
         check,
         heartbeat,
         backends,
@@ -104,6 +109,8 @@ pub fn resolve_backend<T>(
         name: written.name.clone(),
         zone: written.zone.clone(),
         capacity: written.capacity.as_ref().map(|c| c.value),
+        backup: resolve_backup(written.backup.as_ref(), findings),
+        limits: resolve_limits(written.max_connections.as_ref(), written.max_connection_rate.as_ref(), vip.proto, mode, findings),
         ..Endpoint::new(BackendId(SocketAddr::new(addr, port)), weight)
     };
     (findings.errors.len() == errors).then_some(endpoint)

@@ -5,13 +5,16 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use super::reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord};
 use super::{
     balanced::{Locality, SchedulerWord, Weights},
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
     sourced::Source,
     words::{EncapWord, Hook, LogFormat, ModeWord, ProtoWord, Span},
+};
+pub use super::{
+    guarded::{Backend, Breaker},
+    reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord},
 };
 
 /// The whole file.
@@ -117,6 +120,18 @@ pub struct Service {
     /// How far backends are: nearer ones get more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
+    /// What keeps new flows from a backend where too much goes wrong. Default: nothing but its health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Placed<Breaker>>,
+    /// Flows that each backend may have at once (`nat`); at its limit it is given no new ones. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<Placed<u32>>,
+    /// New flows that each backend may be given within a second. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection_rate: Option<Placed<u32>>,
+    /// Backups stand in while less than this percent of the other backends' weight can be used. Default 0: while none of them can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_below: Option<Placed<u32>>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
     #[serde(default)]
     pub backends: Vec<Placed<BackendForm>>,
@@ -126,29 +141,6 @@ pub struct Service {
     /// Where further backends are found, and followed as they change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Placed<Source>>,
-}
-
-/// One instance behind a VIP; also the body of the API's request to add one.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Backend {
-    /// Address, with or without the port.
-    pub address: Placed<String>,
-    /// Port, where `address` has none. Default: the service's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<Placed<u16>>,
-    /// Share of new flows relative to the other backends, 0 to 65535. Default 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<Placed<i64>>,
-    /// Name for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Where it stands, such as `eu-1a`; see the service's `locality`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<String>,
-    /// Flows at once that it can carry: `mesh plan` tells which change would push it beyond.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub capacity: Option<Placed<u32>>,
 }
 
 /// Which probe says that a backend lives.

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::{Heartbeat, words::Span},
     discovery::{SourceKey, Update},
+    events::Grounds,
     health::{Health, TargetKey},
     model::{BackendId, ServiceName},
     plan::Seen,
@@ -166,6 +167,17 @@ impl Core {
         Some(merged.origins.keys().map(one).collect())
     }
 
+    /// Remembers what a backend says of itself.
+    fn told_by_itself(&mut self, key: TargetKey, why: String) {
+        self.told(key, Grounds::words(why));
+    }
+
+    /// Remembers why a backend's health is what it is now.
+    pub(super) fn told(&mut self, key: TargetKey, why: Grounds) {
+        self.stale.service(&key.service);
+        self.evidence.insert(key, why);
+    }
+
     /// What is known of a backend's own heartbeat.
     pub fn beat_of(&self, key: &TargetKey) -> Option<&Lease> {
         self.leases.get(key)
@@ -183,7 +195,7 @@ impl Core {
         }
         let Beat { name, zone, .. } = beat.clone();
         let weight = beat.weight.map(|w| i64::from(w).into());
-        let spec = BackendSpec { address: id.to_string().into(), port: None, weight, name, zone, capacity: None };
+        let spec = BackendSpec { address: id.to_string().into(), weight, name, zone, ..BackendSpec::default() };
         let endpoint = orders::endpoint(self.find(service)?, &spec)?;
         self.room_for_backends(1)?;
         self.found.entry(source_key(service)).or_default().apply(Update::Add(vec![endpoint]));

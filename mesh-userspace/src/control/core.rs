@@ -16,9 +16,10 @@ use super::{
 use crate::{
     config::{self, Config, Findings, Judgement, Service},
     discovery::{ClusterSpec, EndpointSet, SourceKey, SourceSpec, Update},
-    events::What,
+    events::{Grounds, What},
     health::{
         Check, Health, HealthEvent, TargetKey,
+        breaker::Gate,
         detector::{Detection, PhiRules, Pulse},
     },
     model::{BackendId, BackendState, ServiceName, VipAddr},
@@ -42,8 +43,8 @@ pub struct Core {
     pub(super) found: BTreeMap<SourceKey, EndpointSet>,
     pub(super) merged: BTreeMap<ServiceName, Merged>,
     pub(super) seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
-    /// Why a backend's health is what it is, in words.
-    pub(super) evidence: BTreeMap<TargetKey, String>,
+    /// Why a backend's health is what it is.
+    pub(super) evidence: BTreeMap<TargetKey, Grounds>,
     /// Heartbeats that backends send themselves.
     pub(super) leases: BTreeMap<TargetKey, Lease>,
     /// Those who were there before have been given one.
@@ -52,6 +53,9 @@ pub struct Core {
     pub(super) seeds: BTreeMap<TargetKey, Health>,
     /// Factors on weights by latency or agent, and whether they alone have changed since the last plan.
     pub(super) dynamic: BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>,
+    /// What breakers and limits let through, and why.
+    pub(super) gates: BTreeMap<ServiceName, BTreeMap<BackendId, Gate>>,
+    pub(super) gate_grounds: BTreeMap<TargetKey, Grounds>,
     pub(super) reweighed: BTreeSet<ServiceName>,
     /// What was taken in since the last plan.
     pub(super) stale: Stale,
@@ -106,6 +110,8 @@ impl Core {
             leases_granted: false,
             seeds: BTreeMap::new(),
             dynamic: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            gate_grounds: BTreeMap::new(),
             reweighed: BTreeSet::new(),
             stale: Stale::default(),
             steps: BTreeMap::new(),
@@ -201,7 +207,7 @@ impl Core {
                 }
                 seen.insert(*id, Seen { health, back_since: None });
                 let key = TargetKey { service: merged.spec.name.clone(), backend: *id };
-                self.evidence.insert(key.clone(), "as published before the start".to_owned());
+                self.evidence.insert(key.clone(), Grounds::words("as published before the start"));
                 self.seeds.insert(key, health);
             }
         }
@@ -280,14 +286,8 @@ impl Core {
             _ => None,
         };
         *seen = Seen { health, back_since };
-        self.told_by_itself(key, evidence.to_string());
+        self.told(key, Grounds::of(&evidence));
         true
-    }
-
-    /// Remembers why a backend's health is what it is now.
-    pub(super) fn told_by_itself(&mut self, key: TargetKey, why: String) {
-        self.stale.service(&key.service);
-        self.evidence.insert(key, why);
     }
 
     /// The checks of all backends.
@@ -339,6 +339,7 @@ impl Core {
         self.evidence.retain(|key, _| has(&key.service, &key.backend));
         self.leases.retain(|key, _| has(&key.service, &key.backend));
         self.seeds.retain(|key, _| has(&key.service, &key.backend));
+        self.gate_grounds.retain(|key, _| has(&key.service, &key.backend));
         self.keep_up_who_was_unchecked(&before);
         shadowed
     }

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     announcing::{Place, Report},
+    breaking::Breaking,
     core::Core,
     drains::Drains,
     handle::Command,
@@ -116,6 +117,7 @@ pub struct Daemon {
     pub(super) drains: Drains,
     pub(super) flow_log: Option<FlowLog>,
     pub(super) weighing: Weighing,
+    pub(super) breaking: Breaking,
     /// Factors that were found last, by service.
     pub(super) weighed: BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>,
     /// Services that could not be published as wanted.
@@ -167,6 +169,7 @@ impl Daemon {
             drains: Drains::default(),
             flow_log: None,
             weighing: Weighing::default(),
+            breaking: Breaking::default(),
             weighed: BTreeMap::new(),
             refused: BTreeMap::new(),
         }

@@ -32,7 +32,7 @@ pub enum Command {
     AddService(Box<ServiceSpec>, Answer<ServiceView>),
     RemoveService(ServiceName, Answer<()>),
     Backends(Option<ServiceName>, Answer<Vec<BackendView>>),
-    AddBackend(ServiceName, BackendSpec, Answer<BackendView>),
+    AddBackend(ServiceName, Box<BackendSpec>, Answer<BackendView>),
     RemoveBackend(ServiceName, BackendId, Answer<()>),
     SetAdmin(ServiceName, BackendId, Admin, Answer<BackendView>),
     SetWeight(ServiceName, BackendId, u16, Answer<BackendView>),
@@ -105,7 +105,7 @@ impl Handle {
     }
 
     pub async fn add_backend(&self, service: ServiceName, spec: BackendSpec) -> Result<BackendView, ControlError> {
-        self.ask(|answer| Command::AddBackend(service, spec, answer)).await
+        self.ask(|answer| Command::AddBackend(service, Box::new(spec), answer)).await
     }
 
     /// Removes a backend; one of a file stays removed until it is added again.

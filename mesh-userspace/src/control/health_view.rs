@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::words::Span,
-    health::detector::{Phase, Signals},
+    health::{
+        breaker::{Circuit, Reading},
+        detector::{Phase, Signals},
+    },
 };
 
 /// What the heartbeat knows of a backend.
@@ -33,6 +36,33 @@ pub struct HealthView {
     /// Its own heartbeat, where the service expects one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<BeatView>,
+}
+
+/// How a backend's circuit breaker stands.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BreakerView {
+    pub state: Circuit,
+    /// Until it will be tried again, or trusted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<u64>,
+    /// What was seen of its flows, of late.
+    #[serde(flatten)]
+    pub reading: Reading,
+}
+
+/// How many flows a backend may have, and has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LimitView {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection_rate: Option<u32>,
+    /// Flows that it has (`nat`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// Which limit is reached, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<String>,
 }
 
 /// Body of a heartbeat that a backend sends itself; all of it may be left out.

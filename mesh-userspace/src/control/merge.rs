@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::{Config, Service},
     discovery::{EndpointSet, Fit, SourceKey, SourceSpec},
-    model::{BackendId, Endpoint, ServiceName, VipAddr, Weight},
+    model::{BackendId, ConnectionLimits, Endpoint, ServiceName, VipAddr, Weight},
     plan,
     state::{Change, Presence, State},
 };
@@ -44,6 +44,11 @@ impl Merged {
     /// The service's sources.
     pub fn sources(&self) -> impl Iterator<Item = (SourceKey, &SourceSpec)> {
         self.service.sources.iter().map(|spec| (SourceKey { service: self.service.name.clone(), source: spec.kind.to_string() }, spec))
+    }
+
+    /// How many flows a backend may have.
+    pub fn limits(&self, endpoint: &Endpoint) -> ConnectionLimits {
+        endpoint.limits.or(self.service.limits)
     }
 
     pub fn has(&self, id: &BackendId) -> bool {
@@ -126,7 +131,14 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
         found.insert(
             *id,
             (
-                Endpoint { name: change.name.clone(), zone: change.zone.clone(), capacity: change.capacity, ..Endpoint::new(*id, weight) },
+                Endpoint {
+                    name: change.name.clone(),
+                    zone: change.zone.clone(),
+                    capacity: change.capacity,
+                    backup: change.backup,
+                    limits: change.limits,
+                    ..Endpoint::new(*id, weight)
+                },
                 Origin::Cli,
             ),
         );
@@ -159,6 +171,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
             log2_slots: service.log2_slots,
             scheduler: service.scheduler,
             locality: service.locality.clone(),
+            backup_below: service.backup_below,
         },
         intents,
         origins: found.iter().map(|(id, (_, origin))| (*id, *origin)).collect(),

@@ -9,6 +9,7 @@ mod agents;
 mod announcing;
 mod answers;
 mod beating;
+mod breaking;
 mod changes;
 mod clusters;
 mod core;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{daemon::Daemon, merge::Merged};
+use super::{breaking::guarded, daemon::Daemon, merge::Merged};
 use crate::{
     dataplane::net::{Reason, Resolution},
     health::Traffic,
@@ -21,17 +21,18 @@ const PART: u32 = 20;
 impl Daemon {
     /// When to read counters; `None` while no service wants to know.
     pub(super) fn observe_due(&self) -> Option<Instant> {
-        self.core.services().values().any(observed).then_some(self.observe_at)
+        self.core.services().values().any(|m| observed(m) || guarded(m)).then_some(self.observe_at)
     }
 
     pub(super) fn observe(&mut self, now: Instant) {
         let flows: HashMap<_, u64> = self.nat.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect();
         match self.plane.backend_stats() {
             Ok(services) => {
+                self.guard(&services, now);
                 for (name, rows) in services {
                     let Some(merged) = self.core.services().get(&name).filter(|m| observed(m)) else { continue };
                     let live = |id: BackendId| flows.get(&(merged.spec.vip, id)).copied().unwrap_or(0);
-                    let traffic = |(id, s): (BackendId, mesh_common::abi::BackendStats)| Traffic {
+                    let traffic = |(id, s, _): (BackendId, mesh_common::abi::BackendStats, mesh_common::abi::BackendSignals)| Traffic {
                         backend: id,
                         sent: s.tx.wrapping_add(s.redirect),
                         replied: s.reply_tx.wrapping_add(s.reply_redirect),

@@ -72,14 +72,14 @@ impl Core {
     /// Adds a backend, or brings back one that was removed.
     pub fn add_backend(&mut self, service: &ServiceName, spec: &BackendSpec) -> Result<BackendId, ControlError> {
         let merged = self.find(service)?;
-        let Endpoint { id, weight, name, zone, capacity, .. } = endpoint(merged, spec)?;
+        let Endpoint { id, weight, name, zone, capacity, backup, limits, .. } = endpoint(merged, spec)?;
         if merged.has(&id) {
             return Err(ControlError::Conflict(format!("service `{service}` has the backend {id} already")));
         }
         self.room_for_backends(1)?;
         // If a file names it too, the weight that was given here still goes before.
         let weight = spec.weight.as_ref().map(|_| weight.0);
-        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity, drain: None };
+        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity, backup, limits, drain: None };
         self.state.backends.entry(service.clone()).or_default().insert(id, change);
         self.merge_service(service);
         Ok(id)

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     events::What,
-    health::TargetKey,
+    health::{TargetKey, breaker::Gate},
     model::{BackendId, ServiceName},
     plan::{self, Plan, Preview, Seen, ServiceInput},
     weights::Factor,
@@ -30,7 +30,8 @@ impl Core {
             Stale::All => self.plan_all(seed, now),
             Stale::Some(names) => self.plan_some(&names, seed, now),
         };
-        let mut events = changes::events(&self.plan, &plan, |key| self.evidence.get(key).cloned());
+        let mut events =
+            changes::events(&self.plan, &plan, |key, gated| if gated { &self.gate_grounds } else { &self.evidence }.get(key).cloned());
         let live = |vip, id| self.live.get(&(vip, id)).copied().unwrap_or(0);
         // What a controller does all the time is no event.
         let routine = |p: &Preview| self.reweighed.contains(&p.service) && !p.is_restaffed();
@@ -81,6 +82,7 @@ impl Core {
     fn input<'a>(&'a self, merged: &'a Merged, beaten: Option<&'a BTreeMap<BackendId, Seen>>) -> ServiceInput<'a> {
         static UNSEEN: BTreeMap<BackendId, Seen> = BTreeMap::new();
         static UNDISTURBED: BTreeMap<BackendId, Factor> = BTreeMap::new();
+        static FREE: BTreeMap<BackendId, Gate> = BTreeMap::new();
         let name = &merged.spec.name;
         ServiceInput {
             spec: &merged.spec,
@@ -88,6 +90,7 @@ impl Core {
             intents: &merged.intents,
             seen: beaten.or_else(|| self.seen.get(name)).unwrap_or(&UNSEEN),
             dynamic: self.dynamic.get(name).unwrap_or(&UNDISTURBED),
+            gates: self.gates.get(name).unwrap_or(&FREE),
         }
     }
 
@@ -105,6 +108,7 @@ impl Core {
                 seen.remove(&backend);
             }
             self.evidence.remove(&key);
+            self.gate_grounds.remove(&key);
             self.leases.remove(&key);
             self.seeds.remove(&key);
         }

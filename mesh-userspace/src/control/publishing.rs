@@ -102,6 +102,7 @@ impl Daemon {
             Ok(report) => {
                 self.core.set_live(report.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect());
                 self.nat = report;
+                self.flows_counted();
                 self.log_flows();
             }
             Err(error) => log::error!("{error}"),

@@ -12,8 +12,8 @@ use super::{
     core::Core,
     merge::Merged,
     view::{
-        BackendView, HandshakeView, HealthView, NatView, NextHopView, Origin, ResetsView, ServiceView, StateWord, SuspicionView, TimesView,
-        Traffic, Usage,
+        BackendView, BreakerView, HandshakeView, HealthView, LimitView, NatView, NextHopView, Origin, ResetsView, ServiceView, StateWord,
+        SuspicionView, TimesView, Traffic, Usage,
     },
     weight_view::WeightView,
 };
@@ -32,6 +32,9 @@ use crate::{
 /// What a backend's weight is made of.
 pub type Weighed<'a> = dyn Fn(&ServicePlan, &PlannedBackend) -> WeightView + 'a;
 
+/// How a backend's breaker and its limits stand.
+pub type Guarding<'a> = dyn Fn(&ServiceName, &BackendId) -> (Option<BreakerView>, Option<LimitView>) + 'a;
+
 /// All that is known at one moment.
 pub struct Facts<'a> {
     pub core: &'a Core,
@@ -45,6 +48,8 @@ pub struct Facts<'a> {
     pub refused: &'a BTreeMap<ServiceName, LayoutError>,
     /// What a backend's weight is made of.
     pub weighing: Box<Weighed<'a>>,
+    /// How a backend's breaker and its limits stand.
+    pub guarding: Box<Guarding<'a>>,
     pub now: Instant,
     pub clock: SystemTime,
 }
@@ -169,6 +174,7 @@ impl Facts<'_> {
         let rows = plan.members.iter().zip(plan.table.counts(plan.members.len()));
         rows.map(|(member, slots)| {
             let stats = stats.get(&member.id).map_or_else(BackendStats::default, |s| **s);
+            let (breaker, limits) = (self.guarding)(&plan.name, &member.id);
             BackendView {
                 service: plan.name.clone(),
                 id: member.id,
@@ -187,6 +193,9 @@ impl Facts<'_> {
                 replied: replied(&stats),
                 flows: stats.flows,
                 live_flows: live.get(&(plan.vip, member.id)).copied().unwrap_or(0),
+                breaker,
+                limits,
+                backup: member.backup,
                 resets: ResetsView { client: stats.client_resets, backend: stats.backend_resets },
                 handshakes: signals.get(&member.id).map(|s| handshakes(s)).unwrap_or_default(),
             }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::health_view::{Beat, BeatView, HealthView, SuspicionView};
+pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,
@@ -158,6 +158,14 @@ pub enum StateWord {
     Recovering,
     Maintenance,
     Unknown,
+    /// Its breaker is open.
+    Open,
+    /// Its breaker tries it with a share.
+    Trial,
+    /// At its limit of connections.
+    Full,
+    /// A backup that is not needed.
+    Standby,
 }
 
 /// What the operator wants of a backend.
@@ -200,6 +208,15 @@ pub struct BackendView {
     pub flows: u64,
     /// Translated flows now (`nat`).
     pub live_flows: u64,
+    /// Where the service has breakers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
+    /// Where it has limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitView>,
+    /// 0 = it serves; else it stands in while too few of those with lower numbers can.
+    #[serde(default)]
+    pub backup: u8,
     #[serde(default)]
     pub resets: ResetsView,
     #[serde(default)]
@@ -310,7 +327,19 @@ pub struct Publications {
 }
 
 impl StateWord {
-    pub const ALL: [Self; 7] = [Self::Active, Self::Draining, Self::Soft, Self::Down, Self::Recovering, Self::Maintenance, Self::Unknown];
+    pub const ALL: [Self; 11] = [
+        Self::Active,
+        Self::Draining,
+        Self::Soft,
+        Self::Down,
+        Self::Recovering,
+        Self::Maintenance,
+        Self::Unknown,
+        Self::Open,
+        Self::Trial,
+        Self::Full,
+        Self::Standby,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -321,6 +350,10 @@ impl StateWord {
             Self::Recovering => "recovering",
             Self::Maintenance => "maintenance",
             Self::Unknown => "unknown",
+            Self::Open => "open",
+            Self::Trial => "trial",
+            Self::Full => "full",
+            Self::Standby => "standby",
         }
     }
 }

@@ -180,6 +180,9 @@ fn view(member: &PlannedBackend, reading: Option<&Reading>, word: Option<&Word>,
         why.push(format!("x {:.2}: its agent says so{comment}", word.report.factor().as_f64()));
         why.extend(word.error.as_ref().map(|e| format!("its agent: {e}; what it said before holds")));
     }
+    if parts.trial != Factor::ONE {
+        why.push(format!("x {:.2}: its breaker tries it with a share", parts.trial.as_f64()));
+    }
     if parts.locality != Factor::ONE {
         let zone = zone.as_deref().unwrap_or("no zone");
         why.push(format!("x {:.2}: by its distance ({zone})", parts.locality.as_f64()));

@@ -30,7 +30,7 @@ use crate::{
 pub enum Intention<B> {
     Add {
         service: ServiceName,
-        backend: BackendSpec,
+        backend: Box<BackendSpec>,
     },
     Rm {
         service: ServiceName,
@@ -87,7 +87,10 @@ impl Core {
                     let undisturbed = BTreeMap::new();
                     let dynamic = self.dynamic.get(&merged.spec.name).unwrap_or(&undisturbed);
                     let seen = trial.seen.get(&merged.spec.name).unwrap_or(&none);
-                    let input = ServiceInput { spec: &merged.spec, endpoints: &merged.endpoints, intents: &merged.intents, seen, dynamic };
+                    let free = BTreeMap::new();
+                    let gates = self.gates.get(&merged.spec.name).unwrap_or(&free);
+                    let input =
+                        ServiceInput { spec: &merged.spec, endpoints: &merged.endpoints, intents: &merged.intents, seen, dynamic, gates };
                     Arc::new(plan::plan_service(&input, seed, now, &mut self.cache))
                 }
             }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::model::{BackendId, ServiceName};
 
-/// Counters of backends, by service.
-pub type BackendRows = Vec<(ServiceName, Vec<(BackendId, BackendStats)>)>;
+/// Counters of backends and how handshakes with them went, by service.
+pub type BackendRows = Vec<(ServiceName, Vec<(BackendId, BackendStats, BackendSignals)>)>;
 
 /// Elements that are asked for at once.
 const CHUNK: u32 = 256;
@@ -67,11 +67,11 @@ impl Stats {
     }
 
     /// Counters of backends, by service.
-    pub fn backends(&self, layout: &Layout) -> Result<BackendRows, DataplaneError> {
+    pub fn backends(&self, layout: &Layout, signals: &Row<BackendSignals>) -> Result<BackendRows, DataplaneError> {
         let last = layout.services.values().flat_map(Service::present).map(|(_, e)| e.stats + 1).max().unwrap_or(0);
         let all = totals(&self.backends, map::BACKEND_STATS, 0, last)?;
         let of = |stats: u32| all.get(stats as usize).copied().unwrap_or_default();
-        let rows = |s: &Service| s.present().map(|(_, e)| (e.id, of(e.stats))).collect();
+        let rows = |s: &Service| s.present().map(|(_, e)| (e.id, of(e.stats), signals.get(e.stats as usize))).collect();
         Ok(layout.services.values().filter_map(|s| Some((s.name.clone()?, rows(s)))).collect())
     }
 

@@ -197,7 +197,7 @@ impl Dataplane {
 
     /// Counters of backends alone, by service: cheap enough to be read every few milliseconds.
     pub fn backend_stats(&self) -> Result<BackendRows, DataplaneError> {
-        self.loaded.stats.backends(&self.layout)
+        self.loaded.stats.backends(&self.layout, &self.loaded.image.signals)
     }
 
     /// Removes translated flows that are over, and gives back the places of backends and services that nothing names any more. To be called

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::Told;
 
-/// `{"address": "10.0.0.1", "port": 8080, "weight": 5, "name": "web-1", "drain": false, "zone": "eu-1a", "capacity": 1000}`; keys that are not
+/// `{"address": "10.0.0.1", "port": 8080, "weight": 5, "name": "web-1", "drain": false, "zone": "eu-1a", "capacity": 1000,
+/// "backup": 1, "max_connections": 500, "max_connection_rate": 100}`; keys that are not
 /// ours are others' business.
 #[derive(Deserialize)]
 struct Entry {
@@ -18,6 +19,9 @@ struct Entry {
     // Registries of others may mean something else by these.
     zone: Option<Value>,
     capacity: Option<Value>,
+    backup: Option<Value>,
+    max_connections: Option<Value>,
+    max_connection_rate: Option<Value>,
 }
 
 /// From JSON: `"10.0.0.1:8080"`, or a table of keys.
@@ -25,10 +29,24 @@ pub(super) fn from_value(value: Value) -> Result<Told, String> {
     if let Value::String(address) = value {
         return Ok(Told { address, ..Told::default() });
     }
-    let Entry { address, port, weight, name, drain, zone, capacity } = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let Entry { address, port, weight, name, drain, zone, capacity, backup, max_connections, max_connection_rate } =
+        serde_json::from_value(value).map_err(|e| e.to_string())?;
     let zone = zone.as_ref().and_then(Value::as_str).map(str::to_owned);
-    let capacity = capacity.as_ref().and_then(Value::as_u64).and_then(|c| u32::try_from(c).ok());
-    Ok(Told { address, port, weight, name, drain, zone, capacity, ..Told::default() })
+    let number = |value: Option<Value>| value.as_ref().and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    Ok(Told {
+        address,
+        port,
+        weight,
+        name,
+        drain,
+        zone,
+        capacity: number(capacity),
+        // 0 is how others say that it is none.
+        backup: number(backup).filter(|level| *level > 0),
+        max_connections: number(max_connections),
+        max_connection_rate: number(max_connection_rate),
+        ..Told::default()
+    })
 }
 
 /// From what stands at `key` (or in the node of that name): JSON, or the bare address; without content the key's last part is the address.

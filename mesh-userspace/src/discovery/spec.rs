@@ -63,6 +63,10 @@ pub struct Told {
     pub zone: Option<String>,
     pub node: Option<String>,
     pub capacity: Option<u32>,
+    /// As of a backend in the configuration.
+    pub backup: Option<u32>,
+    pub max_connections: Option<u32>,
+    pub max_connection_rate: Option<u32>,
 }
 
 impl Fit {
@@ -72,9 +76,12 @@ impl Fit {
             Ok(_) => told.port,
             Err(_) => Some(told.port.unwrap_or(self.port)),
         };
-        let Told { address, port: _, weight, name, drain, zone, node, capacity } = told;
+        let Told { address, port: _, weight, name, drain, zone, node, capacity, backup, max_connections, max_connection_rate } = told;
         let (port, weight, capacity) = (port.map(Into::into), weight.map(Into::into), capacity.map(Into::into));
-        let spec = written::Backend { address: address.into(), port, weight, name, zone, capacity };
+        let (backup, max_connections) = (backup.map(Into::into), max_connections.map(Into::into));
+        let max_connection_rate = max_connection_rate.map(Into::into);
+        let spec =
+            written::Backend { address: address.into(), port, weight, name, zone, capacity, backup, max_connections, max_connection_rate };
         let mut findings = Findings::new("", None);
         let endpoint = config::resolve_backend(&spec, &Placed::from(()), self.vip, self.mode, &mut findings);
         let endpoint = endpoint.map(|endpoint| Endpoint { drain, node, ..endpoint });

@@ -5,6 +5,7 @@
 //!                          ^------------- status of every target ------------'
 //! ```
 
+pub mod breaker;
 mod check;
 pub mod detector;
 mod driver;

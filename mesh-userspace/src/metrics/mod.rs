@@ -54,6 +54,9 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_backend_slots", "Slots of its service's table that a backend owns"),
     ("mesh_backend_live_flows", "Translated flows of a backend"),
     ("mesh_backend_next_hop_ready", "1 if it is known where packets to a backend go"),
+    ("mesh_backend_failed_flows_ratio", "Share of a backend's flows that failed of late, as its breaker sees it; missing where too few were seen"),
+    ("mesh_backend_max_connections", "Flows that a backend may have at once"),
+    ("mesh_backend_max_connection_rate", "New flows that a backend may be given within a second"),
     ("mesh_backend_probe_rtt_seconds", "Time that the last answered probe took"),
     ("mesh_source_live", "1 if a source of backends answers; 0 if what it said last holds, or it has not answered yet"),
     ("mesh_source_backends", "Backends that a source names"),
@@ -156,7 +159,7 @@ fn backend(page: &mut Page, backend: &BackendView) {
     let labels = Labels::of(&[("service", backend.service.as_str()), ("backend", &backend.id.to_string())]);
     let info = labels.and("name", backend.name.as_deref().unwrap_or_default());
     page.gauge("mesh_backend_info", &info.and("origin", &backend.origin.to_string()), 1);
-    for state in StateWord::ALL {
+    for state in StateWord::ALL.into_iter().filter(|state| says_something(*state, backend)) {
         page.gauge("mesh_backend_state", &labels.and("state", state.name()), flag(state == backend.state));
     }
     page.gauge("mesh_backend_weight", &labels, backend.weight);
@@ -170,6 +173,28 @@ fn backend(page: &mut Page, backend: &BackendView) {
         count(page, "mesh_backend_packets_total", "mesh_backend_bytes_total", &labels.and("direction", direction), traffic);
     }
     heartbeat(page, backend, &labels);
+    guard(page, backend, &labels);
+}
+
+/// States that only a breaker, a limit or a backup can bring about are left out where there is none.
+fn says_something(state: StateWord, backend: &BackendView) -> bool {
+    match state {
+        StateWord::Open | StateWord::Trial => backend.breaker.is_some(),
+        StateWord::Full => backend.limits.is_some(),
+        StateWord::Standby => backend.backup > 0,
+        _ => true,
+    }
+}
+
+fn guard(page: &mut Page, backend: &BackendView, labels: &Labels) {
+    if let Some(failures) = backend.breaker.as_ref().and_then(|b| b.reading.failures) {
+        page.gauge("mesh_backend_failed_flows_ratio", labels, failures);
+    }
+    if let Some(limits) = &backend.limits {
+        let all =
+            [("mesh_backend_max_connections", limits.max_connections), ("mesh_backend_max_connection_rate", limits.max_connection_rate)];
+        all.into_iter().for_each(|(name, limit)| limit.into_iter().for_each(|limit| page.gauge(name, labels, limit)));
+    }
 }
 
 fn handshakes(page: &mut Page, backend: &BackendView, labels: &Labels) {
@@ -313,7 +338,7 @@ mod tests {
         let samples = samples(&render(&sample::snapshot()));
         let count = |prefix: &str| samples.keys().filter(|k| k.starts_with(prefix)).count();
         assert_eq!(count("mesh_packets_total{"), Reason::ALL.len());
-        assert_eq!(count("mesh_backend_state{"), 3 * StateWord::ALL.len());
+        assert_eq!(count("mesh_backend_state{"), 3 * 7 + 3, "one of three has a breaker and a limit, and none is a backup");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod cache;
 mod diff;
 mod preview;
+mod standby;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use crate::{
-    health::Health,
+    health::{Health, breaker::Gate},
     model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight},
     table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Scheduler, Table, TableError},
     weights::{self, Factor, Locality, Parts, Placed},
@@ -43,6 +44,8 @@ pub struct ServiceSpec {
     pub scheduler: Scheduler,
     /// Nearer backends are to weigh more.
     pub locality: Option<Locality>,
+    /// Backups stand in while less than this percent of the others' weight can be used; 0 = while none can.
+    pub backup_below: u8,
 }
 
 /// What the operator wants of a backend.
@@ -84,6 +87,8 @@ pub struct ServiceInput<'a> {
     pub seen: &'a BTreeMap<BackendId, Seen>,
     /// Factors by latency, load or agent.
     pub dynamic: &'a BTreeMap<BackendId, Factor>,
+    /// What breakers and limits let through.
+    pub gates: &'a BTreeMap<BackendId, Gate>,
 }
 
 /// What is to be published.
@@ -137,6 +142,8 @@ pub struct PlannedBackend {
     pub parts: Parts,
     /// Flows at once that it can carry, where somebody said.
     pub capacity: Option<u32>,
+    /// As of [`Endpoint::backup`].
+    pub backup: u8,
 }
 
 /// Plans all services. `seed`: of the tables; secret, and the same on every node that serves these VIPs.
@@ -212,9 +219,11 @@ fn members(input: &ServiceInput<'_>, now: Instant) -> Vec<PlannedBackend> {
         let seen = input.seen.get(&e.id).copied().unwrap_or_default();
         let seen = if input.spec.checked { spared(seen, input.spec.mode) } else { UNCHECKED_IS_UP };
         let dynamic = input.dynamic.get(&e.id).copied().unwrap_or(Factor::ONE);
-        (planned_backend(e, intent(&e.id), seen, dynamic, now), e.zone.as_deref())
+        let gate = input.gates.get(&e.id).copied().unwrap_or_default();
+        (planned_backend(e, intent(&e.id), seen, gate, dynamic, now), e.zone.as_deref())
     });
-    let planned: Vec<_> = planned.collect();
+    let mut planned: Vec<_> = planned.collect();
+    standby::stand_by(planned.iter_mut().map(|(member, _)| member), input.spec.backup_below);
     let factors = input.spec.locality.as_ref().map(|locality| locality.factors(&planned.iter().map(placed).collect::<Vec<_>>()));
     let mut members: Vec<_> = planned.into_iter().map(|(member, _)| member).collect();
     for (member, factor) in members.iter_mut().zip(factors.into_iter().flatten()) {
@@ -239,10 +248,11 @@ fn spared(seen: Seen, mode: Mode) -> Seen {
 
 const UNCHECKED_IS_UP: Seen = Seen { health: Health::Up, back_since: None };
 
-fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, dynamic: Factor, now: Instant) -> PlannedBackend {
+fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, gate: Gate, dynamic: Factor, now: Instant) -> PlannedBackend {
     let configured = intent.weight.unwrap_or(endpoint.weight);
     let ramp = seen.back_since.map_or(Factor::ONE, |since| weights::slow_start(now.saturating_duration_since(since)));
-    let standing = Standing::of(intent.admin, seen.health, configured, ramp);
+    let standing = Standing::of(intent.admin, seen.health, gate, configured, ramp);
+    let trial = if let Gate::Trial(share) = gate { share } else { Factor::ONE };
     let mut planned = PlannedBackend {
         id: endpoint.id,
         name: endpoint.name.clone(),
@@ -253,15 +263,16 @@ fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, dynamic: Fac
         effective: 0,
         parts: Parts::ONE,
         capacity: endpoint.capacity,
+        backup: endpoint.backup,
     };
-    planned.weigh(Parts { ramp, dynamic, locality: Factor::ONE });
+    planned.weigh(Parts { ramp, dynamic, locality: Factor::ONE, trial });
     planned
 }
 
 impl PlannedBackend {
     fn weigh(&mut self, parts: Parts) {
         self.parts = parts;
-        self.factor = if self.standing.state().takes_new() { parts.product() } else { Factor::ZERO };
+        self.factor = if self.standing.state().takes_new() && self.standing != Standing::Standby { parts.product() } else { Factor::ZERO };
         self.effective = weights::effective(self.configured, self.factor);
     }
 }

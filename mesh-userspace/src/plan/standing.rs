@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use crate::{
-    health::Health,
+    health::{Health, breaker::Gate},
     model::{BackendState, Weight},
     weights::Factor,
 };
@@ -24,8 +24,16 @@ pub enum Standing {
     Draining,
     /// It is suspected: new flows elsewhere until that is cleared up, old ones stay.
     Suspected,
+    /// Its breaker is open: new flows elsewhere, old ones stay.
+    Broken,
+    /// It has as many flows as it may have: new ones elsewhere, old ones stay.
+    Full,
     /// Its weight is 0: no new flows; old ones stay, but as those of a live backend.
     Weightless,
+    /// Stands by while enough of the others can be used: no new flows, old ones stay.
+    Standby,
+    /// Its breaker tries it with a share.
+    OnTrial,
     /// Came back a while ago; its share grows.
     Recovering,
     /// Takes its full share.
@@ -33,15 +41,18 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// `ramp`: factor of the slow start.
-    pub fn of(admin: Admin, health: Health, weight: Weight, ramp: Factor) -> Self {
+    /// `ramp`: factor of the slow start. Whether it stands by depends on the others, and is not known here.
+    pub fn of(admin: Admin, health: Health, gate: Gate, weight: Weight, ramp: Factor) -> Self {
         match (admin, health) {
             (Admin::Maintenance | Admin::Removed, _) => Self::Maintenance,
             (_, Health::Down) => Self::Unhealthy,
             (_, Health::Unknown) => Self::Unchecked,
             (Admin::Drain, Health::Up | Health::Soft) => Self::Draining,
             (Admin::In, Health::Soft) => Self::Suspected,
+            (Admin::In, Health::Up) if gate == Gate::Open => Self::Broken,
+            (Admin::In, Health::Up) if gate == Gate::Full => Self::Full,
             (Admin::In, Health::Up) if weight.0 == 0 => Self::Weightless,
+            (Admin::In, Health::Up) if matches!(gate, Gate::Trial(_)) => Self::OnTrial,
             (Admin::In, Health::Up) if ramp < Factor::ONE => Self::Recovering,
             (Admin::In, Health::Up) => Self::Serving,
         }
@@ -53,9 +64,9 @@ impl Standing {
             Self::Maintenance => BackendState::Maintenance,
             Self::Unhealthy | Self::Unchecked => BackendState::Down,
             Self::Draining => BackendState::Draining,
-            Self::Suspected => BackendState::Soft,
-            Self::Recovering => BackendState::Recovering,
-            Self::Weightless | Self::Serving => BackendState::Active,
+            Self::Suspected | Self::Broken | Self::Full => BackendState::Soft,
+            Self::Recovering | Self::OnTrial => BackendState::Recovering,
+            Self::Weightless | Self::Standby | Self::Serving => BackendState::Active,
         }
     }
 }
@@ -68,7 +79,11 @@ impl fmt::Display for Standing {
             Self::Unchecked => "not checked yet",
             Self::Draining => "drained by the operator",
             Self::Suspected => "suspected",
+            Self::Broken => "its breaker is open",
+            Self::Full => "at its limit of connections",
             Self::Weightless => "weight 0",
+            Self::Standby => "stands by: enough of the others can be used",
+            Self::OnTrial => "tried with a share",
             Self::Recovering => "coming back",
             Self::Serving => "in service",
         })
@@ -81,30 +96,41 @@ mod tests {
 
     #[test]
     fn every_combination() {
-        use {Admin::*, BackendState as S, Health::*};
+        use {Admin::*, BackendState as S, Gate::*, Health::*};
         let one = (Weight::ONE, Factor::ONE);
         let rows = [
-            (Maintenance, Up, one, Standing::Maintenance, S::Maintenance),
-            (Maintenance, Down, one, Standing::Maintenance, S::Maintenance),
-            (Maintenance, Unknown, one, Standing::Maintenance, S::Maintenance),
-            (Removed, Up, one, Standing::Maintenance, S::Maintenance),
-            (Drain, Up, one, Standing::Draining, S::Draining),
-            (Maintenance, Soft, one, Standing::Maintenance, S::Maintenance),
-            (Drain, Soft, one, Standing::Draining, S::Draining),
-            (In, Soft, one, Standing::Suspected, S::Soft),
-            (In, Soft, (Weight(0), Factor(204)), Standing::Suspected, S::Soft),
-            (Drain, Down, one, Standing::Unhealthy, S::Down),
-            (Drain, Unknown, one, Standing::Unchecked, S::Down),
-            (Drain, Up, (Weight(0), Factor(1)), Standing::Draining, S::Draining),
-            (In, Down, one, Standing::Unhealthy, S::Down),
-            (In, Unknown, one, Standing::Unchecked, S::Down),
-            (In, Up, (Weight(0), Factor(1)), Standing::Weightless, S::Active),
-            (In, Up, (Weight(9), Factor(204)), Standing::Recovering, S::Recovering),
-            (In, Up, one, Standing::Serving, S::Active),
+            (Maintenance, Up, Free, one, Standing::Maintenance, S::Maintenance),
+            (Maintenance, Down, Free, one, Standing::Maintenance, S::Maintenance),
+            (Maintenance, Unknown, Free, one, Standing::Maintenance, S::Maintenance),
+            (Removed, Up, Free, one, Standing::Maintenance, S::Maintenance),
+            (Drain, Up, Free, one, Standing::Draining, S::Draining),
+            (Maintenance, Soft, Free, one, Standing::Maintenance, S::Maintenance),
+            (Drain, Soft, Free, one, Standing::Draining, S::Draining),
+            (In, Soft, Free, one, Standing::Suspected, S::Soft),
+            (In, Soft, Free, (Weight(0), Factor(204)), Standing::Suspected, S::Soft),
+            (Drain, Down, Free, one, Standing::Unhealthy, S::Down),
+            (Drain, Unknown, Free, one, Standing::Unchecked, S::Down),
+            (Drain, Up, Free, (Weight(0), Factor(1)), Standing::Draining, S::Draining),
+            (In, Down, Free, one, Standing::Unhealthy, S::Down),
+            (In, Unknown, Free, one, Standing::Unchecked, S::Down),
+            (In, Up, Free, (Weight(0), Factor(1)), Standing::Weightless, S::Active),
+            (In, Up, Free, (Weight(9), Factor(204)), Standing::Recovering, S::Recovering),
+            (In, Up, Free, one, Standing::Serving, S::Active),
+            (In, Up, Open, one, Standing::Broken, S::Soft),
+            (In, Up, Full, one, Standing::Full, S::Soft),
+            (In, Up, Open, (Weight(0), Factor(204)), Standing::Broken, S::Soft),
+            (In, Up, Trial(Factor(204)), one, Standing::OnTrial, S::Recovering),
+            (In, Up, Trial(Factor(204)), (Weight(9), Factor(204)), Standing::OnTrial, S::Recovering),
+            (In, Up, Trial(Factor(204)), (Weight(0), Factor::ONE), Standing::Weightless, S::Active),
+            (In, Down, Open, one, Standing::Unhealthy, S::Down),
+            (In, Soft, Full, one, Standing::Suspected, S::Soft),
+            (In, Unknown, Trial(Factor(204)), one, Standing::Unchecked, S::Down),
+            (Drain, Up, Open, one, Standing::Draining, S::Draining),
+            (Maintenance, Up, Full, one, Standing::Maintenance, S::Maintenance),
         ];
-        for (admin, health, (weight, ramp), standing, state) in rows {
-            let got = Standing::of(admin, health, weight, ramp);
-            assert_eq!((got, got.state()), (standing, state), "{admin:?} {health:?} {weight:?} {ramp:?}");
+        for (admin, health, gate, (weight, ramp), standing, state) in rows {
+            let got = Standing::of(admin, health, gate, weight, ramp);
+            assert_eq!((got, got.state()), (standing, state), "{admin:?} {health:?} {gate:?} {weight:?} {ramp:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ struct Fixture {
     intents: BTreeMap<BackendId, Intent>,
     seen: BTreeMap<BackendId, Seen>,
     dynamic: BTreeMap<BackendId, Factor>,
+    gates: BTreeMap<BackendId, Gate>,
     now: Instant,
 }
 
@@ -32,17 +33,26 @@ impl Fixture {
                 log2_slots: None,
                 scheduler: Scheduler::default(),
                 locality: None,
+                backup_below: 0,
             },
             seen: endpoints.iter().map(|e| (e.id, UNCHECKED_IS_UP)).collect(),
             endpoints,
             intents: BTreeMap::new(),
             dynamic: BTreeMap::new(),
+            gates: BTreeMap::new(),
             now: Instant::now(),
         }
     }
 
     fn input(&self) -> ServiceInput<'_> {
-        ServiceInput { spec: &self.spec, endpoints: &self.endpoints, intents: &self.intents, seen: &self.seen, dynamic: &self.dynamic }
+        ServiceInput {
+            spec: &self.spec,
+            endpoints: &self.endpoints,
+            intents: &self.intents,
+            seen: &self.seen,
+            dynamic: &self.dynamic,
+            gates: &self.gates,
+        }
     }
 
     fn plan(&self) -> Plan {
@@ -83,6 +93,51 @@ fn who_is_out_owns_nothing_and_stays_visible() {
     assert_eq!(states, [Active, Down, Draining, Maintenance, Down, Active]);
     assert_eq!(slots(&plan), [1024, 0, 0, 0, 0, 0]);
     assert!(!plan.services[0].no_backends);
+}
+
+#[test]
+fn breakers_and_limits_keep_new_flows_away_and_a_trial_gets_its_share() {
+    let mut f = Fixture::new("web", &[1; 4]);
+    f.gates = [(id(0), Gate::Open), (id(1), Gate::Full), (id(2), Gate::Trial(Factor::of(0.1)))].into();
+    let plan = f.plan();
+    let members = &plan.services[0].members;
+    let shown: Vec<_> = members.iter().map(|m| (m.standing, m.state)).collect();
+    use BackendState::*;
+    assert_eq!(shown, [(Standing::Broken, Soft), (Standing::Full, Soft), (Standing::OnTrial, Recovering), (Standing::Serving, Active)]);
+    let slots = slots(&plan);
+    assert_eq!((slots[0], slots[1], members[2].parts.trial), (0, 0, Factor::of(0.1)));
+    let share = f64::from(slots[2]) / f64::from(slots[3]);
+    assert!((0.06..0.14).contains(&share), "{slots:?}");
+    f.gates = (0..4).map(|i| (id(i), Gate::Open)).collect();
+    assert!(f.plan().services[0].no_backends, "and then the service's policy counts");
+}
+
+#[test]
+fn backups_stand_in_by_priority() {
+    let mut f = Fixture::new("web", &[1, 1, 1, 1, 2]);
+    (f.endpoints[2].backup, f.endpoints[3].backup, f.endpoints[4].backup) = (1, 1, 2);
+    let live = |f: &Fixture| slots(&f.plan()).iter().map(|n| *n > 0).collect::<Vec<_>>();
+    let steady = f.plan();
+    assert_eq!(live(&f), [true, true, false, false, false]);
+    let standings: Vec<_> = steady.services[0].members.iter().map(|m| (m.standing, m.state)).collect();
+    assert_eq!(standings[3], (Standing::Standby, BackendState::Active), "its old flows stay");
+    assert!(steady.services[0].table.secondary.iter().all(|s| *s < 2), "no slot may fall to one that stands by");
+    f.health(0, Health::Down);
+    assert_eq!(live(&f), [false, true, false, false, false]);
+    f.spec.backup_below = 60;
+    assert_eq!(live(&f), [false, true, true, true, false], "half of the weight is less than 60 percent, with the first backups it is not");
+    f.spec.backup_below = 0;
+    f.gates.insert(id(1), Gate::Open);
+    assert_eq!(live(&f), [false, false, true, true, false]);
+    f.gates.insert(id(1), Gate::Trial(Factor::of(0.1)));
+    assert_eq!(live(&f), [false, true, true, true, false], "on trial it gets its share, and the backups stay");
+    f.health(2, Health::Down);
+    f.admin(3, Admin::Drain);
+    assert_eq!(live(&f), [false, true, false, false, true]);
+    f.gates.clear();
+    assert_eq!(live(&f), [false, true, false, false, false]);
+    (0..5).for_each(|i| f.health(i, Health::Down));
+    assert!(f.plan().services[0].no_backends);
 }
 
 #[test]

@@ -46,19 +46,21 @@ pub struct Parts {
     pub dynamic: Factor,
     /// By distance.
     pub locality: Factor,
+    /// While its breaker tries it.
+    pub trial: Factor,
 }
 
 impl Parts {
-    pub const ONE: Self = Self { ramp: Factor::ONE, dynamic: Factor::ONE, locality: Factor::ONE };
+    pub const ONE: Self = Self { ramp: Factor::ONE, dynamic: Factor::ONE, locality: Factor::ONE, trial: Factor::ONE };
 
     /// Their product; never 0 where none of them is.
     pub fn product(self) -> Factor {
-        let Self { ramp, dynamic, locality } = self;
-        if [ramp, dynamic, locality].contains(&Factor::ZERO) {
+        let Self { ramp, dynamic, locality, trial } = self;
+        if [ramp, dynamic, locality, trial].contains(&Factor::ZERO) {
             return Factor::ZERO;
         }
         let times = |a: u64, b: Factor| (a * u64::from(b.0) + u64::from(Factor::ONE.0) / 2) / u64::from(Factor::ONE.0);
-        Factor(times(times(u64::from(ramp.0), dynamic), locality).clamp(1, u64::from(u32::MAX)) as u32)
+        Factor(times(times(times(u64::from(ramp.0), dynamic), locality), trial).clamp(1, u64::from(u32::MAX)) as u32)
     }
 }
 
@@ -121,7 +123,7 @@ mod tests {
         assert_eq!(Parts::ONE.product(), Factor::ONE);
         assert_eq!(Parts { ramp: half, dynamic: half, ..Parts::ONE }.product(), Factor(512));
         assert_eq!(Parts { locality: Factor::ZERO, ..Parts::ONE }.product(), Factor::ZERO);
-        assert_eq!(Parts { ramp: Factor(1), dynamic: Factor(1), locality: half }.product(), Factor(1));
+        assert_eq!(Parts { ramp: Factor(1), dynamic: Factor(1), locality: half, trial: half }.product(), Factor(1));
     }
 
     #[test]

@@ -7,10 +7,12 @@ use crate::{
     control::{
         DrainEnd, DrainState, DrainView, Intention, PlanView, Then, WeightView,
         view::{
-            Admin, BackendView, ConfigView, HandshakeView, HealthView, InterfaceView, NatView, NextHopView, Origin, Publications,
-            Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, TimesView, Traffic, Usage,
+            Admin, BackendView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LimitView, NatView, NextHopView, Origin,
+            Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, TimesView, Traffic,
+            Usage,
         },
     },
+    health::breaker::{Circuit, Reading},
     model::{BackendId, Epoch},
     plan::{BackendPreview, BackendShare, FlowsPreview, Preview, Standing},
 };
@@ -108,6 +110,9 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
         replied: traffic(400),
         flows: 25,
         live_flows: 2,
+        breaker: None,
+        limits: None,
+        backup: 0,
         resets: ResetsView { client: 4, backend: 5 },
         handshakes: HandshakeView {
             sampled: 3,
@@ -135,6 +140,19 @@ pub(crate) fn source() -> SourceView {
     }
 }
 
+/// The first backend, with a breaker and limits.
+fn guarded() -> BackendView {
+    BackendView {
+        breaker: Some(BreakerView {
+            state: Circuit::Closed,
+            next_ms: None,
+            reading: Reading { flows: 100, failures: Some(0.25), in_row: 0, latency: None },
+        }),
+        limits: Some(LimitView { max_connections: Some(500), max_connection_rate: Some(50), connections: Some(2), reached: None }),
+        ..backend("web", 1, Some("b1"))
+    }
+}
+
 pub(crate) fn snapshot() -> Snapshot {
     let down = BackendView {
         state: StateWord::Down,
@@ -144,7 +162,7 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         status: status(),
         services: vec![service("web"), service("shop/api")],
-        backends: vec![backend("web", 1, Some("b1")), down, backend("shop/api", 1, Some("b1"))],
+        backends: vec![guarded(), down, backend("shop/api", 1, Some("b1"))],
         sources: vec![source()],
         publications: Publications {
             count: 7,

@@ -68,12 +68,11 @@ fn told(endpoint: &v1::Endpoint, port: Option<u16>) -> Option<Told> {
     Some(Told {
         address: address.clone(),
         port,
-        weight: None,
         name: endpoint.target_ref.as_ref().and_then(|target| target.name.clone()),
         drain,
         node: endpoint.node_name.clone(),
         zone: endpoint.zone.clone(),
-        capacity: None,
+        ..Told::default()
     })
 }
 

@@ -96,6 +96,11 @@ impl Signals {
         [self.passive, self.probes, self.hints, self.trial]
     }
 
+    /// The channels by name, and their sum.
+    pub fn named(&self) -> [(&'static str, f64); 5] {
+        [("traffic", self.passive), ("pulses", self.probes), ("hints", self.hints), ("trials", self.trial), ("phi", self.sum())]
+    }
+
     fn heard(&self) -> usize {
         self.channels().iter().filter(|phi| **phi >= HEARD).count()
     }

@@ -201,5 +201,6 @@ fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
         effective: 0,
         parts: Parts::ONE,
         capacity: None,
+        backup: 0,
     }
 }
