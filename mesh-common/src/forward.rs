@@ -95,6 +95,9 @@ pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T) -> Verdict {
 pub(crate) trait Sink<P, T> {
     type Done;
 
+    /// Is told which service the packet is for, before anything is decided.
+    #[inline(always)]
+    fn arrived<A>(&self, _: &Arrival<'_, A>) {}
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
     /// A packet is about to be sent.
     fn note(&self, tables: &T, sign: Sign);
@@ -254,6 +257,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     };
     let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
     let arrival = Arrival { config, vip, service, headers, network, flags, hash };
+    run.sink.arrived(&arrival);
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
         NAT => nat::forward(run, &arrival),

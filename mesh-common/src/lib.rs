@@ -19,6 +19,7 @@ pub mod answer;
 pub mod aside;
 pub mod checksum;
 mod dnat;
+pub mod explain;
 pub mod flow;
 pub mod forward;
 pub mod handshake;

@@ -4,6 +4,8 @@
 #[cfg(target_arch = "bpf")]
 mod aside;
 #[cfg(target_arch = "bpf")]
+mod explain;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo,
-        SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, Explained, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats,
+        ServiceInfo, SlotWord, Vip,
     },
     answer::Said,
     handshake,
@@ -21,6 +21,8 @@ use mesh_common::{
     shared::Shared,
     tables::Tables,
 };
+
+use crate::explain::Copies;
 
 /// Sizes that the object is built with; the loader sets others before it creates the maps.
 mod size {
@@ -65,6 +67,20 @@ static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 
+/// What [`mesh_explain_open`] is to open.
+#[map]
+static SCRATCH_OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
+/// Copies of what the engine would write to, for one who only looks.
+#[map]
+static SCRATCH_FLOW: PerCpuArray<NatFlow> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_BUCKET: PerCpuArray<NatBucket> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_GAUGES: PerCpuArray<NatGauges> = PerCpuArray::with_max_entries(1, 0);
+/// What it has found.
+#[map]
+static EXPLAINED: Array<Explained> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
 /// What an answer quotes.
 #[map]
 static QUOTES: PerCpuArray<Quote> = PerCpuArray::with_max_entries(1, 0);
@@ -88,6 +104,13 @@ pub extern "C" fn mesh_open_flow() -> u64 {
 pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
     handshake::note(&Maps, hash, stats, step);
     0
+}
+
+/// A global function, as the other ones are.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_open() -> u64 {
+    nat::open_flow(&Copies)
 }
 
 /// The tables as they stand in the maps.
@@ -204,6 +227,33 @@ impl Tables for Maps {
     fn nanoseconds(&self) -> u64 {
         // SAFETY: the helper only reads a clock.
         unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+impl Copies {
+    #[inline(always)]
+    pub fn scratch_opening(&self) -> Option<Shared<'_, Opening>> {
+        look_up!(SCRATCH_OPENING, 0)
+    }
+
+    #[inline(always)]
+    pub fn scratch_flow(&self) -> Option<Shared<'_, NatFlow>> {
+        look_up!(SCRATCH_FLOW, 0)
+    }
+
+    #[inline(always)]
+    pub fn scratch_bucket(&self) -> Option<Shared<'_, NatBucket>> {
+        look_up!(SCRATCH_BUCKET, 0)
+    }
+
+    #[inline(always)]
+    pub fn scratch_gauges(&self) -> Option<Shared<'_, NatGauges>> {
+        look_up!(SCRATCH_GAUGES, 0)
+    }
+
+    #[inline(always)]
+    pub fn explained(&self) -> Option<Shared<'_, Explained>> {
+        look_up!(EXPLAINED, 0)
     }
 }
 

@@ -7,6 +7,7 @@ mod addr;
 pub mod agent;
 mod backend;
 mod config;
+mod explained;
 mod nat;
 mod reason;
 mod service;
@@ -19,6 +20,7 @@ pub use addr::{Addr, Family, Proto};
 pub use agent::{AgentLink, AgentStats, AgentVip, agent_v4};
 pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
+pub use explained::Explained;
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
@@ -52,6 +54,8 @@ pub mod map {
     pub const BACKEND_SIGNALS: &str = "BACKEND_SIGNALS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
     pub const REASON_STATS: &str = "REASON_STATS";
+    /// One [`super::Explained`], the last that [`super::program::EXPLAIN`] told; mmapped.
+    pub const EXPLAINED: &str = "EXPLAINED";
 }
 
 /// Names of the programs in the object and of their pins.
@@ -60,4 +64,6 @@ pub mod program {
     pub const XDP: &str = "mesh_xdp";
     /// The balancer as a TC ingress classifier.
     pub const TC: &str = "mesh_tc";
+    /// Tells what the balancer would make of a packet, and leaves no trace: an XDP program that is attached nowhere.
+    pub const EXPLAIN: &str = "mesh_explain";
 }

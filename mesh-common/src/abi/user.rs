@@ -1,8 +1,8 @@
 //! Leave for aya's typed maps to carry the types of the contract.
 
 use super::{
-    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats,
-    ServiceInfo, SlotWord, Vip,
+    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendSignals, BackendStats, Config, Explained, NatBucket, NatFlow, NatGauges,
+    ReasonStats, ServiceInfo, SlotWord, Vip,
 };
 
 macro_rules! pod {
@@ -23,6 +23,7 @@ pod!(
     BackendSignals,
     BackendStats,
     Config,
+    Explained,
     NatBucket,
     NatFlow,
     NatGauges,

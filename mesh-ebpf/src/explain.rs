@@ -1,0 +1,135 @@
+//! The program that only looks: the engine on the same maps, with copies in place of all that it writes to.
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use mesh_common::{
+    abi::{Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
+    answer::Said,
+    explain::explain,
+    nat::Opening,
+    patch::Quote,
+    shared::Shared,
+    tables::Tables,
+};
+
+use crate::{
+    maps::{Maps, mesh_explain_open},
+    packet::XdpFrame,
+};
+
+/// Tells what the balancer would make of the packet that it is run with. It is attached nowhere.
+#[xdp(frags)]
+#[inline(always)]
+pub fn mesh_explain(ctx: XdpContext) -> u32 {
+    let Some(out) = Copies.explained() else { return xdp_action::XDP_ABORTED };
+    let mut frame = XdpFrame::new(&ctx);
+    explain(&mut frame, &Copies, out) as u32
+}
+
+/// The tables as they stand in the maps; what the engine writes to is a copy, and what it counts is not there.
+pub struct Copies;
+
+/// Copies a value word by word.
+macro_rules! copied {
+    ($from:expr, $to:expr, $($word:literal)+) => {{
+        let (from, to) = ($from?, $to?);
+        $( to.store::<u64, { 8 * $word }>(from.load::<u64, { 8 * $word }>()); )+
+        Some(to)
+    }};
+}
+
+const MAPS: &Maps = &Maps;
+
+impl Tables for Copies {
+    #[inline(always)]
+    fn config(&self) -> Option<Shared<'_, Config>> {
+        MAPS.config()
+    }
+
+    #[inline(always)]
+    fn vip(&self, position: u32) -> Option<Shared<'_, Vip>> {
+        MAPS.vip(position)
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<Shared<'_, ServiceInfo>> {
+        MAPS.service(id)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<SlotWord> {
+        MAPS.slot(index)
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
+        MAPS.backend(index)
+    }
+
+    #[inline(always)]
+    fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>> {
+        copied!(MAPS.nat_bucket(index), self.scratch_bucket(), 0 1 2 3 4 5 6 7)
+    }
+
+    #[inline(always)]
+    fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>> {
+        copied!(MAPS.nat_flow(index), self.scratch_flow(), 0 1 2 3 4 5 6 7)
+    }
+
+    #[inline(always)]
+    fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>> {
+        copied!(MAPS.nat_gauges(), self.scratch_gauges(), 0)
+    }
+
+    #[inline(always)]
+    fn opening(&self) -> Option<Shared<'_, Opening>> {
+        self.scratch_opening()
+    }
+
+    #[inline(always)]
+    fn open_flow(&self) -> u64 {
+        mesh_explain_open()
+    }
+
+    #[inline(always)]
+    fn quote(&self) -> Option<Shared<'_, Quote>> {
+        None
+    }
+
+    #[inline(always)]
+    fn said(&self) -> Option<Shared<'_, Said>> {
+        None
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        MAPS.tick()
+    }
+
+    #[inline(always)]
+    fn reason_stats(&self, _: u32) -> Option<Shared<'_, ReasonStats>> {
+        None
+    }
+
+    #[inline(always)]
+    fn backend_stats(&self, _: u32) -> Option<Shared<'_, BackendStats>> {
+        None
+    }
+
+    #[inline(always)]
+    fn backend_signals(&self, _: u32) -> Option<Shared<'_, BackendSignals>> {
+        None
+    }
+
+    #[inline(always)]
+    fn watched(&self, _: u32) -> Option<Shared<'_, u64>> {
+        None
+    }
+
+    #[inline(always)]
+    fn note_handshake(&self, _: u64, _: u32, _: u32) {}
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
+}
