@@ -8,7 +8,7 @@ use crate::{
     abi::{Explained, Reason, TableRef, Vip},
     aside::Cause,
     flow::{Address, Tuple},
-    forward::{Arrival, Run, Sending, Sink},
+    forward::{Arrival, Run, Sending, Sign, Sink},
     packet::Packet,
     put, read,
     rewrite::{Network, Outer},
@@ -49,6 +49,11 @@ impl<P, T> Sink<P, T> for Tell<'_> {
     }
 
     #[inline(always)]
+    fn note(&self, _: &T, sign: Sign) {
+        put!(self.out, Explained.opens as u8, sign.opens as u8);
+    }
+
+    #[inline(always)]
     fn send(self, _: &mut P, _: &T, sending: Sending) -> Reason {
         let out = self.out;
         put!(out, Explained.service as u32, sending.service);
@@ -57,7 +62,6 @@ impl<P, T> Sink<P, T> for Tell<'_> {
         put!(out, Explained.dst_mac as u64, sending.edit.macs.dst);
         put!(out, Explained.src_mac as u64, sending.edit.macs.src);
         put!(out, Explained.reason as u8, sending.reason as u8);
-        put!(out, Explained.opens as u8, sending.opens as u8);
         match sending.edit.network {
             Network::Untouched => put!(out, Explained.edit as u8, Explained::UNTOUCHED),
             Network::V4(translation) => tuple(out, Explained::V4, translation.tuple),

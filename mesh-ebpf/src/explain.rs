@@ -5,6 +5,7 @@ use mesh_common::{
     abi::{Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
     answer::Said,
     explain::explain,
+    icmp::Relayed,
     nat::Opening,
     patch::Quote,
     shared::Shared,
@@ -92,6 +93,11 @@ impl Tables for Copies {
 
     #[inline(always)]
     fn quote(&self) -> Option<Shared<'_, Quote>> {
+        None
+    }
+
+    #[inline(always)]
+    fn relayed(&self) -> Option<Shared<'_, Relayed>> {
         None
     }
 

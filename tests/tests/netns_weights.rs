@@ -68,6 +68,25 @@ fn a_backends_agent_says_what_it_can_take() -> Result<()> {
 }
 
 #[test]
+fn a_backend_that_reports_more_load_than_the_others_gets_less() -> Result<()> {
+    let stage = stage("mesh-load")?;
+    let keys = "health: none, heartbeat: {ttl: 30s}, weights: {by: load},";
+    let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, keys)?)?;
+    let beat = |name: &str, load: &str| daemon.ok(&["backend", "heartbeat", "web", name, "--load", load]).map(drop);
+    let share = |name: &str| -> Result<f64> { backend(&daemon, name)?["share"].as_f64().context("no share") };
+    for (name, _) in BACKENDS {
+        beat(name, "0.5")?;
+    }
+    daemon.until("all serve alike", || Ok((0.30..0.36).contains(&share("b1")?)))?;
+    beat("b1", "0.9")?;
+    daemon.until("less for the loaded one", || Ok(share("b1")? < 0.25))?;
+    let shown = backend(&daemon, "b1")?;
+    ensure!(shown["weighing"]["load"] == 0.9 && shown["weighing"]["why"].to_string().contains("reports a load of 0.90"), "{shown}");
+    beat("b1", "0.1")?;
+    daemon.until("more once it has little to do", || Ok(share("b1")? > 0.36))
+}
+
+#[test]
 fn schedulers_and_distances_are_switched_while_connections_are_open() -> Result<()> {
     let stage = stage("mesh-sched")?;
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, "")?)?;

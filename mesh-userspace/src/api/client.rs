@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use super::{BackendRef, WeightBody, paths};
 use crate::{
     control::{
-        BackendSpec, ControlError, DrainSpec, DrainView, Intention, PlanView, ServiceSpec,
+        BackendSpec, ControlError, DrainSpec, DrainView, ExplainView, Intention, PacketSpec, PlanView, ServiceSpec,
         view::{BackendView, Beat, ServiceView, SourceView, Status},
     },
     events::Event,
@@ -163,6 +163,11 @@ impl Client {
     /// What a change would do.
     pub async fn plan(&self, intention: &Intention<String>) -> Result<PlanView> {
         self.call(Method::POST, paths::PLAN, Some(intention)).await
+    }
+
+    /// What would become of a packet.
+    pub async fn explain(&self, packet: &PacketSpec) -> Result<ExplainView> {
+        self.call(Method::POST, paths::EXPLAIN, Some(packet)).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

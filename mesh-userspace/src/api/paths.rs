@@ -11,6 +11,7 @@ pub const EVENTS: &str = "/v1/events";
 pub const RELOAD: &str = "/v1/reload";
 pub const DRAINS: &str = "/v1/drains";
 pub const PLAN: &str = "/v1/plan";
+pub const EXPLAIN: &str = "/v1/explain";
 
 pub fn service(name: &ServiceName) -> String {
     format!("{SERVICES}/{}", encode(name.as_str()))

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use super::{
     documents::{CompletionsArgs, ConfigCommand, ManArgs},
     drain::DrainArgs,
+    explain::ExplainArgs,
     output::Format,
     plan::PlanArgs,
     service_spec::AddService,
@@ -135,6 +136,8 @@ pub enum Query {
     Reload,
     /// Show what a change would do, before it is made
     Plan(PlanArgs),
+    /// Show what the loaded program would make of a packet, decision by decision; nothing is sent, changed or counted
+    Explain(ExplainArgs),
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -5,6 +5,7 @@
 mod args;
 pub mod documents;
 mod drain;
+mod explain;
 mod failure;
 mod output;
 mod plan;

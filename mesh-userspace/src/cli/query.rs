@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{Client, ClientError},
     control::{
-        BackendSpec,
+        BackendSpec, explaining,
         view::{BackendView, Beat},
     },
 };
@@ -82,6 +82,7 @@ async fn ask(query: &Query, client: &Client, target: &Target, out: &mut impl Wri
             done(out, format, "configuration reloaded")?;
         }
         Query::Plan(args) => super::plan::execute(args, client, format, out).await?,
+        Query::Explain(args) => print(out, format, &client.explain(&args.packet()).await?, |view, _| explaining::in_words(view))?,
     }
     Ok(())
 }

@@ -287,3 +287,26 @@ async fn a_drain_is_waited_for_and_listed() {
     let line: Value = serde_json::from_str(lines.trim()).unwrap();
     schema::check("drain", &Value::Array(vec![line]));
 }
+
+#[tokio::test]
+async fn a_packet_is_explained_decision_by_decision() {
+    let seam = Seam::start().await;
+    let said = run(&seam, "explain 198.51.100.7:40000 192.0.2.10:80/tcp").await.unwrap();
+    let expected = [
+        "packet     198.51.100.7:40000 -> 192.0.2.10:80/tcp [syn]",
+        "service    web",
+        "mode       nat",
+        "hash       00000000deadbeef",
+        "slot       7 of 1024",
+        "target     10.0.0.1:8080 (draining)",
+        "secondary  10.0.0.2:8080 (active)",
+        "entry      none yet: the packet would open the flow",
+        "backend    10.0.0.2:8080 (active)",
+        "next hop   02:00:00:00:00:02 from 02:00:00:00:00:01 by the interface that it came in by",
+        "rewrite    10.0.0.9:1024 -> 10.0.0.2:8080",
+        "verdict    forward (forwarded)",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    schema::check("explain", &json(&seam, "explain 198.51.100.7:40000 192.0.2.10:80 --flags ack,psh").await);
+    schema::check("explain", &json(&seam, "explain [2001:db8::7]:5353 [2001:db8::1]:53/udp").await);
+}

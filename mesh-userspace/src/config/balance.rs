@@ -29,12 +29,12 @@ const SHORTEST_AGENT_INTERVAL: Duration = Duration::from_millis(100);
 const ELSEWHERE: u32 = 10;
 const FARTHEST: u32 = 1_000_000;
 
-/// Errors go to `findings`. `checked`: there is a heartbeat.
-pub fn resolve_balance(service: &written::Service, checked: bool, findings: &mut Findings<'_>) -> Balance {
+/// Errors go to `findings`. `checked`: backends are checked; `reporting`: they send heartbeats themselves.
+pub fn resolve_balance(service: &written::Service, checked: bool, reporting: bool, findings: &mut Findings<'_>) -> Balance {
     Balance {
         scheduler: service.scheduler.unwrap_or_default().into(),
         log2_slots: service.slots.as_ref().and_then(|slots| slots_of(slots, findings)),
-        weights: service.weights.as_ref().map(|w| weights(w, checked, findings)).unwrap_or_default(),
+        weights: service.weights.as_ref().map(|w| weights(w, checked, reporting, findings)).unwrap_or_default(),
         locality: service.locality.as_ref().map(|l| locality(l, findings)),
     }
 }
@@ -65,10 +65,17 @@ fn slots_of(slots: &Placed<u32>, findings: &mut Findings<'_>) -> Option<u8> {
     Some(slots.value.trailing_zeros() as u8)
 }
 
-fn weights(written: &balanced::Weights, checked: bool, findings: &mut Findings<'_>) -> Weights {
-    let by_latency = written.by.value == SignalWord::Latency;
-    if by_latency && !checked {
+fn weights(written: &balanced::Weights, checked: bool, reporting: bool, findings: &mut Findings<'_>) -> Weights {
+    let by = written.by.value;
+    if by == SignalWord::Latency && !checked {
         findings.error(&written.by, "latency is that of the heartbeat, and there is none", "give the service a heartbeat (`health`)");
+    }
+    if by == SignalWord::Load && !reporting {
+        findings.error(
+            &written.by,
+            "load is what backends say in their own heartbeats, and the service expects none",
+            "add `heartbeat: {ttl: 10s}`, and have each backend send its `load`",
+        );
     }
     let interval = written.agent_interval.as_ref();
     if let (Some(interval), None) = (interval, &written.agent) {
@@ -82,7 +89,7 @@ fn weights(written: &balanced::Weights, checked: bool, findings: &mut Findings<'
     if let Some(zero) = port.filter(|p| p.value == 0) {
         findings.error(zero, "port 0 is no port to ask an agent at", "write a port from 1 to 65535");
     }
-    Weights { by_latency, agent: port.map(|p| (p.value, interval.map_or(AGENT_INTERVAL, |i| i.value.0))) }
+    Weights { by, agent: port.map(|p| (p.value, interval.map_or(AGENT_INTERVAL, |i| i.value.0))) }
 }
 
 fn locality(written: &balanced::Locality, findings: &mut Findings<'_>) -> Locality {
@@ -123,7 +130,7 @@ mod tests {
                     locality: {distances: {a: 1, b: 3}, elsewhere: 7}\n";
         let all = service(keys).unwrap();
         assert_eq!((all.scheduler, all.log2_slots), (Scheduler::RoundRobin, Some(12)));
-        assert_eq!(all.weights, Weights { by_latency: true, agent: Some((9999, Duration::from_millis(500))) });
+        assert_eq!(all.weights, Weights { by: SignalWord::Latency, agent: Some((9999, Duration::from_millis(500))) });
         assert_eq!(all.locality.unwrap(), Locality { distances: [("a".into(), 1), ("b".into(), 3)].into(), elsewhere: 7 });
         assert_eq!(all.backends[0].zone.as_deref(), Some("a"));
     }
@@ -135,6 +142,7 @@ mod tests {
             ("    slots: 128\n", "5:12", "256"),
             ("    scheduler: fastest\n", "5:", "fastest"),
             ("    health: none\n    weights: {by: latency}\n", "6:19", "heartbeat"),
+            ("    weights: {by: load}\n", "5:19", "heartbeat: {ttl"),
             ("    weights: {agent_interval: 1s}\n", "5:", "agent"),
             ("    weights: {agent: 9999, agent_interval: 1ms}\n", "5:", "100ms"),
             ("    weights: {agent: 0}\n", "5:", "port"),

@@ -11,7 +11,8 @@ use super::{placed::Placed, words::Span};
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// `static` (default), or `latency`: who answers its heartbeat more slowly than it could, compared with the others, gets less.
+    /// `static` (default); `latency`: who answers its heartbeat more slowly than it could, compared with the others, gets less; `load`: who says in its own
+    /// heartbeats (`heartbeat`) that it is more loaded than the others gets less.
     #[serde(default)]
     pub by: Placed<SignalWord>,
     /// Port of an agent on each backend that says in a line of text what share of its weight it can take (HAProxy's agent-check).
@@ -31,6 +32,8 @@ pub enum SignalWord {
     Static,
     /// Its latency over its own latency without load.
     Latency,
+    /// The load that it reports in its heartbeats.
+    Load,
 }
 
 /// How far backends are.

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::words::{Hook, LogFormat};
+use super::{
+    balanced::SignalWord,
+    words::{Hook, LogFormat},
+};
 use crate::{
     discovery::{ClusterSpec, SourceSpec},
     flow_log::FlowSink,
@@ -94,8 +97,8 @@ pub struct Heartbeat {
 /// What backends get beyond their configured weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Weights {
-    /// By latency.
-    pub by_latency: bool,
+    /// What moves them.
+    pub by: SignalWord,
     /// Port of each backend's agent, and from one question to the next.
     pub agent: Option<(u16, Duration)>,
 }

@@ -39,7 +39,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
-    let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), findings);
+    let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), heartbeat.is_some(), findings);
     let Guard { breaker, limits, backup_below } = resolve_guard(written, vip, mode, check.is_some(), findings);
     let service = Service {
         name,

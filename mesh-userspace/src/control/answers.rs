@@ -43,6 +43,7 @@ impl Daemon {
                 let seed = table_seed(self.plane.hash_key());
                 drop(answer.send(self.core.what_if(*intention, seed, now)));
             }
+            Command::Explain(packet, answer) => drop(answer.send(self.explain(*packet))),
             Command::Beat(service, id, beat, answer) => {
                 let done = self.core.beat(&service, id, &beat, now);
                 if let Some(beaten) = done.as_ref().ok().filter(|beaten| beaten.changed) {

@@ -226,6 +226,11 @@ impl Core {
 }
 
 impl Lease {
+    /// How loaded the backend has said to be, while its heartbeat holds.
+    pub fn load(&self) -> Option<f64> {
+        self.load.filter(|_| self.health == Health::Up)
+    }
+
     pub fn view(&self, now: Instant) -> BeatView {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         BeatView {

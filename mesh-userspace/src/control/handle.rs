@@ -5,6 +5,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{
     drains::{DrainSpec, DrainView},
     error::ControlError,
+    explaining::{ExplainView, PacketSpec},
     view::{Admin, BackendView, Beat, Readiness, ServiceView, Snapshot, SourceView, Status},
     whatif::{Intention, PlanView},
 };
@@ -44,6 +45,7 @@ pub enum Command {
     Drain(ServiceName, BackendId, DrainSpec, Answer<BackendView>),
     Drains(Answer<Vec<DrainView>>),
     Plan(Box<Intention<BackendId>>, Answer<PlanView>),
+    Explain(Box<PacketSpec>, Answer<ExplainView>),
 }
 
 /// A way to the running daemon. Cheap to clone.
@@ -165,6 +167,11 @@ impl Handle {
     /// What a change would do; nothing is changed.
     pub async fn plan(&self, intention: Intention<BackendId>) -> Result<PlanView, ControlError> {
         self.ask(|answer| Command::Plan(Box::new(intention), answer)).await
+    }
+
+    /// What would become of a packet; it leaves no trace.
+    pub async fn explain(&self, packet: PacketSpec) -> Result<ExplainView, ControlError> {
+        self.ask(|answer| Command::Explain(Box::new(packet), answer)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, ControlError> {

@@ -10,11 +10,13 @@ use mesh_common::abi::Mode;
 
 use super::{
     agents::{Agents, Question, Word},
+    beating::Lease,
     daemon::Daemon,
     merge::Merged,
     weight_view::WeightView,
 };
 use crate::{
+    config::balanced::SignalWord,
     health::TargetKey,
     model::{BackendId, ServiceName, VipAddr},
     plan::{PlannedBackend, ServicePlan},
@@ -52,16 +54,16 @@ impl Daemon {
         let begun = self.flows_begun();
         let words = self.weighing.agents.words();
         let mut services = std::mem::take(&mut self.weighing.services);
-        services.retain(|name, _| self.core.services().get(name).is_some_and(|m| m.service.weights.by_latency));
+        services.retain(|name, _| self.core.services().get(name).is_some_and(is_controlled));
         let mut changed = false;
         let weighed = self.core.services().iter().filter(|(name, m)| is_weighed(m) || self.weighed.contains_key(*name));
         for (name, merged) in weighed.collect::<Vec<_>>() {
             let Some(plan) = self.core.plan().service(name) else { continue };
             let mut factors = BTreeMap::new();
-            if merged.service.weights.by_latency {
+            if is_controlled(merged) {
                 let weigher = services.entry(plan.name.clone()).or_default();
                 let seen = plan.members.iter().filter(|m| m.state.takes_new() && m.configured.0 > 0);
-                let seen = seen.map(|m| (m.id, self.sight(weigher, plan, m, &begun))).collect();
+                let seen = seen.map(|m| (m.id, self.sight(weigher, (merged, plan), m, &begun))).collect();
                 weigher.controller.step(at, dt, &seen);
                 factors = weigher.controller.factors();
             }
@@ -113,7 +115,7 @@ impl Daemon {
 
     /// Flows begun ever, by service and backend; only where somebody wants to know.
     fn flows_begun(&self) -> BTreeMap<(SocketAddr, BackendId), u64> {
-        if !self.core.services().values().any(|m| m.service.weights.by_latency) {
+        if !self.core.services().values().any(is_controlled) {
             return BTreeMap::new();
         }
         let counters = self.plane.counters().unwrap_or_default();
@@ -125,11 +127,14 @@ impl Daemon {
     fn sight(
         &self,
         weigher: &mut Weigher,
-        plan: &ServicePlan,
+        (merged, plan): (&Merged, &ServicePlan),
         member: &PlannedBackend,
         begun: &BTreeMap<(SocketAddr, BackendId), u64>,
     ) -> Observation {
-        let status = self.monitor.status(&TargetKey { service: plan.name.clone(), backend: member.id });
+        let key = TargetKey { service: plan.name.clone(), backend: member.id };
+        let by_load = merged.service.weights.by == SignalWord::Load;
+        let load = self.core.beat_of(&key).filter(|_| by_load).and_then(Lease::load);
+        let status = self.monitor.status(&key).filter(|_| !by_load);
         let heard = status.as_ref().map_or(0, |s| s.checks_done);
         let news = weigher.heard.insert(member.id, heard) != Some(heard);
         let latency = status.filter(|s| news && s.last_error.is_none()).and_then(|s| s.last_rtt).as_ref().map(Duration::as_secs_f64);
@@ -146,6 +151,7 @@ impl Daemon {
         Observation {
             weight: f64::from(member.configured.0) * member.parts.ramp.as_f64(),
             latency,
+            load,
             arrivals: flows.map(|f| f.0),
             completions: flows.map(|f| f.1),
             ..Observation::default()
@@ -155,7 +161,12 @@ impl Daemon {
 
 /// Somebody says how much its backends can do.
 fn is_weighed(merged: &Merged) -> bool {
-    merged.service.weights.by_latency || merged.service.weights.agent.is_some()
+    is_controlled(merged) || merged.service.weights.agent.is_some()
+}
+
+/// A controller moves the weights of its backends.
+fn is_controlled(merged: &Merged) -> bool {
+    merged.service.weights.by != SignalWord::Static
 }
 
 fn place(vip: VipAddr) -> SocketAddr {
@@ -196,6 +207,7 @@ fn view(member: &PlannedBackend, reading: Option<&Reading>, word: Option<&Word>,
         unloaded_us: reading.and_then(|r| r.unloaded).map(micros),
         inflation: reading.map(|r| r.inflation),
         reference: reading.map(|r| r.reference),
+        load: reading.and_then(|r| r.load),
         agent: word.map(|w| w.report.factor().as_f64()),
         why,
     }
@@ -203,13 +215,17 @@ fn view(member: &PlannedBackend, reading: Option<&Reading>, word: Option<&Word>,
 
 fn because(r: &Reading) -> String {
     let (own, all) = (r.inflation, r.reference);
+    let stands = match r.load {
+        Some(load) => format!("it reports a load of {load:.2}, and is {own:.2} times as slow as without"),
+        None => format!("its latency is {own:.2} times what it is without load"),
+    };
     match r.act {
-        Act::Blind => "nothing was seen of its latency yet".to_owned(),
-        Act::Even => format!("its latency is {own:.2} times what it is without load, about as that of all ({all:.2})"),
-        Act::Raised => format!("its latency is only {own:.2} times what it is without load, that of all {all:.2} times: it gets more"),
-        Act::Lowered => format!("its latency is {own:.2} times what it is without load, that of all {all:.2} times: it gets less"),
-        Act::Waits => format!("its latency is {own:.2} times what it is without load, but its backlog shrinks already"),
-        Act::Relieved => format!("its latency is {own:.2} times what it is without load, and more comes than it can do: relieved at once"),
+        Act::Blind => "nothing was seen of its latency or load yet".to_owned(),
+        Act::Even => format!("{stands}, about as all are ({all:.2})"),
+        Act::Raised => format!("{stands}, all are {all:.2} times: it gets more"),
+        Act::Lowered => format!("{stands}, all are {all:.2} times: it gets less"),
+        Act::Waits => format!("{stands}, but its backlog shrinks already"),
+        Act::Relieved => format!("{stands}, and more comes than it can do: relieved at once"),
         Act::Held => "more than half of the backends can't keep up: weights can't help, all stay".to_owned(),
     }
 }

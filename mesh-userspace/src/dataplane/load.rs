@@ -9,8 +9,8 @@ use aya::{
 };
 use bytemuck::Pod;
 use mesh_common::abi::{
-    Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord, Vip, map,
-    program,
+    Backend, BackendSignals, BackendStats, Config, Explained, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord,
+    Vip, map, program,
 };
 
 use super::{
@@ -37,6 +37,7 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     pub image: Image,
     pub stats: Stats,
+    pub explained: Row<Explained>,
     /// The maps were there before.
     pub reused: bool,
     pub sizes: Sizes,
@@ -125,7 +126,8 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
     };
     let stats = Stats { reasons: percpu(&mut ebpf, map::REASON_STATS)?, backends: percpu(&mut ebpf, map::BACKEND_STATS)? };
-    Ok(Loaded { ebpf, image, stats, reused, sizes })
+    let explained = row(&ebpf, map::EXPLAINED, 1)?;
+    Ok(Loaded { ebpf, image, stats, explained, reused, sizes })
 }
 
 impl Loaded {
@@ -151,6 +153,13 @@ impl Loaded {
             tc.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
         }
         Ok(tc)
+    }
+
+    /// Loads the program that only looks, which is attached nowhere.
+    pub fn explain(&mut self) -> Result<(), DataplaneError> {
+        let refused = DataplaneError::program(program::EXPLAIN);
+        let xdp: &mut Xdp = self.program(program::EXPLAIN)?.try_into().map_err(&refused)?;
+        xdp.load().map_err(&refused)
     }
 
     fn program(&mut self, name: &'static str) -> Result<&mut Program, DataplaneError> {

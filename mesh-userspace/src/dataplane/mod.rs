@@ -7,6 +7,7 @@ mod counters;
 mod detach;
 pub mod entry;
 mod error;
+mod explain;
 pub mod extents;
 mod flow_watch;
 mod grace;
@@ -43,6 +44,7 @@ use counters::Gone;
 pub use detach::Detached;
 use entry::Hop;
 pub use error::DataplaneError;
+pub use explain::{Choice, Edit, Explanation, Owner, Way};
 pub use flow_watch::{FlowChange, FlowNote};
 use grace::grace_period;
 pub use kernel_log::{KernelLog, KernelLogError};
@@ -79,6 +81,8 @@ pub struct Dataplane {
     gone: Gone,
     /// What was published whole; empty = nothing was.
     applied: Vec<Arc<ServicePlan>>,
+    /// Why the program that only looks could not be loaded.
+    unexplained: Option<String>,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -113,6 +117,11 @@ impl Dataplane {
         settings::publish(&loaded.image, options.hash_key, &nat)?;
         let adopted = Adopted { reused: loaded.reused, services: adopt::describe(&loaded.image, &layout) };
         let interfaces = Self::attach(&mut loaded, &pins, options)?;
+        // Nothing is forwarded by it, so that a kernel that refuses it is none the worse.
+        let unexplained = loaded.explain().err().map(|error| error.to_string());
+        if let Some(why) = &unexplained {
+            log::warn!("`mesh explain` is not to be had: {why}");
+        }
         let plane = Self {
             pins,
             loaded,
@@ -124,6 +133,7 @@ impl Dataplane {
             epoch: Epoch::default(),
             gone: Gone::default(),
             applied: Vec::new(),
+            unexplained,
         };
         Ok((plane, adopted))
     }

@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     api::paths,
-    control::{ControlError, Intention, PlanView},
+    control::{ControlError, ExplainView, Intention, PlanView},
     model::BackendId,
 };
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route(paths::PLAN, post(plan))
+    Router::new().route(paths::PLAN, post(plan)).route(paths::EXPLAIN, post(explain))
 }
 
 async fn plan(State(app): State<App>, bytes: Bytes) -> Answer<PlanView> {
@@ -20,6 +20,11 @@ async fn plan(State(app): State<App>, bytes: Bytes) -> Answer<PlanView> {
         let intention = named(&app, body(&bytes)?).await?;
         app.handle.plan(intention).await
     };
+    Answer(answer.await)
+}
+
+async fn explain(State(app): State<App>, bytes: Bytes) -> Answer<ExplainView> {
+    let answer = async { app.handle.explain(body(&bytes)?).await };
     Answer(answer.await)
 }
 

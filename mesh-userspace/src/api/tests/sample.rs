@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::{
-        DrainEnd, DrainState, DrainView, Intention, PlanView, Then, WeightView,
+        DrainEnd, DrainState, DrainView, ExplainView, Intention, PacketSpec, PlanView, Then, WeightView,
+        explaining::{EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
         view::{
             Admin, BackendView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LimitView, NatView, NextHopView, Origin,
             Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, TimesView, Traffic,
@@ -234,5 +235,30 @@ pub(crate) fn drained(backend: &BackendView) -> DrainView {
         ended_per_s: 0.8,
         estimate_ms: None,
         new_flows: 0,
+    }
+}
+
+/// A packet that opens a translated flow.
+pub(crate) fn explained(packet: PacketSpec) -> ExplainView {
+    let owner = |id: &str, state| OwnerView { id: BackendId(id.parse().unwrap()), state };
+    ExplainView {
+        packet,
+        service: Some("web".parse().unwrap()),
+        slot: Some(SlotView {
+            mode: ModeWord::Nat,
+            hash: "00000000deadbeef".into(),
+            slot: 7,
+            slots: 1024,
+            target: Some(owner("10.0.0.1:8080", StateWord::Draining)),
+            default: Some(owner("10.0.0.1:8080", StateWord::Draining)),
+            secondary: Some(owner("10.0.0.2:8080", StateWord::Active)),
+            moving: false,
+        }),
+        entry: Some(EntryWord::New),
+        backend: Some(owner("10.0.0.2:8080", StateWord::Active)),
+        next_hop: Some(WayView { interface: None, dst_mac: "02:00:00:00:00:02".into(), src_mac: "02:00:00:00:00:01".into() }),
+        rewrite: Some(RewriteView { source: "10.0.0.9:1024".into(), destination: "10.0.0.2:8080".into(), encapsulated: false }),
+        reason: "forwarded".into(),
+        verdict: VerdictWord::Forward,
     }
 }

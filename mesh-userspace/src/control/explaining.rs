@@ -1,0 +1,343 @@
+//! `mesh explain`: a packet is made up, the kernel half looks at it, and what it says is told in words.
+
+use std::{fmt::Write as _, net::SocketAddr};
+
+use mesh_common::abi::{Action, Mode, Reason};
+use serde::{Deserialize, Serialize};
+
+use super::{daemon::Daemon, error::ControlError, report::mac, view::StateWord};
+use crate::{
+    config::words::{ModeWord, ProtoWord},
+    dataplane::{Choice, Edit, Explanation, Owner, Way},
+    model::{BackendId, ServiceName},
+};
+
+/// The packet that is asked about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PacketSpec {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    #[serde(default = "tcp")]
+    pub protocol: ProtoWord,
+    /// Of TCP; without any it is a SYN.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<TcpFlag>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TcpFlag {
+    Fin,
+    Syn,
+    Rst,
+    Psh,
+    Ack,
+}
+
+/// What would become of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExplainView {
+    pub packet: PacketSpec,
+    /// Absent = it is for no service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotView>,
+    /// Where translated flows are remembered (`nat`): whether this one is, or would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<EntryWord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<OwnerView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<WayView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<RewriteView>,
+    /// Name of the reason that it would be counted by.
+    pub reason: String,
+    pub verdict: VerdictWord,
+}
+
+/// How the flow's slot was found, and what it says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotView {
+    pub mode: ModeWord,
+    /// Hash of the flow, hexadecimal.
+    pub hash: String,
+    pub slot: u32,
+    pub slots: u32,
+    /// Where new flows go, where flows without an entry go, and who is next if the target is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<OwnerView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<OwnerView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secondary: Option<OwnerView>,
+    /// The slot is on its way from one owner to the next.
+    pub moving: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OwnerView {
+    pub id: BackendId,
+    pub state: StateWord,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryWord {
+    /// There is one, and the packet goes by it.
+    Found,
+    /// It would be made.
+    New,
+    /// There is none, and the packet makes none.
+    None,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WayView {
+    /// Absent = the one that it came in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    pub dst_mac: String,
+    pub src_mac: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RewriteView {
+    pub source: String,
+    pub destination: String,
+    /// The packet stays as it is, in a header of these addresses.
+    pub encapsulated: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictWord {
+    Forward,
+    /// The host gets it.
+    Pass,
+    Drop,
+    /// The balancer answers it itself.
+    Answer,
+}
+
+const fn tcp() -> ProtoWord {
+    ProtoWord::Tcp
+}
+
+impl Daemon {
+    pub(super) fn explain(&self, packet: PacketSpec) -> Result<ExplainView, ControlError> {
+        let told = self.plane.explain(&frame(&packet)?).map_err(|e| ControlError::Unavailable(e.to_string()))?;
+        Ok(view(packet, &told, &|ifindex| interface(ifindex)))
+    }
+}
+
+fn interface(ifindex: u32) -> String {
+    nix::net::if_::if_indextoname(ifindex).map_or_else(|_| format!("interface {ifindex}"), |name| name.to_string_lossy().into_owned())
+}
+
+fn view(packet: PacketSpec, told: &Explanation, interface: &dyn Fn(u32) -> String) -> ExplainView {
+    let nat = told.choice.as_ref().is_some_and(|c| c.mode == Mode::Nat);
+    let sent = told.way.is_some();
+    let entry = nat.then_some(match (sent, told.opens) {
+        (true, false) => EntryWord::Found,
+        (true, true) => EntryWord::New,
+        (false, _) => EntryWord::None,
+    });
+    ExplainView {
+        packet,
+        service: told.service.as_ref().and_then(|(_, name)| name.clone()),
+        slot: told.choice.as_ref().map(slot),
+        entry,
+        backend: told.backend.map(owner),
+        next_hop: told.way.as_ref().map(|way| way_view(way, interface)),
+        rewrite: rewrite(told.edit),
+        reason: told.reason.name().to_owned(),
+        verdict: verdict(told.reason),
+    }
+}
+
+fn slot(choice: &Choice) -> SlotView {
+    SlotView {
+        mode: choice.mode.into(),
+        hash: format!("{:016x}", choice.hash),
+        slot: choice.slot,
+        slots: choice.slots,
+        target: choice.target.map(owner),
+        default: choice.default.map(owner),
+        secondary: choice.secondary.map(owner),
+        moving: choice.flags != 0,
+    }
+}
+
+fn owner(owner: Owner) -> OwnerView {
+    OwnerView { id: owner.id, state: owner.state.into() }
+}
+
+fn way_view(way: &Way, interface: &dyn Fn(u32) -> String) -> WayView {
+    let interface = match way.ifindex {
+        0 => None,
+        u32::MAX => Some("the host's own route".to_owned()),
+        ifindex => Some(interface(ifindex)),
+    };
+    WayView { interface, dst_mac: mac(way.dst_mac), src_mac: mac(way.src_mac) }
+}
+
+fn rewrite(edit: Edit) -> Option<RewriteView> {
+    match edit {
+        Edit::None => None,
+        Edit::Translate(source, destination) => {
+            Some(RewriteView { source: source.to_string(), destination: destination.to_string(), encapsulated: false })
+        }
+        Edit::Encapsulate(source, destination) => {
+            Some(RewriteView { source: source.to_string(), destination: destination.to_string(), encapsulated: true })
+        }
+    }
+}
+
+fn verdict(reason: Reason) -> VerdictWord {
+    match reason.action() {
+        Action::Forward => VerdictWord::Forward,
+        Action::Pass => VerdictWord::Pass,
+        Action::Drop => VerdictWord::Drop,
+        Action::Answer => VerdictWord::Answer,
+    }
+}
+
+/// The packet as a client would send it: without payload, with checksums left out, which the balancer does not look at.
+fn frame(packet: &PacketSpec) -> Result<Vec<u8>, ControlError> {
+    let l4 = match packet.protocol {
+        ProtoWord::Tcp => tcp_header(packet),
+        ProtoWord::Udp => udp_header(packet),
+    };
+    let (number, len) = (if packet.protocol == ProtoWord::Tcp { 6 } else { 17 }, l4.len() as u16);
+    let mut frame = vec![0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x02];
+    match (packet.source, packet.destination) {
+        (SocketAddr::V4(source), SocketAddr::V4(destination)) => {
+            frame.extend([0x08, 0x00, 0x45, 0]);
+            frame.extend((20 + len).to_be_bytes());
+            frame.extend([0, 0, 0x40, 0, 64, number, 0, 0]);
+            frame.extend(source.ip().octets());
+            frame.extend(destination.ip().octets());
+        }
+        (SocketAddr::V6(source), SocketAddr::V6(destination)) => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend(len.to_be_bytes());
+            frame.extend([number, 64]);
+            frame.extend(source.ip().octets());
+            frame.extend(destination.ip().octets());
+        }
+        _ => return Err(ControlError::Invalid("source and destination are of different address families".to_owned())),
+    }
+    frame.extend(l4);
+    Ok(frame)
+}
+
+fn tcp_header(packet: &PacketSpec) -> Vec<u8> {
+    let bit = |flag: &TcpFlag| match flag {
+        TcpFlag::Fin => 0x01,
+        TcpFlag::Syn => 0x02,
+        TcpFlag::Rst => 0x04,
+        TcpFlag::Psh => 0x08,
+        TcpFlag::Ack => 0x10,
+    };
+    let flags = packet.flags.iter().map(bit).fold(0, |all, bit| all | bit);
+    let mut header = [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
+    header.extend([0; 8]);
+    header.extend([5 << 4, if flags == 0 { 0x02 } else { flags }, 0xff, 0xff, 0, 0, 0, 0]);
+    header
+}
+
+fn udp_header(packet: &PacketSpec) -> Vec<u8> {
+    let mut header = [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
+    header.extend([0, 8, 0, 0]);
+    header
+}
+
+/// For people: one decision a line.
+pub fn in_words(view: &ExplainView) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    let stands = |o: &Option<OwnerView>| o.map_or("nobody".to_owned(), |o| format!("{} ({})", o.id, o.state));
+    let PacketSpec { source, destination, protocol, flags } = &view.packet;
+    let syn = [TcpFlag::Syn];
+    let flags = if flags.is_empty() { &syn[..] } else { flags };
+    let flags = if *protocol == ProtoWord::Tcp { format!(" {flags:?}").to_lowercase() } else { String::new() };
+    let protocol = if *protocol == ProtoWord::Tcp { "tcp" } else { "udp" };
+    line("packet", format!("{source} -> {destination}/{protocol}{flags}"));
+    line("service", view.service.as_ref().map_or("none".to_owned(), ToString::to_string));
+    if let Some(slot) = &view.slot {
+        line("mode", Mode::from(slot.mode).name().to_owned());
+        line("hash", slot.hash.clone());
+        let moving = if slot.moving { ", on its way to another owner" } else { "" };
+        line("slot", format!("{} of {}{moving}", slot.slot, slot.slots));
+        line("target", stands(&slot.target));
+        if slot.default != slot.target {
+            line("default", stands(&slot.default));
+        }
+        line("secondary", stands(&slot.secondary));
+    }
+    match view.entry {
+        Some(EntryWord::Found) => line("entry", "found: the flow stays with its backend".to_owned()),
+        Some(EntryWord::New) => line("entry", "none yet: the packet would open the flow".to_owned()),
+        Some(EntryWord::None) => line("entry", "none".to_owned()),
+        None => {}
+    }
+    if view.backend.is_some() {
+        line("backend", stands(&view.backend));
+    }
+    if let Some(way) = &view.next_hop {
+        let by = way.interface.as_ref().map_or("the interface that it came in by".to_owned(), Clone::clone);
+        line("next hop", format!("{} from {} by {by}", way.dst_mac, way.src_mac));
+    }
+    if let Some(rewrite) = &view.rewrite {
+        let how = if rewrite.encapsulated { "in an outer header " } else { "" };
+        line("rewrite", format!("{how}{} -> {}", rewrite.source, rewrite.destination));
+    }
+    let word = format!("{:?}", view.verdict).to_lowercase();
+    line("verdict", format!("{word} ({})", view.reason));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(source: &str, destination: &str, protocol: ProtoWord) -> PacketSpec {
+        PacketSpec { source: source.parse().unwrap(), destination: destination.parse().unwrap(), protocol, flags: Vec::new() }
+    }
+
+    #[test]
+    fn frames_have_the_lengths_that_they_say() {
+        for (source, destination, protocol, len) in [
+            ("10.0.0.1:1", "10.0.0.2:2", ProtoWord::Tcp, 54),
+            ("10.0.0.1:1", "10.0.0.2:2", ProtoWord::Udp, 42),
+            ("[2001:db8::1]:1", "[2001:db8::2]:2", ProtoWord::Tcp, 74),
+            ("[2001:db8::1]:1", "[2001:db8::2]:2", ProtoWord::Udp, 62),
+        ] {
+            assert_eq!(frame(&spec(source, destination, protocol)).unwrap().len(), len);
+        }
+        assert!(frame(&spec("10.0.0.1:1", "[2001:db8::2]:2", ProtoWord::Tcp)).is_err());
+    }
+
+    #[test]
+    fn what_is_for_nobody_is_told_in_three_lines() {
+        let told = Explanation {
+            reason: Reason::NotForVip,
+            service: None,
+            choice: None,
+            opens: false,
+            backend: None,
+            way: None,
+            edit: Edit::None,
+        };
+        let view = view(spec("10.0.0.1:1", "10.0.0.2:2", ProtoWord::Udp), &told, &|i| i.to_string());
+        assert_eq!((view.verdict, view.entry), (VerdictWord::Pass, None));
+        let text = in_words(&view);
+        assert_eq!(text, "packet     10.0.0.1:1 -> 10.0.0.2:2/udp\nservice    none\nverdict    pass (not_for_vip)\n");
+    }
+}
