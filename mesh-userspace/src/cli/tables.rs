@@ -36,6 +36,13 @@ pub(super) fn status(status: &Status, wide: bool) -> String {
     let states: Vec<_> = status.backends.iter().filter(|(_, n)| **n > 0).map(|(state, n)| format!("{n} {state}")).collect();
     line("services", status.services.to_string());
     line("backends", if states.is_empty() { "none".into() } else { states.join(", ") });
+    for source in &status.stale {
+        let age = source.answered_ms.map_or_else(|| "unknown".into(), ago);
+        line(
+            "stale source",
+            format!("{} of {}, last heard {age} ago: {}", source.source, source.service, source.error.as_deref().unwrap_or("-")),
+        );
+    }
     line("tables", format!("epoch {}, {} slots", status.epoch.0, usage(status.slots)));
     line("translation", format!("{} flows, {} half-open", usage(status.nat.flows), status.nat.half_open));
     line("received", traffic(status.rx));

@@ -134,6 +134,7 @@ async fn tables_show_what_people_look_for() {
         "interface:         eth0 xdp\n",
         "interface:         eth1 not attached (no such interface)\n",
         "backends:          2 active, 1 down\n",
+        "stale source:      dns web.test of web, last heard ",
         "tables:            epoch 7, 2048 of 1048576 slots\n",
         "  forwarded:       900 packets, 87.9 KiB\n",
     ] {

@@ -14,7 +14,7 @@ use super::{
     merge::Merged,
     publishing::table_seed,
     report::Facts,
-    view::{BackendView, InterfaceView, ServiceView, Snapshot, Status, Traffic},
+    view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, Status, Traffic},
     weighing::Words,
 };
 use crate::{
@@ -201,6 +201,7 @@ impl Daemon {
             backends: facts.backend_states(),
             slots: facts.slots(),
             maps: facts.maps(),
+            stale: self.source_views().into_iter().filter(|source| source.state == SourceStateWord::Stale).collect(),
         }
     }
 

@@ -41,6 +41,9 @@ pub struct Status {
     /// How full the kernel's maps are, by their name in `limits`.
     #[serde(default)]
     pub maps: BTreeMap<String, Usage>,
+    /// Sources that can't be had: what they said last holds.
+    #[serde(default)]
+    pub stale: Vec<SourceView>,
 }
 
 /// Whether the daemon does what it was configured for.

@@ -47,6 +47,7 @@ pub(crate) fn status() -> Status {
         backends: BTreeMap::from([(StateWord::Active, 2), (StateWord::Down, 1), (StateWord::Soft, 0)]),
         slots: Usage { used: 2048, limit: 1 << 20 },
         maps: BTreeMap::from([("backends".into(), Usage { used: 3, limit: 16_384 })]),
+        stale: vec![source()],
     }
 }
 

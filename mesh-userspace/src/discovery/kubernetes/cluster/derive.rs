@@ -8,7 +8,7 @@ use super::{
     ClusterSpec,
     addresses::{Given, give},
     gateways, istio,
-    objects::Objects,
+    objects::{Kind, Objects},
     services,
     status::Wish,
 };
@@ -55,7 +55,8 @@ pub fn derive(objects: &Objects, spec: &ClusterSpec, now: &str) -> Derived {
     if spec.istio.is_some() {
         istio::derive(objects, spec, &mut derived);
     }
-    for (kind, what) in &objects.missing {
+    // Where the server knows no grants there is none.
+    for (kind, what) in objects.missing.iter().filter(|(kind, _)| **kind != Kind::ReferenceGrants) {
         derived.problems.push(format!("{}: {what}", kind.resource().plural));
     }
     derived.problems.extend(objects.unwritten.clone());

@@ -41,6 +41,7 @@ pub enum Kind {
     Gateways,
     TcpRoutes,
     UdpRoutes,
+    ReferenceGrants,
     IstioGateways,
     VirtualServices,
 }
@@ -78,7 +79,7 @@ impl Kind {
             kinds.push(Self::Node);
         }
         if spec.gateways {
-            kinds.extend([Self::GatewayClasses, Self::Gateways, Self::TcpRoutes, Self::UdpRoutes]);
+            kinds.extend([Self::GatewayClasses, Self::Gateways, Self::TcpRoutes, Self::UdpRoutes, Self::ReferenceGrants]);
         }
         if spec.istio.is_some() {
             kinds.extend([Self::IstioGateways, Self::VirtualServices]);
@@ -100,6 +101,7 @@ impl Kind {
             Self::Gateways => of(gateway, "v1", "Gateway", "gateways"),
             Self::TcpRoutes => of(gateway, "v1alpha2", "TCPRoute", "tcproutes"),
             Self::UdpRoutes => of(gateway, "v1alpha2", "UDPRoute", "udproutes"),
+            Self::ReferenceGrants => of(gateway, "v1beta1", "ReferenceGrant", "referencegrants"),
             Self::IstioGateways => of("networking.istio.io", "v1", "Gateway", "gateways"),
             Self::VirtualServices => of("networking.istio.io", "v1", "VirtualService", "virtualservices"),
         }

@@ -208,6 +208,27 @@ fn foreign_namespaces_need_leave() {
 }
 
 #[test]
+fn a_grant_beside_the_service_lets_routes_lead_there() {
+    let mut db = service("db", json!({"ports": [{"name": "pg", "port": 5432}]}), json!({}), &[]);
+    db["metadata"]["namespace"] = json!("other");
+    let beyond = route("beyond", json!({"name": "edge"}), json!([{"name": "db", "namespace": "other", "port": 5432}]));
+    let leads = |namespace: &str, kind: &str, to: Value| {
+        let from = json!([{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "shop"}]);
+        let grant = object(namespace, "grant", json!({"from": from, "to": [to]}), json!({}));
+        let mut all = gateway(json!({"addresses": [{"value": "192.0.2.0"}]}));
+        all.extend([(Kind::TcpRoutes, beyond.clone()), (Kind::ReferenceGrants, grant)]);
+        !look(&[db.clone()], &all).services.is_empty()
+    };
+    let any = json!({"group": "", "kind": "Service"});
+    assert!(leads("other", "TCPRoute", any.clone()));
+    assert!(leads("other", "TCPRoute", json!({"group": "", "kind": "Service", "name": "db"})));
+    assert!(!leads("other", "TCPRoute", json!({"group": "", "kind": "Service", "name": "web"})));
+    assert!(!leads("other", "TCPRoute", json!({"group": "", "kind": "Secret"})));
+    assert!(!leads("other", "UDPRoute", any.clone()), "it is for other routes");
+    assert!(!leads("shop", "TCPRoute", any), "it stands beside the route");
+}
+
+#[test]
 fn tcp_routes_of_istio() {
     let services = [service("db", json!({"ports": [{"name": "pg", "port": 5432}]}), json!({}), &[])];
     let servers = json!([{"port": {"number": 5432, "protocol": "TCP"}, "hosts": ["*"]}, {"port": {"number": 80, "protocol": "HTTP"}}]);

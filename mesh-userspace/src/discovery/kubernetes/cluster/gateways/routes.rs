@@ -80,7 +80,7 @@ pub fn attach(objects: &Objects, spec: &ClusterSpec, gateways: &[Gateway<'_>], n
                     continue;
                 }
             };
-            let resolved = resolve(objects, spec, route, &read);
+            let resolved = resolve(objects, spec, (kind, route), &read);
             let mut parents = Vec::new();
             for (index, parent) in read.parent_refs.iter().enumerate() {
                 let Some(at) = gateways.iter().position(|g| leads_to(parent, route, g)) else { continue };
@@ -129,7 +129,7 @@ fn fitting(parent: &ParentRef, route: &DynamicObject, gateway: &Gateway<'_>, udp
 }
 
 /// The sources that a route leads to.
-fn resolve(objects: &Objects, spec: &ClusterSpec, route: &DynamicObject, read: &RouteSpec) -> Result<Vec<Value>, Unresolved> {
+fn resolve(objects: &Objects, spec: &ClusterSpec, (of, route): (Kind, &DynamicObject), read: &RouteSpec) -> Result<Vec<Value>, Unresolved> {
     let own = route.namespace().unwrap_or_default();
     let [rule] = read.rules.as_slice() else {
         return Err((
@@ -145,10 +145,13 @@ fn resolve(objects: &Objects, spec: &ClusterSpec, route: &DynamicObject, read: &
         if !group.is_empty() || kind != "Service" {
             return Err(("InvalidKind", format!("{group}/{kind} {}: only Services are led to", backend.name)));
         }
-        if namespace != own {
+        if namespace != own && !granted(objects, (of, &own), &namespace, &backend.name) {
             return Err((
                 "RefNotPermitted",
-                format!("{namespace}/{} is in another namespace: put the route beside the Service", backend.name),
+                format!(
+                    "{namespace}/{} is in another namespace: put the route beside the Service, or a ReferenceGrant that allows it",
+                    backend.name
+                ),
             ));
         }
         let missing = || ("BackendNotFound", format!("there is no Service {namespace}/{} with that port", backend.name));
@@ -157,6 +160,17 @@ fn resolve(objects: &Objects, spec: &ClusterSpec, route: &DynamicObject, read: &
         sources.push(source(spec, &namespace, &backend.name, &port, share, false));
     }
     Ok(sources)
+}
+
+/// Whether a ReferenceGrant beside the Service lets routes of this kind and namespace lead to it.
+fn granted(objects: &Objects, (of, from): (Kind, &str), namespace: &str, service: &str) -> bool {
+    let some = |spec: &Value, list: &str, fits: &dyn Fn(&Value) -> bool| spec[list].as_array().is_some_and(|all| all.iter().any(fits));
+    let route = of.resource();
+    objects.dynamic(Kind::ReferenceGrants).filter(|grant| grant.namespace().as_deref() == Some(namespace)).any(|grant| {
+        let spec = &grant.data["spec"];
+        some(spec, "from", &|f| f["group"] == route.group.as_str() && f["kind"] == route.kind.as_str() && f["namespace"] == from)
+            && some(spec, "to", &|t| t["group"] == "" && t["kind"] == "Service" && (t["name"].is_null() || t["name"] == service))
+    })
 }
 
 /// Name of a Service's port, by its number; empty = it is its only one and has no name.
