@@ -1,7 +1,7 @@
 //! `dnat`: the destination is translated, the source stays. Nothing is remembered: an answer is known by where it comes from.
 
 use crate::{
-    abi::{Backend, BackendState, Config, Reason, ServiceInfo, TableRef, Vip, VipKind},
+    abi::{Backend, BackendState, Config, Reason, ServiceInfo, Vip, VipKind},
     flow::{Tuple, load_address, ports},
     forward::{self, Arrival, Run, Sending, Sign, Sink},
     header::{Headers, Network, TCP},
@@ -9,17 +9,16 @@ use crate::{
     packet::Packet,
     read,
     rewrite::{Edit, Macs, Translation},
-    select::{self, Candidate},
+    select::Candidate,
     shared::Shared,
     tables::Tables,
 };
 
-/// Sends the packet to the backend that its slot names, as `dsr` does, with the backend's address and port in place of the VIP's.
+/// Sends the packet to the backend that its flow belongs to, as `dsr` does, with the backend's address and port in place of the VIP's.
 #[inline(always)]
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
-    let table = TableRef(read!(arrival.vip, Vip.table as u64));
-    let backend = match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
-        Ok((_, backend)) if arrival.network.ttl > 1 => backend,
+    let backend = match arrival.owner(run.packet, run.tables) {
+        Ok(backend) if arrival.network.ttl > 1 => backend,
         Ok(_) => return run.end(arrival.service, Reason::TtlExceeded),
         Err(reason) => return run.end(arrival.service, reason),
     };

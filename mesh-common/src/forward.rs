@@ -9,8 +9,9 @@ use crate::{
     flow::{Address, load_address},
     handshake, hash,
     header::{self, Headers, tcp},
+    ledger::rules::Sent,
     nat::{self, Translated},
-    packet::Packet,
+    packet::{Packet, u32_at},
     read,
     rewrite::{Edit, Network},
     select::{self, Candidate},
@@ -267,13 +268,31 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     }
 }
 
-/// Sends the frame on to the backend that its slot names, with nothing but the Ethernet addresses changed. Without memory of flows every packet
-/// goes by the slot and the states alone, so that all packets of a flow go the same way as long as the tables stay.
+/// Sends the frame on to the backend that its flow belongs to, with nothing but the Ethernet addresses changed.
 #[inline(always)]
 fn dsr<A, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
-    let table = TableRef(read!(arrival.vip, Vip.table as u64));
-    match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
-        Ok((_, backend)) => run.forward(arrival, backend, arrival.connects(), || Network::Untouched),
+    match arrival.owner(run.packet, run.tables) {
+        Ok(backend) => run.forward(arrival, backend, arrival.connects(), || Network::Untouched),
         Err(reason) => run.end(arrival.service, reason),
+    }
+}
+
+impl<'a, A> Arrival<'a, A> {
+    /// The backend that the packet's flow belongs to, where nobody translates.
+    #[inline(always)]
+    pub(crate) fn owner<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<Candidate<'a>, Reason> {
+        let table = TableRef(read!(self.vip, Vip.table as u64));
+        let base = read!(self.vip, Vip.backend_base as u32);
+        select::owner(tables, table, base, self.hash, || self.sent(packet))
+    }
+
+    /// What the packet tells of its flow to the ledger.
+    #[inline(always)]
+    pub(crate) fn sent<P: Packet>(&self, packet: &P) -> Sent {
+        if self.headers.proto != header::TCP {
+            return Sent::Datagram;
+        }
+        let number = packet.at::<8>(self.headers.l4).map_or(0, |tcp| u32::from_be(u32_at::<4, _>(tcp)));
+        if self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN { Sent::Syn { isn: number } } else { Sent::Segment { seq: number } }
     }
 }

@@ -7,8 +7,8 @@ use bytemuck::Zeroable;
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats,
-        ServiceInfo, SlotWord, Vip, VipHalf, VipKey, VipKind,
+        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, REASONS,
+        Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
@@ -16,6 +16,7 @@ use crate::{
     forward::Verdict,
     handshake, hash,
     icmp::Relayed,
+    ledger::places,
     nat::{Opening, open_flow},
     packet::{Packet, PacketMut},
     patch::{Patch, Quote},
@@ -117,6 +118,9 @@ pub struct HostTables {
     pub vips: Vec<Cell<Vip>>,
     pub services: Vec<Cell<ServiceInfo>>,
     pub slots: Vec<Cell<SlotWord>>,
+    pub slot_memos: Vec<Cell<SlotMemo>>,
+    pub ledger: Vec<Cell<LedgerBucket>>,
+    pub ledger_stats: Cell<LedgerStats>,
     pub backends: Vec<Cell<Backend>>,
     pub nat_index: Vec<Cell<NatBucket>>,
     pub nat_flows: Vec<Cell<NatFlow>>,
@@ -145,11 +149,15 @@ impl HostTables {
         let buckets = (flows / 2).next_power_of_two();
         config.nat.flows = flows as u32;
         config.nat.bucket_mask = buckets as u32 - 1;
+        config.ledger.bucket_mask = buckets as u32 - 1;
         Self {
             config: Box::new(Cell::new(config)),
             vips: vec![Cell::default(); 1],
             services: vec![Cell::default(); services + 1],
             slots: vec![Cell::new(SlotWord::EMPTY); slots],
+            slot_memos: vec![Cell::default(); slots],
+            ledger: vec![Cell::default(); buckets],
+            ledger_stats: Cell::default(),
             backends: vec![Cell::default(); backends],
             nat_index: vec![Cell::default(); buckets],
             nat_flows: vec![Cell::default(); flows],
@@ -277,6 +285,22 @@ impl Tables for HostTables {
 
     fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
         self.backends.get(index as usize).map(Shared::of)
+    }
+
+    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>> {
+        self.slot_memos.get(index as usize).map(Shared::of)
+    }
+
+    fn ledger_bucket(&self, index: u32) -> Option<Shared<'_, LedgerBucket>> {
+        self.ledger.get(index as usize).map(Shared::of)
+    }
+
+    fn ledger_stats(&self) -> Option<Shared<'_, LedgerStats>> {
+        Some(Shared::of(&self.ledger_stats))
+    }
+
+    fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+        places::follow(self, slot, base, hash, sent)
     }
 
     fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>> {

@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{Backend, BackendState, Reason, SlotFlags, SlotWord, TableRef},
+    ledger::{places, rules::Sent},
     read,
     rewrite::Macs,
     shared::Shared,
@@ -27,13 +28,57 @@ pub(crate) fn backend<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, 
     {
         return Ok((slot.target(), target));
     }
-    let chosen = unsteady(tables, base, slot);
-    if chosen & REFUSED != 0 {
-        return Err(Reason::from_u8(chosen as u8));
+    chosen(tables, base, unsteady(tables, base, slot))
+}
+
+/// The backend that a packet goes to whose flow nobody remembers, in the steady state of its slot by the slot alone, else by the ledger. `sent` is
+/// asked for in the latter case only.
+#[inline(always)]
+pub(crate) fn owner<'a, T: Tables>(
+    tables: &'a T,
+    table: TableRef,
+    base: u32,
+    hash: u64,
+    sent: impl FnOnce() -> Sent,
+) -> Result<Candidate<'a>, Reason> {
+    let at = slot_index(table, hash);
+    let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
+    if slot.flags() == SlotFlags::STEADY
+        && let Some(target) = Candidate::at(tables, base, slot.target())
+        && target.state().at_rest()
+        && target.ready()
+    {
+        return Ok(target);
     }
-    let index = chosen as u16;
+    let index = places::followed(tables.follow(at, base, hash, sent().pack()))?;
     match Candidate::at(tables, base, index) {
-        Some(chosen) => Ok((index, chosen)),
+        Some(chosen) if chosen.ready() => Ok(chosen),
+        Some(_) => Err(Reason::NextHop),
+        None => Err(Reason::NoBackend),
+    }
+}
+
+/// The backend that hears of a flow which nobody translates: without the ledger, for which the stack has no room where errors are relayed. In a slot on
+/// its way this is whoever most of its flows are with.
+#[inline(always)]
+pub(crate) fn about<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, hash: u64) -> Result<Candidate<'a>, Reason> {
+    let Some(slot) = tables.slot(slot_index(table, hash)) else { return Err(Reason::BadTable) };
+    match Candidate::at(tables, base, slot.default()) {
+        Some(backend) if backend.state().keeps_old() => return if backend.ready() { Ok(backend) } else { Err(Reason::NextHop) },
+        _ => {}
+    }
+    chosen(tables, base, unsteady(tables, base, slot)).map(|(_, backend)| backend)
+}
+
+/// What [`unsteady`] has answered.
+#[inline(always)]
+fn chosen<T: Tables>(tables: &T, base: u32, answer: u32) -> Result<(u16, Candidate<'_>), Reason> {
+    if answer & REFUSED != 0 {
+        return Err(Reason::from_u8(answer as u8));
+    }
+    let index = answer as u16;
+    match Candidate::at(tables, base, index) {
+        Some(backend) => Ok((index, backend)),
         None => Err(Reason::NoBackend),
     }
 }

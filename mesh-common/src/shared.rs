@@ -6,7 +6,10 @@
 use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
 use crate::{
-    abi::{BackendSignals, Config, DISPLACEMENTS, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, TIME_STEPS, VipHalf},
+    abi::{
+        BackendSignals, Config, DISPLACEMENTS, LEDGER_WAYS, LedgerBucket, LedgerEntry, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource,
+        TIME_STEPS, VipHalf,
+    },
     patch::{QUOTE, Quote},
 };
 
@@ -196,6 +199,15 @@ fn log2(n: u64) -> u64 {
         }
     }
     log
+}
+
+impl<'a> Shared<'a, LedgerBucket> {
+    /// Entry `way` of the bucket. `way` is a loop's variable, whose range the verifier knows.
+    #[inline(always)]
+    pub fn entry(self, way: usize) -> Shared<'a, LedgerEntry> {
+        // SAFETY: the remainder is one of the ways.
+        unsafe { self.part((way % LEDGER_WAYS) * size_of::<LedgerEntry>()) }
+    }
 }
 
 impl<'a> Shared<'a, NatBucket> {

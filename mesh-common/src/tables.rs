@@ -1,7 +1,10 @@
 //! Lookups: what the engine may ask of the maps. Every answer is a place in shared memory, or `None` where the index is beyond the map.
 
 use crate::{
-    abi::{Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
+    abi::{
+        Backend, BackendSignals, BackendStats, Config, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo,
+        SlotMemo, SlotWord, Vip,
+    },
     answer::Said,
     icmp::Relayed,
     nat::Opening,
@@ -19,6 +22,14 @@ pub trait Tables {
     /// Word `index` of the arena.
     fn slot(&self, index: u32) -> Option<SlotWord>;
     fn backend(&self, index: u32) -> Option<Shared<'_, Backend>>;
+    /// What packets of slot `index` of the arena have to tell.
+    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>>;
+    fn ledger_bucket(&self, index: u32) -> Option<Shared<'_, LedgerBucket>>;
+    /// This CPU's counters of the ledger.
+    fn ledger_stats(&self) -> Option<Shared<'_, LedgerStats>>;
+    /// Follows a slot that is not at rest, by [`crate::ledger::places::follow`], whose word is passed on; where that runs is for the owner of the
+    /// tables to say.
+    fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64;
     fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>>;
     fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>>;
     fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>>;

@@ -1,7 +1,7 @@
 //! `tunnel`: the packet goes to its backend whole, in an outer header; the backend owns the VIP and answers the client itself.
 
 use crate::{
-    abi::{Backend, Reason, TableRef, Vip},
+    abi::{Backend, Reason},
     aside::Cause,
     flow::{V4, V6, load_address},
     forward::{Arrival, Run, Sink},
@@ -9,7 +9,6 @@ use crate::{
     packet::Packet,
     read,
     rewrite::{Encap, Network, Outer, class_of},
-    select,
     tables::Tables,
 };
 
@@ -22,12 +21,11 @@ const UDP: usize = 8;
 const FIRST_PORT: u16 = 0xc000;
 const PORTS: u16 = 0x4000;
 
-/// Sends the packet to the backend that its slot names, as `dsr` does, in an outer header of the family of the backend's address.
+/// Sends the packet to the backend that its flow belongs to, as `dsr` does, in an outer header of the family of the backend's address.
 #[inline(always)]
 pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
-    let table = TableRef(read!(arrival.vip, Vip.table as u64));
-    let backend = match select::backend(run.tables, table, read!(arrival.vip, Vip.backend_base as u32), arrival.hash) {
-        Ok((_, backend)) => backend,
+    let backend = match arrival.owner(run.packet, run.tables) {
+        Ok(backend) => backend,
         Err(reason) => return run.end(arrival.service, reason),
     };
     let udp = (backend.flags() & Backend::GUE != 0).then(|| (FIRST_PORT | arrival.hash as u16 & (PORTS - 1)).to_be());

@@ -2,7 +2,10 @@
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use mesh_common::{
-    abi::{Backend, BackendSignals, BackendStats, Config, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotWord, Vip},
+    abi::{
+        Backend, BackendSignals, BackendStats, Config, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo,
+        SlotMemo, SlotWord, Vip,
+    },
     answer::Said,
     explain::explain,
     icmp::Relayed,
@@ -13,7 +16,7 @@ use mesh_common::{
 };
 
 use crate::{
-    maps::{Maps, mesh_explain_open},
+    maps::{Maps, mesh_explain_follow, mesh_explain_open},
     packet::XdpFrame,
 };
 
@@ -64,6 +67,26 @@ impl Tables for Copies {
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
         MAPS.backend(index)
+    }
+
+    #[inline(always)]
+    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>> {
+        copied!(MAPS.slot_memo(index), self.scratch_memo(), 0)
+    }
+
+    #[inline(always)]
+    fn ledger_bucket(&self, index: u32) -> Option<Shared<'_, LedgerBucket>> {
+        copied!(MAPS.ledger_bucket(index), self.scratch_ledger(), 0 1 2 3 4 5 6 7)
+    }
+
+    #[inline(always)]
+    fn ledger_stats(&self) -> Option<Shared<'_, LedgerStats>> {
+        None
+    }
+
+    #[inline(always)]
+    fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+        mesh_explain_follow(slot, base, hash, sent)
     }
 
     #[inline(always)]

@@ -10,12 +10,13 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, Explained, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats,
-        ServiceInfo, SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, Explained, LedgerBucket, LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges,
+        REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
     handshake,
     icmp::Relayed,
+    ledger::places,
     nat::{self, Opening},
     patch::Quote,
     shared::Shared,
@@ -30,6 +31,7 @@ mod size {
     pub const VIPS: u32 = 2 * 4096;
     pub const SLOTS: u32 = 1 << 20;
     pub const BACKENDS: u32 = 1 << 14;
+    pub const LEDGER_BUCKETS: u32 = 1 << 14;
     pub const NAT_FLOWS: u32 = 1 << 16;
     pub const NAT_BUCKETS: u32 = 1 << 15;
 }
@@ -44,6 +46,12 @@ static SERVICES: Array<ServiceInfo> = Array::with_max_entries(size::SERVICES, BP
 static SLOTS: Array<u64> = Array::with_max_entries(size::SLOTS, BPF_F_MMAPABLE);
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
+#[map]
+static SLOT_MEMOS: Array<SlotMemo> = Array::with_max_entries(size::SLOTS, BPF_F_MMAPABLE);
+#[map]
+static LEDGER: Array<LedgerBucket> = Array::with_max_entries(size::LEDGER_BUCKETS, BPF_F_MMAPABLE);
+#[map]
+static LEDGER_STATS: PerCpuArray<LedgerStats> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static NAT_INDEX: Array<NatBucket> = Array::with_max_entries(size::NAT_BUCKETS, BPF_F_MMAPABLE);
 #[map]
@@ -77,6 +85,10 @@ static SCRATCH_FLOW: PerCpuArray<NatFlow> = PerCpuArray::with_max_entries(1, 0);
 static SCRATCH_BUCKET: PerCpuArray<NatBucket> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH_GAUGES: PerCpuArray<NatGauges> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_MEMO: PerCpuArray<SlotMemo> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_LEDGER: PerCpuArray<LedgerBucket> = PerCpuArray::with_max_entries(1, 0);
 /// What it has found.
 #[map]
 static EXPLAINED: Array<Explained> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -111,6 +123,20 @@ pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn mesh_explain_open() -> u64 {
     nat::open_flow(&Copies)
+}
+
+/// As [`mesh_open_flow`]: what a packet does whose slot is not at rest.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+    places::follow(&Maps, slot, base, hash, sent)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+    places::follow(&Copies, slot, base, hash, sent)
 }
 
 /// The tables as they stand in the maps.
@@ -150,6 +176,26 @@ impl Tables for Maps {
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
         look_up!(BACKENDS, index)
+    }
+
+    #[inline(always)]
+    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>> {
+        look_up!(SLOT_MEMOS, index)
+    }
+
+    #[inline(always)]
+    fn ledger_bucket(&self, index: u32) -> Option<Shared<'_, LedgerBucket>> {
+        look_up!(LEDGER, index)
+    }
+
+    #[inline(always)]
+    fn ledger_stats(&self) -> Option<Shared<'_, LedgerStats>> {
+        look_up!(LEDGER_STATS, 0)
+    }
+
+    #[inline(always)]
+    fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+        mesh_follow(slot, base, hash, sent)
     }
 
     #[inline(always)]
@@ -249,6 +295,16 @@ impl Copies {
     #[inline(always)]
     pub fn scratch_gauges(&self) -> Option<Shared<'_, NatGauges>> {
         look_up!(SCRATCH_GAUGES, 0)
+    }
+
+    #[inline(always)]
+    pub fn scratch_memo(&self) -> Option<Shared<'_, SlotMemo>> {
+        look_up!(SCRATCH_MEMO, 0)
+    }
+
+    #[inline(always)]
+    pub fn scratch_ledger(&self) -> Option<Shared<'_, LedgerBucket>> {
+        look_up!(SCRATCH_LEDGER, 0)
     }
 
     #[inline(always)]

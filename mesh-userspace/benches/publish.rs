@@ -10,7 +10,7 @@ use mesh::{
         image::{Image, Row},
         layout::Layout,
         op::Op,
-        reconcile::{Batch, Translation, reconcile},
+        reconcile::{Batch, Translation, moves::Clock, reconcile},
         vip_index,
     },
     model::{BackendId, BackendState, Mode, Proto, VipAddr, Weight},
@@ -18,7 +18,10 @@ use mesh::{
     table::Table,
     weights::{Factor, Parts},
 };
-use mesh_common::abi::{Addr, Family, SlotWord, VipKey};
+use mesh_common::{
+    abi::{Addr, Family, SlotWord, VipKey},
+    ledger::change::Times,
+};
 
 const LOG2_SLOTS: u8 = 16;
 const SLOTS: usize = 1 << LOG2_SLOTS;
@@ -71,11 +74,19 @@ fn apply(image: &Image, ops: &[Op]) {
 
 fn plan(image: &Image, layout: &mut Layout, service: &Arc<ServicePlan>) -> Batch {
     let translation = Translation { sources: &[], ports: true };
-    reconcile(image, layout, std::slice::from_ref(service), &BTreeMap::new(), &translation, Instant::now())
+    let times = Times { handshake: 20, idle: 2000, patience: 400 };
+    reconcile(
+        image,
+        layout,
+        std::slice::from_ref(service),
+        &BTreeMap::new(),
+        &translation,
+        Clock { now: 1, instant: Instant::now(), times },
+    )
 }
 
 fn publish(c: &mut Criterion) {
-    let limits = Limits { services: 4, slots: 4 * SLOTS as u32, backends: 4096, nat_flows: 1 };
+    let limits = Limits { services: 4, slots: 4 * SLOTS as u32, backends: 4096, nat_flows: 1, ledger: 4 };
     let mut layout = Layout::new(&limits);
     let (image, _map) = image(&layout, &limits);
     let before = service(0);

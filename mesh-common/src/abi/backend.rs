@@ -21,6 +21,8 @@ pub enum BackendState {
     Recovering = 5,
     /// Taken out by the operator: nothing is sent to it.
     Maintenance = 6,
+    /// As active, but while it was suspected some flows of its slots went elsewhere: they are looked up.
+    Settling = 7,
 }
 
 impl BackendState {
@@ -32,18 +34,24 @@ impl BackendState {
             4 => Self::Down,
             5 => Self::Recovering,
             6 => Self::Maintenance,
+            7 => Self::Settling,
             _ => Self::Absent,
         }
     }
 
     /// A new flow may be sent to it.
     pub const fn takes_new(self) -> bool {
+        matches!(self, Self::Active | Self::Recovering | Self::Settling)
+    }
+
+    /// None of its flows is elsewhere: its slots alone say where packets go.
+    pub const fn at_rest(self) -> bool {
         matches!(self, Self::Active | Self::Recovering)
     }
 
     /// An old flow may go on with it.
     pub const fn keeps_old(self) -> bool {
-        matches!(self, Self::Active | Self::Recovering | Self::Draining | Self::Soft)
+        matches!(self, Self::Active | Self::Recovering | Self::Settling | Self::Draining | Self::Soft)
     }
 }
 

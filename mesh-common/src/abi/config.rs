@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::Addr;
+use super::{Addr, LedgerConfig};
 
 /// Displacements a half of the VIP table has at most (a power of two).
 pub const DISPLACEMENTS: usize = 16_384;
@@ -79,6 +79,7 @@ pub struct Config {
     pub reserved: u32,
     pub halves: [VipHalf; 2],
     pub nat: NatConfig,
+    pub ledger: LedgerConfig,
     pub sources: [NatSource; NAT_SOURCES],
     pub displacements: [[u16; DISPLACEMENTS]; 2],
 }
@@ -95,4 +96,4 @@ impl Config {
     pub const SAMPLE_MASK: u32 = 15;
 }
 
-const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);
+const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 16 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);

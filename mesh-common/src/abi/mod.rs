@@ -8,6 +8,7 @@ pub mod agent;
 mod backend;
 mod config;
 mod explained;
+mod ledger;
 mod nat;
 mod reason;
 mod service;
@@ -21,6 +22,7 @@ pub use agent::{AgentLink, AgentStats, AgentVip, agent_v4};
 pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
 pub use explained::Explained;
+pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
@@ -40,6 +42,12 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// [`super::SlotWord`] by arena index; mmapped.
     pub const SLOTS: &str = "SLOTS";
+    /// [`super::SlotMemo`] by arena index; mmapped.
+    pub const SLOT_MEMOS: &str = "SLOT_MEMOS";
+    /// [`super::LedgerBucket`] by flow hash; mmapped.
+    pub const LEDGER: &str = "LEDGER";
+    /// [`super::LedgerStats`], one element, per CPU.
+    pub const LEDGER_STATS: &str = "LEDGER_STATS";
     /// [`super::Backend`] by `Vip::backend_base` + service-local index; mmapped.
     pub const BACKENDS: &str = "BACKENDS";
     /// [`super::NatBucket`] by flow hash: the way from a client's packet to its flow; mmapped.

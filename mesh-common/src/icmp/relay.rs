@@ -98,8 +98,8 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let hash = hash::flow(tuple, hash::key(config), read!(vip, Vip.seed as u64));
     let base = read!(vip, Vip.backend_base as u32);
     let backend = match read!(vip, Vip.mode as u8) {
-        DSR => match select::backend(tables, TableRef(read!(vip, Vip.table as u64)), base, hash) {
-            Ok((_, backend)) => {
+        DSR => match select::about(tables, TableRef(read!(vip, Vip.table as u64)), base, hash) {
+            Ok(backend) => {
                 put!(relayed, Relayed.translated as u32, 0);
                 backend
             }

@@ -1,7 +1,7 @@
 //! How a slot's word goes from what it is to what it shall be: one step at a time, each of which breaks no flow.
 
 use crate::{
-    abi::{SlotFlags, SlotWord},
+    abi::{SlotFlags, SlotMemo, SlotWord},
     ledger::rules::Standing,
 };
 
@@ -18,15 +18,6 @@ pub struct Times {
 
 /// Ticks that may lie between the daemon's look at a slot and its writing of what it concluded; later it has to look anew.
 pub const LOOK: u32 = 1;
-
-/// What the packets of a slot that is not at rest tell the daemon, in ticks; 0 = never.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct SlotMemo {
-    /// The last packet that was sent to somebody who is not the slot's target.
-    pub seen: u32,
-    /// The last flow that could not be remembered.
-    pub refused: u32,
-}
 
 /// What a slot shall be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,8 +4,9 @@
 //! elsewhere only if that can be remembered: *owner(f) = entry(f), else the slot's default*. The default changes only when every flow that lives by
 //! it is dead, named by an entry, or idle for longer than is promised.
 //!
-//! [`rules`] is what a packet does, [`change`] what the daemon does. Both are pure, and are searched together in `tests/ledger`. Neither half calls them
-//! yet: every slot that is published is at rest.
+//! [`rules`] is what a packet does, [`change`] what the daemon does; both are pure, and are searched together in `tests/ledger`. [`places`] is where
+//! entries lie.
 
 pub mod change;
+pub mod places;
 pub mod rules;

@@ -45,6 +45,8 @@ pub(super) fn status(status: &Status, wide: bool) -> String {
     }
     line("tables", format!("epoch {}, {} slots", status.epoch.0, usage(status.slots)));
     line("translation", format!("{} flows, {} half-open", usage(status.nat.flows), status.nat.half_open));
+    let ledger = &status.ledger;
+    line("ledger", format!("{} slots on their way, {} entries, {} refused", ledger.moving, usage(ledger.entries), ledger.refused));
     line("received", traffic(status.rx));
     for (reason, t) in status.reasons.iter().filter(|(_, t)| wide || t.packets > 0) {
         line(&format!("  {reason}"), traffic(*t));

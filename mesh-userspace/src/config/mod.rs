@@ -10,6 +10,7 @@ pub mod guarded;
 mod health;
 pub mod keys;
 mod kubernetes;
+pub mod ledger;
 pub mod placed;
 mod probe;
 pub mod reported;
@@ -26,6 +27,7 @@ pub mod written;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{ConfigError, Diagnostic, Place};
+pub use ledger::Ledger;
 use placed::{Syntax, innermost_failure, split_place, with_places};
 pub use resolve::Findings;
 pub use resolved::{

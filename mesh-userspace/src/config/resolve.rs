@@ -78,6 +78,7 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
         services: services(&file.services, base, findings),
         kubernetes: file.kubernetes.as_ref().and_then(|k| super::kubernetes::cluster(k, base, findings)).map(Arc::new),
         nat: nat(&file.nat, findings),
+        ledger: super::ledger::resolve(&file.ledger, findings),
         limits: limits(&file.limits, findings),
         hash_key: file.hash_key.as_ref().and_then(|k| hash_key(k, findings)),
         bpffs: file.bpffs.clone().unwrap_or_else(|| PathBuf::from("/sys/fs/bpf")),
@@ -212,6 +213,7 @@ fn limits(written: &written::Limits, findings: &mut Findings<'_>) -> Limits {
         slots: one(&written.slots, d.slots, 1024..=1 << 28, true),
         backends: one(&written.backends, d.backends, 16..=1 << 22, false),
         nat_flows: one(&written.nat_flows, d.nat_flows, 1024..=1 << 26, true),
+        ledger: one(&written.ledger, d.ledger, 64..=1 << 26, true),
     }
 }
 

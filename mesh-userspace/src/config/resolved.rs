@@ -31,6 +31,7 @@ pub struct Config {
     /// A cluster that asks for further ones.
     pub kubernetes: Option<Arc<ClusterSpec>>,
     pub nat: Nat,
+    pub ledger: super::Ledger,
     pub limits: Limits,
     pub hash_key: Option<[u64; 2]>,
     pub bpffs: PathBuf,
@@ -168,6 +169,8 @@ pub struct Limits {
     pub backends: u32,
     /// Translated flows at once; a power of two.
     pub nat_flows: u32,
+    /// Flows that the ledger has room for; a power of two.
+    pub ledger: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -288,7 +291,7 @@ impl Default for NatTimeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18 }
+        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18, ledger: 1 << 16 }
     }
 }
 

@@ -34,6 +34,9 @@ pub struct File {
     /// Translation (mode `nat`).
     #[serde(default)]
     pub nat: Nat,
+    /// Moving slots without breaking connections (modes `dsr`, `dnat`, `tunnel`).
+    #[serde(default)]
+    pub ledger: super::ledger::Written,
     /// Sizes of the kernel's maps; they are fixed while the program is loaded.
     #[serde(default)]
     pub limits: Limits,
@@ -339,6 +342,8 @@ pub struct Limits {
     pub backends: Option<Placed<u32>>,
     /// Translated flows at once, 72 bytes and more each. Default 262144.
     pub nat_flows: Option<Placed<u32>>,
+    /// Flows that the ledger has room for, 16 bytes each. Default 65536.
+    pub ledger: Option<Placed<u32>>,
 }
 
 /// The admin API.

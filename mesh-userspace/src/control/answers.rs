@@ -197,6 +197,7 @@ impl Daemon {
             rx: Traffic { packets: facts.counters.rx.packets, bytes: facts.counters.rx.bytes },
             reasons: facts.reasons(),
             nat: facts.nat(),
+            ledger: facts.ledger(),
             services: self.core.plan().services.len() as u32,
             backends: facts.backend_states(),
             slots: facts.slots(),

@@ -199,7 +199,11 @@ impl Core {
                 let health = match state {
                     BackendState::Absent => continue,
                     BackendState::Down | BackendState::Maintenance => Health::Down,
-                    BackendState::Active | BackendState::Draining | BackendState::Soft | BackendState::Recovering => Health::Up,
+                    BackendState::Active
+                    | BackendState::Settling
+                    | BackendState::Draining
+                    | BackendState::Soft
+                    | BackendState::Recovering => Health::Up,
                 };
                 let seen = self.seen.entry(merged.spec.name.clone()).or_default();
                 if seen.contains_key(id) {

@@ -65,6 +65,7 @@ enum Input {
     Health(HealthEvent),
     NextHops(Resolutions),
     Publish,
+    Step,
     Asked(Asked),
     Command(Command),
     Files(BTreeSet<PathBuf>),
@@ -113,6 +114,8 @@ pub struct Daemon {
     pub(super) repair_at: Instant,
     /// Services before this one have been compared with the maps in this turn.
     pub(super) repaired: usize,
+    /// When slots on their way are looked at; `None` = all are at rest.
+    pub(super) step_at: Option<Instant>,
     pub(super) ready: bool,
     pub(super) drains: Drains,
     pub(super) flow_log: Option<FlowLog>,
@@ -165,6 +168,7 @@ impl Daemon {
             sweep_at: now + SWEEP,
             repair_at: now + REPAIR,
             repaired: 0,
+            step_at: None,
             ready: false,
             drains: Drains::default(),
             flow_log: None,
@@ -205,6 +209,7 @@ impl Daemon {
                 Input::Health(event) => self.health(event, now),
                 Input::NextHops(resolutions) => self.next_hops(resolutions, now),
                 Input::Publish => self.publish(now),
+                Input::Step => self.step(now),
                 Input::Asked(Asked::Reload) => self.reload_all(now),
                 Input::Asked(Asked::Stop(signal)) => {
                     self.tell(What::Stopping { signal: signal.to_owned() });
@@ -231,7 +236,7 @@ impl Daemon {
     ///
     /// Every branch is cancel safe: channels keep what was not taken, [`Files`], [`Sources`] and [`Signals`] keep what they noticed, timers are instants.
     async fn next(&mut self, inputs: &mut Inputs, deadline: Option<Instant>) -> Option<Input> {
-        let publish = self.publish_due();
+        let (publish, step) = (self.publish_due(), self.step_at);
         let (observe, expiry) = (self.observe_due(), self.core.next_expiry());
         let files = self.files.as_mut();
         Some(tokio::select! {
@@ -243,6 +248,7 @@ impl Daemon {
             () = at(publish) => Input::Publish,
             () = at(expiry) => Input::Expire,
             () = at(observe) => Input::Observe,
+            () = at(step) => Input::Step,
             // 3. the operator,
             asked = inputs.signals.next() => Input::Asked(asked),
             Some(command) = inputs.commands.recv() => Input::Command(command),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     dataplane::{
-        LayoutError,
+        Dataplane, LayoutError,
         net::{Reason, Resolution},
     },
     events::What,
@@ -82,7 +82,19 @@ impl Daemon {
             self.tell(What::Published { epoch: published.epoch, stores: published.ops, slots: published.slots_written, plan_us, apply_us });
         }
         self.refused(published.refused);
+        self.step_later(now);
         self.check_ready();
+    }
+
+    /// Takes slots on their way one step further.
+    pub(super) fn step(&mut self, now: Instant) {
+        let stepped = self.plane.step(self.core.plan(), &self.resolutions);
+        self.refused(stepped.refused);
+        self.step_later(now);
+    }
+
+    fn step_later(&mut self, now: Instant) {
+        self.step_at = self.plane.moving().1.then_some(now + Dataplane::STEP);
     }
 
     /// Tells of services that could not be published, once each.

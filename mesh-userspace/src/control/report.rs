@@ -5,15 +5,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use mesh_common::abi::{BackendSignals, BackendStats, Reason, ReasonStats};
+use mesh_common::abi::{BackendSignals, BackendStats, NatConfig, Reason, ReasonStats};
 
 use super::{
     changes::word,
     core::Core,
     merge::Merged,
     view::{
-        BackendView, BreakerView, HandshakeView, HealthView, LimitView, NatView, NextHopView, Origin, ResetsView, ServiceView, StateWord,
-        SuspicionView, TimesView, Traffic, Usage,
+        BackendView, BreakerView, HandshakeView, HealthView, LedgerView, LimitView, NatView, NextHopView, Origin, ResetsView, ServiceView,
+        StateWord, SuspicionView, TimesView, Traffic, Usage,
     },
     weight_view::WeightView,
 };
@@ -99,6 +99,19 @@ impl Facts<'_> {
         NatView {
             flows: Usage { used: self.nat.flows, limit: self.nat.capacity },
             half_open: i64::try_from(self.nat.half_open).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub fn ledger(&self) -> LedgerView {
+        let (entries, stats) = (self.nat.ledger, self.counters.ledger);
+        LedgerView {
+            moving: self.nat.moving,
+            entries: Usage { used: entries.pending + entries.flows, limit: entries.capacity },
+            pending: entries.pending,
+            oldest_ms: (u64::from(entries.oldest) << NatConfig::TICK_SHIFT) / 1_000_000,
+            remembered: stats.remembered,
+            refused: stats.refused,
+            elsewhere: stats.elsewhere,
         }
     }
 

@@ -141,6 +141,7 @@ pub fn options(config: &Config) -> Options {
             slots: config.limits.slots,
             backends: config.limits.backends,
             nat_flows: config.limits.nat_flows,
+            ledger: config.limits.ledger,
         },
         nat: NatOptions {
             sources: config.nat.sources.clone(),
@@ -154,6 +155,7 @@ pub fn options(config: &Config) -> Options {
             },
             half_open_limit: None,
         },
+        ledger: dataplane::LedgerTimes { handshake: config.ledger.handshake, idle: config.ledger.idle, patience: config.ledger.patience },
         hash_key: config.hash_key,
         flow_sample: config.flow_log.as_ref().map_or(0, |log| log.sample),
         kernel_log: config.log.kernel,

@@ -33,6 +33,7 @@ pub struct Status {
     /// How packets left, by the name of the reason, over all services.
     pub reasons: BTreeMap<String, Traffic>,
     pub nat: NatView,
+    pub ledger: LedgerView,
     pub services: u32,
     /// Backends by state.
     pub backends: BTreeMap<StateWord, u32>,
@@ -98,6 +99,25 @@ pub struct NatView {
     pub flows: Usage,
     /// Those that no reply was seen for.
     pub half_open: i64,
+}
+
+/// Flows that must not follow their slot (modes `dsr`, `dnat`, `tunnel`).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LedgerView {
+    /// Slots on their way to another owner.
+    pub moving: u64,
+    /// Entries, of the room there is.
+    pub entries: Usage,
+    /// Of these, handshakes that are not done.
+    pub pending: u64,
+    /// Age of the entry that was used longest ago.
+    pub oldest_ms: u64,
+    /// Entries made since the program was loaded.
+    pub remembered: u64,
+    /// Flows there was no room for; they stayed where they were.
+    pub refused: u64,
+    /// Packets that went to somebody who is not their slot's target.
+    pub elsewhere: u64,
 }
 
 /// Who brought something in.
@@ -365,7 +385,7 @@ impl From<BackendState> for StateWord {
     fn from(s: BackendState) -> Self {
         match s {
             BackendState::Absent => Self::Unknown,
-            BackendState::Active => Self::Active,
+            BackendState::Active | BackendState::Settling => Self::Active,
             BackendState::Draining => Self::Draining,
             BackendState::Soft => Self::Soft,
             BackendState::Down => Self::Down,

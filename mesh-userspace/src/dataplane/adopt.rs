@@ -7,8 +7,10 @@ use mesh_common::abi::{Backend, BackendState, Config, Family, NAT_SOURCES, NatSo
 use super::{
     image::{Image, words_of},
     layout::{Entry, Layout, Service, ip_of, socket_of, table_len, vip_key},
+    nat,
     op::{Op, vip_word},
     options::Limits,
+    reconcile::moves::{Moves, Standings},
     report::AdoptedService,
     vip_index,
 };
@@ -112,6 +114,8 @@ fn adopt_service(
         None => service.retired = Some(now),
     }
     adopt_backends(image, layout, &mut service, now)?;
+    let standings = Standings { image, table: service.table, base: service.base };
+    service.moves = Moves::adopted(&standings, service.present().map(|(local, _)| local), nat::tick());
     Ok(Some(service))
 }
 

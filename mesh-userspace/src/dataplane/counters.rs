@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{IterableMap, MapData, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
-use mesh_common::abi::{BackendSignals, BackendStats, REASONS, Reason, ReasonStats, map};
+use mesh_common::abi::{BackendSignals, BackendStats, LedgerStats, REASONS, Reason, ReasonStats, map};
 
 use super::{
     error::DataplaneError,
@@ -28,6 +28,7 @@ const CHUNK: u32 = 256;
 pub struct Stats {
     pub reasons: PerCpuArray<MapData, ReasonStats>,
     pub backends: PerCpuArray<MapData, BackendStats>,
+    pub ledger: PerCpuArray<MapData, LedgerStats>,
 }
 
 /// What was counted, since the daemon started, by those that are no more.
@@ -55,7 +56,8 @@ impl Stats {
         let no_service = self.reasons(0)?;
         let mut rx = gone.services;
         services.iter().flat_map(|s: &ServiceCounters| &s.reasons).chain(&no_service).for_each(|ended| rx.add(ended));
-        Ok(Counters { rx, no_service, services })
+        let ledger = totals(&self.ledger, map::LEDGER_STATS, 0, 1)?.first().copied().unwrap_or_default();
+        Ok(Counters { rx, no_service, services, ledger })
     }
 
     /// Counters of one service.
@@ -223,6 +225,14 @@ impl Sum for ReasonStats {
     fn add(&mut self, more: &Self) {
         self.packets = self.packets.wrapping_add(more.packets);
         self.bytes = self.bytes.wrapping_add(more.bytes);
+    }
+}
+
+impl Sum for LedgerStats {
+    fn add(&mut self, more: &Self) {
+        self.remembered = self.remembered.wrapping_add(more.remembered);
+        self.refused = self.refused.wrapping_add(more.refused);
+        self.elsewhere = self.elsewhere.wrapping_add(more.elsewhere);
     }
 }
 

@@ -96,10 +96,8 @@ fn answering(entry: Backend, hop: Option<&Hop>) -> Backend {
     Backend { flags: entry.flags | Backend::REPLY_HOP, source: Addr(way), ..entry }
 }
 
-/// What slot `slot` of `table` is to say when it says `now`; `locals` are the local indices of the table's members.
-///
-/// The one place that decides how a slot changes: at once, for nothing remembers the flows of a slot yet.
-pub fn slot(_now: SlotWord, table: &Table, slot: usize, locals: &[u16]) -> SlotWord {
+/// What slot `slot` of `table` says at rest; `locals` are the local indices of the table's members.
+pub fn slot(table: &Table, slot: usize, locals: &[u16]) -> SlotWord {
     let local = |owners: &[u16]| {
         let member = owners.get(slot).copied().unwrap_or(SlotWord::NONE);
         locals.get(usize::from(member)).copied().unwrap_or(SlotWord::NONE)

@@ -12,7 +12,7 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::{MmapOptions, MmapRaw};
-use mesh_common::abi::{Backend, BackendSignals, Config, NatFlow, NatGauges, ServiceInfo, SlotWord, Vip};
+use mesh_common::abi::{Backend, BackendSignals, Config, LedgerBucket, NatFlow, NatGauges, ServiceInfo, SlotMemo, SlotWord, Vip};
 
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
@@ -24,6 +24,8 @@ pub struct Image {
     pub vips: Row<Vip>,
     pub services: Row<ServiceInfo>,
     pub slots: Row<SlotWord>,
+    pub slot_memos: Row<SlotMemo>,
+    pub ledger: Row<LedgerBucket>,
     pub backends: Row<Backend>,
     pub nat_flows: Row<NatFlow>,
     pub nat_gauges: Row<NatGauges>,
@@ -168,6 +170,8 @@ impl Image {
             vips: Row::heap(vips),
             services: Row::heap(services),
             slots: Row::heap(slots),
+            slot_memos: Row::heap(slots),
+            ledger: Row::heap(4),
             backends: Row::heap(backends),
             nat_flows: Row::heap(nat_flows),
             nat_gauges: Row::heap(1),

@@ -14,7 +14,7 @@ use mesh_common::{
     hash,
 };
 
-use super::{extents::Extents, options::Limits, vip_index::half_size};
+use super::{extents::Extents, options::Limits, reconcile::moves::Moves, vip_index::half_size};
 use crate::{
     model::{BackendId, ServiceName, VipAddr},
     table::Table,
@@ -99,6 +99,12 @@ pub struct Service {
     pub retired: Option<Instant>,
     /// The table that the slots say, and the local index of each of its members.
     pub applied: Option<(Arc<Table>, Vec<u16>)>,
+    /// Slots and backends on their way, where nobody translates.
+    pub moves: Moves,
+    /// Since when it is there, while it has just come: nothing is promised to flows yet, and slots are written at once.
+    pub coming: Option<Instant>,
+    /// When this daemon has written one of its slots last: packets under way may have read it before.
+    pub written: Option<Instant>,
 }
 
 /// One place for a backend.
@@ -153,7 +159,7 @@ impl Layout {
             self.ids.give_back_unused(id, 1);
             return Err(LayoutError::Backends { wanted: capacity, limit: self.backends.size() });
         };
-        self.insert(Service::new(id, vip, mode, base, capacity));
+        self.insert(Service { coming: Some(now), ..Service::new(id, vip, mode, base, capacity) });
         Ok(id)
     }
 
@@ -218,6 +224,9 @@ impl Service {
             by_id: HashMap::new(),
             retired: None,
             applied: None,
+            moves: Moves::default(),
+            coming: None,
+            written: None,
         }
     }
 

@@ -9,8 +9,8 @@ use aya::{
 };
 use bytemuck::Pod;
 use mesh_common::abi::{
-    Backend, BackendSignals, BackendStats, Config, Explained, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotWord,
-    Vip, map, program,
+    Backend, BackendSignals, BackendStats, Config, Explained, LEDGER_WAYS, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
+    REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
 };
 
 use super::{
@@ -59,6 +59,7 @@ pub struct Sizes {
     pub services: u32,
     pub slots: u32,
     pub backends: u32,
+    pub ledger_buckets: u32,
     pub nat_flows: u32,
     pub nat_buckets: u32,
 }
@@ -71,12 +72,13 @@ impl Sizes {
             services: limits.services.min(1 << 26) + 1,
             slots: limits.slots.max(1),
             backends: limits.backends.max(1),
+            ledger_buckets: (limits.ledger.clamp(LEDGER_WAYS as u32, 1 << 26) / LEDGER_WAYS as u32).next_power_of_two(),
             nat_flows,
             nat_buckets: nat_flows / FLOWS_PER_BUCKET,
         }
     }
 
-    fn shapes(&self) -> [Shape; 11] {
+    fn shapes(&self) -> [Shape; 14] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -88,6 +90,9 @@ impl Sizes {
             array::<Vip>(map::VIPS, self.vips),
             array::<ServiceInfo>(map::SERVICES, self.services),
             array::<SlotWord>(map::SLOTS, self.slots),
+            array::<SlotMemo>(map::SLOT_MEMOS, self.slots),
+            array::<LedgerBucket>(map::LEDGER, self.ledger_buckets),
+            percpu::<LedgerStats>(map::LEDGER_STATS, 1),
             array::<Backend>(map::BACKENDS, self.backends),
             array::<NatBucket>(map::NAT_INDEX, self.nat_buckets),
             array::<NatFlow>(map::NAT_FLOWS, self.nat_flows),
@@ -120,12 +125,18 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         vips: row(&ebpf, map::VIPS, sizes.vips)?,
         services: row(&ebpf, map::SERVICES, sizes.services)?,
         slots: row(&ebpf, map::SLOTS, sizes.slots)?,
+        slot_memos: row(&ebpf, map::SLOT_MEMOS, sizes.slots)?,
+        ledger: row(&ebpf, map::LEDGER, sizes.ledger_buckets)?,
         backends: row(&ebpf, map::BACKENDS, sizes.backends)?,
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
         signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
     };
-    let stats = Stats { reasons: percpu(&mut ebpf, map::REASON_STATS)?, backends: percpu(&mut ebpf, map::BACKEND_STATS)? };
+    let stats = Stats {
+        reasons: percpu(&mut ebpf, map::REASON_STATS)?,
+        ledger: percpu(&mut ebpf, map::LEDGER_STATS)?,
+        backends: percpu(&mut ebpf, map::BACKEND_STATS)?,
+    };
     let explained = row(&ebpf, map::EXPLAINED, 1)?;
     Ok(Loaded { ebpf, image, stats, explained, reused, sizes })
 }

@@ -14,6 +14,7 @@ mod grace;
 pub mod image;
 mod kernel_log;
 pub mod layout;
+pub mod ledger;
 mod load;
 mod nat;
 pub mod net;
@@ -28,7 +29,7 @@ mod settings;
 pub mod vip_index;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::Path,
     sync::Arc,
@@ -51,11 +52,15 @@ pub use kernel_log::{KernelLog, KernelLogError};
 use layout::Layout;
 pub use layout::LayoutError;
 use load::Loaded;
+use mesh_common::ledger::change::Times;
 use net::nexthop::Resolution;
 use op::Op;
-pub use options::{HookChoice, InterfaceOptions, Limits, NatOptions, NatTimeouts, Options};
+pub use options::{HookChoice, InterfaceOptions, LedgerTimes, Limits, NatOptions, NatTimeouts, Options};
 use pins::Pins;
-use reconcile::{Batch, Hops, Translation};
+use reconcile::{
+    Batch, Hops, Translation,
+    moves::{Clock, Moves},
+};
 pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, OpenFlows, Published, ServiceCounters};
 
 use crate::{
@@ -75,6 +80,7 @@ pub struct Dataplane {
     layout: Layout,
     sources: Vec<IpAddr>,
     nat: NatConfig,
+    times: Times,
     sweeper: nat::Sweeper,
     interfaces: Vec<AttachedIface>,
     epoch: Epoch,
@@ -114,6 +120,8 @@ impl Dataplane {
         }
         let ports = options.nat.ports.clone().or_else(nat::free_ports);
         let nat = nat::config(&options.nat, &loaded.sizes, ports.as_ref());
+        let times = ledger::times(&options.ledger);
+        ledger::publish(&loaded.image, &times);
         settings::publish(&loaded.image, options.hash_key, &nat)?;
         let adopted = Adopted { reused: loaded.reused, services: adopt::describe(&loaded.image, &layout) };
         let interfaces = Self::attach(&mut loaded, &pins, options)?;
@@ -128,6 +136,7 @@ impl Dataplane {
             layout,
             sources: options.nat.sources.clone(),
             nat,
+            times,
             sweeper: nat::Sweeper::watching(options.flow_sample),
             interfaces,
             epoch: Epoch::default(),
@@ -149,9 +158,9 @@ impl Dataplane {
     /// Services that there is no room for are refused, and stay as they were. Usually takes microseconds; up to a tenth of a second where a
     /// service has outgrown its place, or other VIPs come so soon that packets may still be reading the table before the last.
     pub fn apply(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
-        let now = Instant::now();
+        let clock = self.clock();
         let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
-        let batch = reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, now);
+        let batch = reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, clock);
         self.carry_out(batch, plan)
     }
 
@@ -167,11 +176,18 @@ impl Dataplane {
         self.apply_some(plan, hops, |place, _| part.contains(&place))
     }
 
+    /// Takes slots on their way one step further.
+    pub fn step(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
+        let moving: HashSet<VipAddr> = self.layout.services.values().filter(|s| !s.moves.at_rest()).map(|s| s.vip).collect();
+        self.apply_some(plan, hops, |_, service| moving.contains(&service.vip))
+    }
+
     fn apply_some(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, look_at: impl Fn(usize, &ServicePlan) -> bool) -> Published {
+        let clock = self.clock();
         let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
         let services = (&self.applied[..], &plan.services[..]);
         let (image, layout) = (&self.loaded.image, &mut self.layout);
-        match reconcile::reconcile_some(image, layout, services, look_at, (hops, &translation), Instant::now()) {
+        match reconcile::reconcile_some(image, layout, services, look_at, (hops, &translation), clock) {
             Some(batch) => self.carry_out(batch, plan),
             None => self.apply(plan, hops),
         }
@@ -194,6 +210,20 @@ impl Dataplane {
         })
     }
 
+    /// Slots of services that nobody translates which are on their way to another owner, and whether anything of that kind is left to do: until it is
+    /// done, a plan is to be applied again every [`Dataplane::STEP`].
+    pub fn moving(&self) -> (usize, bool) {
+        let services = || self.layout.services.values().map(|s| &s.moves);
+        (services().map(Moves::slots).sum(), services().any(|moves| !moves.at_rest()))
+    }
+
+    /// How often slots on their way are looked at: a tick of the kernel half's clock.
+    pub const STEP: Duration = Duration::from_millis(134);
+
+    fn clock(&self) -> Clock {
+        Clock { now: nat::tick(), instant: Instant::now(), times: self.times }
+    }
+
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         self.loaded.stats.read(&self.layout, &self.loaded.image.signals, &self.gone)
@@ -214,6 +244,7 @@ impl Dataplane {
     /// every second or so; reads the whole flow map.
     pub fn sweep(&mut self, now: Instant) -> Result<NatReport, DataplaneError> {
         let image = &self.loaded.image;
+        let ledger = ledger::sweep(image, &self.times, nat::tick());
         let swept = self.sweeper.sweep(image, &self.layout, &self.nat, nat::tick(), now);
         let backends = swept.live.flows.iter().filter_map(|((service, local), count)| {
             let service = self.layout.services.get(service)?;
@@ -234,6 +265,8 @@ impl Dataplane {
             backends: backends.collect(),
             freed: 0,
             notes: swept.notes,
+            ledger,
+            moving: self.layout.services.values().map(|s| s.moves.slots() as u64).sum(),
         };
         let freed = retire::collect(image, &mut self.layout, &swept.live);
         report.freed = freed.backends.len();

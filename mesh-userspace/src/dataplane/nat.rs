@@ -222,7 +222,7 @@ pub fn tick() -> u32 {
     ((now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) >> NatConfig::TICK_SHIFT) as u32
 }
 
-fn ticks(time: Duration) -> u32 {
+pub fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_nanos() >> NatConfig::TICK_SHIFT).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32)
 }
 

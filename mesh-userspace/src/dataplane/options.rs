@@ -13,6 +13,7 @@ pub struct Options {
     pub interfaces: Vec<InterfaceOptions>,
     pub limits: Limits,
     pub nat: NatOptions,
+    pub ledger: LedgerTimes,
     /// Secret of the flow hash. `None` = the one in the pinned maps, or a random one where there are none.
     pub hash_key: Option<[u64; 2]>,
     /// One translated flow in this many is told of when it begins and ends; 0 = none.
@@ -54,6 +55,8 @@ pub struct Limits {
     pub backends: u32,
     /// Translated flows at once; rounded up to a power of two.
     pub nat_flows: u32,
+    /// Flows that the ledger has room for; rounded up to a power of two.
+    pub ledger: u32,
 }
 
 /// How `nat` translates.
@@ -83,7 +86,24 @@ pub struct NatTimeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18 }
+        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18, ledger: 1 << 16 }
+    }
+}
+
+/// What is promised to flows that nobody translates while their slot changes its owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LedgerTimes {
+    /// The longest time from a SYN to the end of its handshake; a change of a table begins so much later.
+    pub handshake: Duration,
+    /// The longest silence of a flow after which it still finds its backend.
+    pub idle: Duration,
+    /// So long flows that are left are waited for before they are remembered one by one.
+    pub patience: Duration,
+}
+
+impl Default for LedgerTimes {
+    fn default() -> Self {
+        Self { handshake: Duration::from_secs(3), idle: Duration::from_secs(300), patience: Duration::from_secs(60) }
     }
 }
 
@@ -109,6 +129,7 @@ impl Options {
             interfaces: Vec::new(),
             limits: Limits::default(),
             nat: NatOptions::default(),
+            ledger: LedgerTimes::default(),
             hash_key: None,
             flow_sample: 0,
             kernel_log: log::LevelFilter::Warn,

@@ -2,9 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mesh_common::abi::{BackendSignals, BackendState, BackendStats, Mode, Reason, ReasonStats, SlotWord};
+use mesh_common::abi::{BackendSignals, BackendState, BackendStats, LedgerStats, Mode, Reason, ReasonStats, SlotWord};
 
 use super::flow_watch::FlowNote;
+use super::ledger::Entries;
 use crate::model::{BackendId, Epoch, ServiceName, VipAddr};
 
 /// What a start found in the pinned maps.
@@ -82,6 +83,8 @@ pub struct Counters {
     pub no_service: [ReasonStats; Reason::ALL.len()],
     /// By service id.
     pub services: Vec<ServiceCounters>,
+    /// What packets of slots on their way have done.
+    pub ledger: LedgerStats,
 }
 
 /// Counters of one service.
@@ -126,4 +129,8 @@ pub struct NatReport {
     pub freed: usize,
     /// Sampled flows that began or ended since the last sweep.
     pub notes: Vec<FlowNote>,
+    /// What the ledger holds, and ...
+    pub ledger: Entries,
+    /// ... slots on their way to another owner.
+    pub moving: u64,
 }

@@ -69,6 +69,12 @@ pub fn collect(image: &Image, layout: &mut Layout, live: &Live) -> Freed {
 
 /// Local indices of a service that nothing names.
 fn forgettable(image: &Image, service: &Service, live: &Live) -> Vec<u16> {
+    // While slots are on their way, an entry of the ledger may name whom no slot does; and where the service has just gone, or a slot has just been
+    // written, a packet may still be on its way to whom the slot named before.
+    let moving = service.retired.is_none() && !service.moves.at_rest();
+    if moving || service.retired.max(service.written).is_some_and(|since| !is_over(Some(since), live)) {
+        return Vec::new();
+    }
     let idle = |local: &u16| !live.flows.contains_key(&(service.id, *local));
     let mut locals: Vec<u16> = service.present().filter(|(_, e)| is_over(e.retired, live)).map(|(l, _)| l).filter(idle).collect();
     if let Some(table) = service.table.filter(|_| !locals.is_empty()) {

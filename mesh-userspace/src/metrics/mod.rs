@@ -36,6 +36,11 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_nat_flows", "Translated flows"),
     ("mesh_nat_flows_limit", "Translated flows there is room for"),
     ("mesh_nat_half_open_flows", "Translated flows that no reply was seen for"),
+    ("mesh_ledger_slots_moving", "Slots on their way to another owner"),
+    ("mesh_ledger_entries", "Flows that the ledger remembers"),
+    ("mesh_ledger_entries_limit", "Flows that the ledger has room for"),
+    ("mesh_ledger_pending_entries", "Handshakes that the ledger remembers"),
+    ("mesh_ledger_oldest_seconds", "Age of the entry that was used longest ago"),
     ("mesh_slots_used", "Slots of all tables together"),
     ("mesh_slots_limit", "Slots there is room for"),
     ("mesh_map_entries", "Entries in use of one of the kernel's maps"),
@@ -78,6 +83,9 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_flow_log_dropped_total", "Lines that the flow log has dropped because its place was slow or not there"),
     ("mesh_service_packets_total", "Packets for a service, by the reason for what became of them"),
     ("mesh_service_bytes_total", "Bytes for a service, by the reason for what became of their packets"),
+    ("mesh_ledger_remembered_total", "Entries that the ledger made"),
+    ("mesh_ledger_refused_total", "Flows that the ledger had no room for; they stayed where they were"),
+    ("mesh_ledger_elsewhere_packets_total", "Packets that went to somebody who is not the target of their slot"),
     ("mesh_service_flows_total", "New flows of a service"),
     ("mesh_backend_packets_total", "Packets to a backend and back from it"),
     ("mesh_backend_bytes_total", "Bytes to a backend and back from it"),
@@ -106,6 +114,14 @@ fn node(page: &mut Page, status: &Status) {
     page.gauge("mesh_nat_flows", none, status.nat.flows.used as f64);
     page.gauge("mesh_nat_flows_limit", none, status.nat.flows.limit as f64);
     page.gauge("mesh_nat_half_open_flows", none, status.nat.half_open as f64);
+    page.gauge("mesh_ledger_slots_moving", none, status.ledger.moving as f64);
+    page.gauge("mesh_ledger_entries", none, status.ledger.entries.used as f64);
+    page.gauge("mesh_ledger_entries_limit", none, status.ledger.entries.limit as f64);
+    page.gauge("mesh_ledger_pending_entries", none, status.ledger.pending as f64);
+    page.gauge("mesh_ledger_oldest_seconds", none, seconds(status.ledger.oldest_ms, 1e3));
+    page.counter("mesh_ledger_remembered_total", none, status.ledger.remembered);
+    page.counter("mesh_ledger_refused_total", none, status.ledger.refused);
+    page.counter("mesh_ledger_elsewhere_packets_total", none, status.ledger.elsewhere);
     page.gauge("mesh_slots_used", none, status.slots.used as f64);
     page.gauge("mesh_slots_limit", none, status.slots.limit as f64);
     for (map, fill) in &status.maps {

@@ -313,5 +313,6 @@ fn state_name<S: Serializer>(state: &BackendState, s: S) -> Result<S::Ok, S::Err
         BackendState::Down => "down",
         BackendState::Recovering => "recovering",
         BackendState::Maintenance => "maintenance",
+        BackendState::Settling => "settling",
     })
 }

@@ -4,6 +4,7 @@
 //! programs that do next to nothing (the floors), so that what is told is the difference.
 
 mod cases;
+pub mod churn;
 pub mod discovery;
 mod driver;
 pub mod failover;

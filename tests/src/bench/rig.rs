@@ -36,6 +36,7 @@ impl Rig {
             slots: 1 << table::log2_slots(&members()),
             backends: services * BACKENDS,
             backend_stats: (services * BACKENDS).min(STATS),
+            ledger: 1 << 14,
             nat_index: nat_flows / 4,
             nat_flows,
         };

@@ -3,6 +3,7 @@
 //! *After every prefix of the steps no slot points at an absent backend, and a slot that did not change is never written.* So backends go
 //! first, then slots, then the VIPs that lead to them; and in reverse for what goes.
 
+pub mod moves;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use super::{
     vip_index::{self, VipTable},
 };
 use crate::{model::ServiceName, plan::ServicePlan};
+use moves::{Clock, Moves};
 use step::Step;
 
 /// Steps in their order, and the services that are left as they were.
@@ -72,13 +74,13 @@ pub fn reconcile(
     plan: &[Arc<ServicePlan>],
     hops: &impl Hops,
     translation: &Translation<'_>,
-    now: Instant,
+    clock: Clock,
 ) -> Batch {
     let mut phases = Phases::default();
     let mut batch = Batch::default();
     let mut reachable = BTreeSet::new();
     for wanted in plan {
-        let mut step = Step { image, hops, translation, now, phases: &mut phases };
+        let mut step = Step { image, hops, translation, clock, phases: &mut phases };
         match step.service(layout, wanted) {
             Ok(id) => {
                 reachable.insert(id);
@@ -90,8 +92,8 @@ pub fn reconcile(
         }
     }
     phases.until_switched(&mut batch);
-    switch_vips(layout, &mut reachable, plan, &mut batch, now);
-    retire_services(image, layout, &reachable, &mut phases, now);
+    switch_vips(layout, &mut reachable, plan, &mut batch, clock.instant);
+    retire_services(image, layout, &reachable, &mut phases, clock.instant);
     batch.ops.append(&mut phases.retire);
     batch
 }
@@ -104,18 +106,20 @@ pub fn reconcile_some(
     (before, plan): (&[Arc<ServicePlan>], &[Arc<ServicePlan>]),
     look_at: impl Fn(usize, &ServicePlan) -> bool,
     (hops, translation): (&impl Hops, &Translation<'_>),
-    now: Instant,
+    clock: Clock,
 ) -> Option<Batch> {
     let differs = |(i, (old, new)): &(usize, (&Arc<ServicePlan>, &Arc<ServicePlan>))| !Arc::ptr_eq(old, new) || look_at(*i, new);
     let pairs: Vec<_> = before.iter().zip(plan).enumerate().filter(differs).map(|(_, pair)| pair).collect();
     // What answers of `dnat` backends are known by stands in the table of VIPs.
-    let stays = |(old, new): &(&Arc<ServicePlan>, &Arc<ServicePlan>)| old.vip == new.vip && old.mode == new.mode && new.mode != Mode::Dnat;
+    let stays = |(old, new): &(&Arc<ServicePlan>, &Arc<ServicePlan>)| {
+        Arc::ptr_eq(old, new) || old.vip == new.vip && old.mode == new.mode && new.mode != Mode::Dnat
+    };
     if before.len() != plan.len() || !pairs.iter().all(stays) {
         return None;
     }
     let (mut phases, mut batch) = (Phases::default(), Batch::default());
     for (_, wanted) in pairs {
-        let mut step = Step { image, hops, translation, now, phases: &mut phases };
+        let mut step = Step { image, hops, translation, clock, phases: &mut phases };
         if let Err(why) = step.service(layout, wanted) {
             batch.refused.push((wanted.name.clone(), why));
         }
@@ -226,7 +230,7 @@ fn retire_services(image: &Image, layout: &mut Layout, reachable: &BTreeSet<u32>
     for id in gone {
         let Some(service) = layout.services.get_mut(&id) else { continue };
         service.retired.get_or_insert(now);
-        service.applied = None;
+        (service.applied, service.moves) = (None, Moves::default());
         for (local, entry) in service.entries.iter_mut().enumerate() {
             if let Some(entry) = entry.as_mut().filter(|e| e.retired.is_none()) {
                 entry.retired = Some(now);

@@ -7,9 +7,12 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::abi::{Backend, Mode, SlotWord, TableRef};
+use mesh_common::abi::{Backend, BackendState, Mode, Proto, SlotWord, TableRef};
 
-use super::{Hops, Phases, Translation, drain};
+use super::{
+    Hops, Phases, Translation, drain,
+    moves::{Clock, Moves, Standings, Which, Wished, spread},
+};
 use crate::{
     dataplane::{
         entry,
@@ -25,7 +28,7 @@ pub(super) struct Step<'a, H> {
     pub image: &'a Image,
     pub hops: &'a H,
     pub translation: &'a Translation<'a>,
-    pub now: Instant,
+    pub clock: Clock,
     pub phases: &'a mut Phases,
 }
 
@@ -47,14 +50,17 @@ impl<H: Hops> Step<'_, H> {
         let known = layout.find(&vip_key(&wanted.vip));
         let id = match known {
             Some(id) => id,
-            None => layout.add(wanted.vip, wanted.mode, wanted.members.len(), self.now)?,
+            None => layout.add(wanted.vip, wanted.mode, wanted.members.len(), self.clock.instant)?,
         };
         let Some(mut service) = layout.services.remove(&id) else { return Err(LayoutError::Index) };
+        // So long its backends are found well one by one.
+        service.coming = service.coming.filter(|since| self.clock.instant.saturating_duration_since(*since) <= self.clock.handshake());
         let done = self.nat_sources(layout, wanted).and_then(|sources| {
             let places = self.places(layout, &mut service, wanted)?;
             // Nothing fails from here on.
-            self.backends(&mut service, wanted, &sources, &places);
-            self.table(layout, &mut service, wanted, &places);
+            let states = self.states(&mut service, wanted, &places);
+            self.backends(&mut service, wanted, &sources, &places, &states);
+            self.table(layout, &mut service, wanted, &places, &states);
             self.retire_backends(&mut service, wanted, places.grown);
             service.name = Some(wanted.name.clone());
             service.retired = None;
@@ -98,15 +104,15 @@ impl<H: Hops> Step<'_, H> {
         let new: Vec<usize> = (0..wanted.members.len()).filter(|i| service.local(&wanted.members[*i].id).is_none()).collect();
         let log2_slots = wanted.table.log2_slots;
         let new_table = match service.table {
-            Some(table) if table.log2_slots() == u32::from(log2_slots) && service.retired.is_none() => None,
-            _ => Some(layout.take_table(log2_slots, self.now)?),
+            Some(table) if service.retired.is_none() && fits(table, service, wanted) => None,
+            _ => Some(layout.take_table(log2_slots, self.clock.instant)?),
         };
         let undo_table = |layout: &mut Layout| {
             if let Some(table) = new_table {
                 layout.slots.give_back_unused(table.base(), layout::table_len(log2_slots));
             }
         };
-        let grown = match grow(layout, service, new.len(), self.now) {
+        let grown = match grow(layout, service, new.len(), self.clock.instant) {
             Ok(grown) => grown,
             Err(why) => {
                 undo_table(layout);
@@ -115,7 +121,7 @@ impl<H: Hops> Step<'_, H> {
         };
         for &i in &new {
             // Both are as large as the limit of backends, so there is an index wherever there is a place.
-            let place = service.vacant().and_then(|local| Some((layout.stats.take(1, self.now)?, local)));
+            let place = service.vacant().and_then(|local| Some((layout.stats.take(1, self.clock.instant)?, local)));
             let Some((stats, local)) = place else {
                 for &i in &new {
                     let entry = service.local(&wanted.members[i].id).and_then(|l| service.drop_entry(l));
@@ -132,7 +138,7 @@ impl<H: Hops> Step<'_, H> {
             service.put(local, Entry { id: wanted.members[i].id, stats, retired: None });
         }
         if let Some((base, capacity)) = grown {
-            layout.backends.give_back(base, capacity, self.now);
+            layout.backends.give_back(base, capacity, self.clock.instant);
         }
         let locals = wanted.members.iter().map(|m| service.local(&m.id).unwrap_or(SlotWord::NONE)).collect();
         let new = new.into_iter().filter_map(|i| service.local(&wanted.members[i].id)).collect();
@@ -140,15 +146,15 @@ impl<H: Hops> Step<'_, H> {
     }
 
     /// Entries of the members: whole ones where no slot names them, single words where slots may.
-    fn backends(&mut self, service: &mut Service, wanted: &ServicePlan, sources: &[u16], places: &Places) {
+    fn backends(&mut self, service: &mut Service, wanted: &ServicePlan, sources: &[u16], places: &Places, states: &[(u16, BackendState)]) {
         let mut entries = BTreeMap::new();
         let back = wanted.ways.reply_via.and_then(|router| self.hops.hop(router));
-        for ((member, local), source) in wanted.members.iter().zip(&places.locals).zip(sources) {
+        for ((member, (local, state)), source) in wanted.members.iter().zip(states).zip(sources) {
             let Some(Some(place)) = service.entries.get_mut(usize::from(*local)) else { continue };
             place.retired = None;
             let hop = self.hops.hop(member.id.0.ip());
             let ways = entry::Ways { forth: hop.as_ref(), back: back.as_ref() };
-            entries.insert(*local, entry::backend(wanted, member.id, member.state, ways, *source, place.stats));
+            entries.insert(*local, entry::backend(wanted, member.id, *state, ways, *source, place.stats));
         }
         let whole = service.table.is_none() && service.position.is_none() && service.name.is_none() && service.retired.is_none();
         match places.grown {
@@ -219,40 +225,86 @@ impl<H: Hops> Step<'_, H> {
     }
 
     /// The table: changed slots in place, or a whole table in an extent of its own and the flip to it.
-    fn table(&mut self, layout: &mut Layout, service: &mut Service, wanted: &ServicePlan, places: &Places) {
+    fn table(&mut self, layout: &mut Layout, service: &mut Service, wanted: &ServicePlan, places: &Places, states: &[(u16, BackendState)]) {
         let len = 1usize << wanted.table.log2_slots;
         if let Some(table) = places.new_table {
-            let slots = (0..len).map(|i| entry::slot(SlotWord::EMPTY, &wanted.table, i, &places.locals)).collect();
+            let slots: Vec<SlotWord> = match service.table.filter(|_| service.retired.is_none() && by_ledger(service, wanted)) {
+                // The flows of a slot are those of the slots that it becomes.
+                Some(old) => spread(&self.image.slots.table(old.base(), 1 << old.log2_slots()).collect::<Vec<_>>(), len),
+                None => (0..len).map(|i| entry::slot(&wanted.table, i, &places.locals)).collect(),
+            };
+            service.moves.moved(&slots, self.clock.now);
+            service.written = Some(self.clock.instant);
             self.phases.prepare.push(Op::Table { base: table.base(), slots });
             if let Some(at) = service.position {
                 self.phases.switch.push(Op::VipWord { at, word: vip_word::TABLE, value: table.0 });
             }
             if let Some(old) = service.table.replace(table) {
-                layout.give_back_table(old, self.now);
+                layout.give_back_table(old, self.clock.instant);
             }
+        } else if by_ledger(service, wanted) {
+            self.slots_by_ledger(service, wanted, places, states);
         } else if let Some(table) = service.table.filter(|_| !is_applied(service, wanted, places)) {
             let now = self.image.slots.table(table.base(), len);
             let changes: Vec<_> = (table.base()..)
                 .zip(now)
                 .enumerate()
                 .filter_map(|(i, (at, now))| {
-                    let then = entry::slot(now, &wanted.table, i, &places.locals);
+                    let then = entry::slot(&wanted.table, i, &places.locals);
                     (then != now).then_some((at, then))
                 })
                 .collect();
             if !changes.is_empty() {
+                service.written = Some(self.clock.instant);
                 self.phases.switch.push(Op::Slots { changes });
             }
         }
         service.applied = Some((Arc::clone(&wanted.table), places.locals.clone()));
     }
 
+    /// What is published of the members' states: what is wanted, unless flows that nobody translates depend on what is.
+    fn states(&self, service: &mut Service, wanted: &ServicePlan, places: &Places) -> Vec<(u16, BackendState)> {
+        let states: Vec<_> = places.locals.iter().copied().zip(wanted.members.iter().map(|m| m.state)).collect();
+        if !by_ledger(service, wanted) {
+            service.moves = Moves::default();
+            return states;
+        }
+        let table = service.table.filter(|_| service.retired.is_none());
+        let standings = Standings { image: self.image, table, base: places.grown.unwrap_or(service.base) };
+        service.moves.states(&standings, &states, &self.clock)
+    }
+
+    /// Slots of a table in use whose flows nobody translates.
+    fn slots_by_ledger(&mut self, service: &mut Service, wanted: &ServicePlan, places: &Places, states: &[(u16, BackendState)]) {
+        let Some(table) = service.table else { return };
+        let standings = Standings { image: self.image, table: Some(table), base: places.grown.unwrap_or(service.base) };
+        let published = |(local, state): &(u16, BackendState)| {
+            BackendState::from_u8(self.image.backends.get(standings.base as usize + usize::from(*local)).state) == *state
+        };
+        let same = is_applied(service, wanted, places) && states.iter().all(published) && !service.moves.is_behind();
+        let which = if same { Which::Moving } else { Which::All };
+        let states = states.iter().copied().collect();
+        let handshakes = wanted.vip.proto == Proto::Tcp;
+        let wish = Wished { table: &wanted.table, locals: &places.locals, states: &states, handshakes };
+        let changes = service.moves.slots_to(&standings, &wish, which, &self.clock);
+        if !changes.is_empty() {
+            service.written = Some(self.clock.instant);
+            let changes = changes.into_iter().map(|(slot, word)| (table.base() + slot, word)).collect();
+            self.phases.switch.push(Op::Slots { changes });
+        }
+    }
+
     /// Backends that no slot names any more keep the flows that they have.
     fn retire_backends(&mut self, service: &mut Service, wanted: &ServicePlan, old: Option<u32>) {
+        let service_by_ledger = by_ledger(service, wanted);
         let wanted: BTreeSet<_> = wanted.members.iter().map(|m| m.id).collect();
         for (local, entry) in service.entries.iter_mut().enumerate() {
             let Some(entry) = entry.as_mut().filter(|e| e.retired.is_none() && !wanted.contains(&e.id)) else { continue };
-            entry.retired = Some(self.now);
+            entry.retired = Some(self.clock.instant);
+            if service_by_ledger {
+                // Its slots lead elsewhere one by one.
+                continue;
+            }
             let now = self.image.backends.get((old.unwrap_or(service.base) + local as u32) as usize);
             self.phases.retire.extend(drain(now, service.base + local as u32));
         }
@@ -296,6 +348,17 @@ fn grow(layout: &mut Layout, service: &mut Service, new: usize, now: Instant) ->
     (service.base, service.capacity) = (base, capacity);
     service.entries.resize(capacity as usize, None);
     Ok(Some(old))
+}
+
+/// Nothing but slots and ledger tells where the service's packets go.
+fn by_ledger(service: &Service, wanted: &ServicePlan) -> bool {
+    wanted.mode != Mode::Nat && service.coming.is_none()
+}
+
+/// The plan's table can be written where the service's table is. One whose slots hold flows may be larger than it has to be.
+fn fits(table: TableRef, service: &Service, wanted: &ServicePlan) -> bool {
+    let log2_slots = u32::from(wanted.table.log2_slots);
+    table.log2_slots() == log2_slots || by_ledger(service, wanted) && table.log2_slots() > log2_slots
 }
 
 /// The slots say this table already.

@@ -1,5 +1,6 @@
 //! A model of the kernel half reads the maps after every single store, with what it has read before still in mind.
 
+mod published;
 mod world;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use crate::{
 };
 use world::World;
 
-const LIMITS: Limits = Limits { services: 4, slots: 192, backends: 40, nat_flows: 16 };
+const LIMITS: Limits = Limits { services: 4, slots: 192, backends: 40, nat_flows: 16, ledger: 16 };
 
 #[derive(Clone, Debug)]
 struct WantedService {

@@ -1,0 +1,108 @@
+use bytemuck::{Pod, Zeroable};
+
+/// Entries of a bucket.
+pub const LEDGER_WAYS: usize = 4;
+
+/// What the packets of a slot that is not at rest tell the daemon, by arena index. Ticks (see [`super::NatConfig::TICK_SHIFT`]); 0 = never.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct SlotMemo {
+    /// The last packet that was sent to somebody who is not the slot's target.
+    pub seen: u32,
+    /// The last flow that could not be remembered.
+    pub refused: u32,
+}
+
+/// The entry of one flow: two words, the first of which is taken by compare-and-exchange.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct LedgerEntry {
+    /// 0 = free; [`LedgerEntry::BUSY`] while its taker writes the rest; else the hash of the client's flow with bit 1 set.
+    pub claim: u64,
+    /// A [`LedgerWord`].
+    pub word: u64,
+}
+
+impl LedgerEntry {
+    /// Claim of an entry that is being written.
+    pub const BUSY: u64 = 1;
+}
+
+/// One cache line of entries, found by the flow's hash.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct LedgerBucket {
+    pub entries: [LedgerEntry; LEDGER_WAYS],
+}
+
+const _: () = assert!(size_of::<LedgerBucket>() == 64);
+
+/// What an entry says: `isn:32 | seen:15 | flow:1 | backend:16`, from the low end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LedgerWord(pub u64);
+
+impl LedgerWord {
+    /// Ticks that `seen` can tell apart: more than an hour.
+    pub const SEEN: u32 = 0x7fff;
+    const FLOW: u64 = 1 << 47;
+
+    /// A SYN with this initial sequence number was sent to `backend`.
+    pub const fn pending(backend: u16, isn: u32, now: u32) -> Self {
+        Self(isn as u64 | ((now & Self::SEEN) as u64) << 32 | (backend as u64) << 48)
+    }
+
+    /// A flow of `backend`.
+    pub const fn flow(backend: u16, now: u32) -> Self {
+        Self(Self::FLOW | ((now & Self::SEEN) as u64) << 32 | (backend as u64) << 48)
+    }
+
+    pub const fn backend(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    pub const fn is_flow(self) -> bool {
+        self.0 & Self::FLOW != 0
+    }
+
+    /// Of a pending entry: the initial sequence number.
+    pub const fn isn(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The same, used now.
+    pub const fn touched(self, now: u32) -> Self {
+        Self(self.0 & !((Self::SEEN as u64) << 32) | ((now & Self::SEEN) as u64) << 32)
+    }
+
+    /// Ticks since it was used. Another CPU's clock may be a little ahead of ours.
+    pub const fn age(self, now: u32) -> u32 {
+        let age = now.wrapping_sub((self.0 >> 32) as u32) & Self::SEEN;
+        if age > Self::SEEN - 8 { 0 } else { age }
+    }
+}
+
+/// Size and times of the ledger.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct LedgerConfig {
+    /// Number of buckets less one.
+    pub bucket_mask: u32,
+    /// Ticks that a pending entry lives.
+    pub handshake_ticks: u32,
+    /// Ticks that the entry of a flow lives; at most [`LedgerWord::SEEN`] / 2.
+    pub idle_ticks: u32,
+    pub reserved: u32,
+}
+
+/// What packets of slots that are not at rest have done. Per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct LedgerStats {
+    /// Entries made.
+    pub remembered: u64,
+    /// Flows for which there was no room; they stayed with the slot's default.
+    pub refused: u64,
+    /// Packets that went to somebody who is not the slot's target.
+    pub elsewhere: u64,
+    pub reserved: u64,
+}

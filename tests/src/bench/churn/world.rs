@@ -1,0 +1,147 @@
+//! A service that nobody translates, with clients that hold connections through it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    daemon::{Daemon, Process, mesh_binary},
+    netns::Host,
+    peer::{self, Held, HeldReport},
+    stage::Stage,
+};
+
+/// Backends there are; the last is no member of the service at the start.
+pub const BACKENDS: [(&str, u8); 4] = [("b1", 11), ("b2", 12), ("b3", 13), ("b4", 14)];
+/// Time for a handshake: generous where a busy machine is slow.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// A request that takes longer has broken its connection.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Modes in which the backend owns the VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Dsr,
+    Tunnel,
+}
+
+impl Way {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dsr => "dsr",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// A client, a balancer, four backends and the service `web`.
+#[derive(Debug)]
+pub struct Churn {
+    // Ends before the namespaces that it runs in.
+    pub daemon: Daemon,
+    _agents: Vec<Process>,
+    pub stage: Stage,
+    pub vip: SocketAddr,
+}
+
+impl Churn {
+    /// `idle`: the longest silence of a flow that is promised to find its backend again.
+    pub fn new(group: &str, way: Way, idle: Duration) -> Result<Self> {
+        let mut stage = Stage::build(group, &BACKENDS)?;
+        let vip: SocketAddr = "10.77.0.100:8080".parse()?;
+        let mut agents = Vec::new();
+        for (name, _) in BACKENDS {
+            stage.serve(name)?;
+            let host = &stage.backends[name];
+            match way {
+                Way::Dsr => host.own_quietly(vip.ip())?,
+                Way::Tunnel => {
+                    let mut agent = host.ns.command(mesh_binary()?);
+                    agent.args(["agent", "--interface", "eth0", "--vip", &vip.ip().to_string()]);
+                    agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
+                    until_owned(host, vip)?;
+                }
+            }
+            stage.serve_at(name, vip)?;
+        }
+        let mut members = String::new();
+        for (name, _) in &BACKENDS[..3] {
+            members += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
+        }
+        let config = format!(
+            "interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: 1s}}\nservices:\n  \
+             - {{name: web, vip: '{vip}', mode: {}, slots: 256, announce: {{address: eth0}}, \
+             health: {{type: tcp, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
+            HANDSHAKE.as_secs(),
+            idle.as_secs(),
+            way.name()
+        );
+        let daemon = Daemon::start(&stage.balancer.ns, &config)?;
+        let churn = Self { daemon, _agents: agents, stage, vip };
+        // From then on flows are promised something.
+        std::thread::sleep(HANDSHAKE);
+        churn.daemon.until("every backend gets its share of new connections", || {
+            let counts = churn.asked(90)?;
+            Ok(counts.len() == 3 && counts.values().all(|n| *n >= 15))
+        })?;
+        Ok(churn)
+    }
+
+    /// Connections that are asked in turn, with so long a pause after each turn.
+    pub fn hold(&self, count: usize, pause: Duration) -> Result<Held> {
+        Held::open(&self.stage.client.ns, self.vip, count, pause, PATIENCE)
+    }
+
+    /// Who answers new connections.
+    pub fn owners(&self, count: usize) -> Result<BTreeSet<String>> {
+        Ok(self.asked(count)?.into_keys().collect())
+    }
+
+    /// How many of so many new connections each backend answers.
+    fn asked(&self, count: usize) -> Result<BTreeMap<String, usize>> {
+        let vip = self.vip;
+        let answers = self.stage.client.ns.enter(|| (0..count).map(|_| peer::get(vip, "/", PATIENCE)).collect::<Result<Vec<_>, _>>())??;
+        let mut counts = BTreeMap::new();
+        answers.into_iter().for_each(|who| *counts.entry(who).or_default() += 1);
+        Ok(counts)
+    }
+
+    /// Waits until new connections do (or do not) reach this backend.
+    pub fn until_new_reach(&self, name: &str, reached: bool) -> Result<()> {
+        let what = format!("new connections {} {name}", if reached { "reach" } else { "do not reach" });
+        self.daemon.until(&what, || Ok(self.owners(40)?.contains(name) == reached))
+    }
+
+    pub fn ledger(&self) -> Result<Value> {
+        Ok(self.daemon.json(&["status"])?["ledger"].clone())
+    }
+
+    /// Slots that are on their way.
+    pub fn moving(&self) -> Result<u64> {
+        self.ledger()?["moving"].as_u64().context("the status tells of no ledger")
+    }
+}
+
+/// Waits until the agent has added the VIP, so that a server can listen on it.
+fn until_owned(host: &Host, vip: SocketAddr) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    let address = vip.ip().to_string();
+    while host.ns.command("ip").args(["-o", "address", "show", "dev", "lo", "to", &address]).output()?.stdout.is_empty() {
+        ensure!(Instant::now() < end, "the agent does not add {address}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// All connections are as they were.
+pub fn unbroken(reports: &[HeldReport]) -> Result<()> {
+    let broken: Vec<_> = reports.iter().filter_map(|r| Some((&r.owner, r.requests, r.broken.as_ref()?))).collect();
+    ensure!(!reports.is_empty() && broken.is_empty(), "{} of {} connections broke: {broken:?}", broken.len(), reports.len());
+    Ok(())
+}
