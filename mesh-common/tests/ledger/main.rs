@@ -2,6 +2,7 @@
 
 mod recall;
 mod search;
+mod traces;
 mod world;
 
 use search::search;

@@ -87,7 +87,7 @@ pub struct World<const FLOWS: usize> {
     /// The flow's bucket has no room.
     pub full: bool,
     pub flows: [Flow; FLOWS],
-    attempts: [u8; FLOWS],
+    pub attempts: [u8; FLOWS],
     pub entries: [Option<Remembered>; FLOWS],
     handshakes: bool,
 }
@@ -346,7 +346,7 @@ impl<const FLOWS: usize> World<FLOWS> {
     }
 
     /// What the kernel half does with a packet.
-    fn deliver(&mut self, flow: usize, sent: Sent) -> Option<u16> {
+    pub fn deliver(&mut self, flow: usize, sent: Sent) -> Option<u16> {
         let word = self.word;
         let target = usize::from(word.target());
         if word.flags() == SlotFlags::STEADY && self.health[target] == Health::Up {

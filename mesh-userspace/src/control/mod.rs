@@ -22,6 +22,7 @@ pub mod explaining;
 mod following;
 mod handle;
 mod health_view;
+mod ledger_view;
 mod merge;
 mod observing;
 mod orders;

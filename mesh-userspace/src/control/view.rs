@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
+pub use super::ledger_view::LedgerView;
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,
@@ -99,25 +100,6 @@ pub struct NatView {
     pub flows: Usage,
     /// Those that no reply was seen for.
     pub half_open: i64,
-}
-
-/// Flows that must not follow their slot (modes `dsr`, `dnat`, `tunnel`).
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct LedgerView {
-    /// Slots on their way to another owner.
-    pub moving: u64,
-    /// Entries, of the room there is.
-    pub entries: Usage,
-    /// Of these, handshakes that are not done.
-    pub pending: u64,
-    /// Age of the entry that was used longest ago.
-    pub oldest_ms: u64,
-    /// Entries made since the program was loaded.
-    pub remembered: u64,
-    /// Flows there was no room for; they stayed where they were.
-    pub refused: u64,
-    /// Packets that went to somebody who is not their slot's target.
-    pub elsewhere: u64,
 }
 
 /// Who brought something in.
