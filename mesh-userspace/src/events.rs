@@ -51,6 +51,10 @@ pub enum What {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         values: BTreeMap<String, f64>,
     },
+    /// No backend at all answers any more, so the fault is taken for this node's for a while, and nobody is taken out; or that is over.
+    Vantage {
+        blind: bool,
+    },
     BackendAdded {
         service: ServiceName,
         backend: BackendId,
@@ -196,6 +200,7 @@ impl What {
             | Self::ServiceWithoutBackends { .. }
             | Self::AnnounceFailed { .. }
             | Self::Repaired { .. }
+            | Self::Vantage { blind: true }
             | Self::DrainOverdue { .. }
             | Self::BackendState { to: StateWord::Down | StateWord::Open, .. }
             | Self::NextHop { ready: false, .. } => log::Level::Warn,
@@ -212,6 +217,10 @@ impl fmt::Display for What {
             Self::BackendState { service, backend, from, to, evidence, .. } => {
                 write!(f, "{service}: backend {backend} is {to}, was {from} ({evidence})")
             }
+            Self::Vantage { blind: true } => {
+                f.write_str("no backend answers any more: it may be this node or its network, so nobody is taken out for now")
+            }
+            Self::Vantage { blind: false } => f.write_str("what backends answer counts again"),
             Self::BackendAdded { service, backend } => write!(f, "{service}: backend {backend} added"),
             Self::BackendRemoved { service, backend } => write!(f, "{service}: backend {backend} removed"),
             Self::ServiceAdded { service } => write!(f, "service {service} added"),

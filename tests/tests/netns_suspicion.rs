@@ -53,6 +53,21 @@ fn a_host_that_is_cut_off_is_found_without_any_traffic() -> Result<()> {
 }
 
 #[test]
+fn a_balancer_that_hears_nobody_doubts_itself() -> Result<()> {
+    let world = checked("mesh-susp-blind", "tcp")?;
+    world.stage.balancer.unplug()?;
+    let doubted = world.until("it doubts itself", |w| Ok(w.events("vantage")?.iter().any(|e| e["blind"] == true)));
+    world.stage.balancer.plug()?;
+    doubted?;
+    world.until("it hears them again", |w| Ok(w.events("vantage")?.iter().any(|e| e["blind"] == false)))?;
+    for (name, _) in BACKENDS {
+        ensure!(world.became(name, "down")?.is_empty(), "{name} was never away");
+    }
+    ensure!(world.ask(60)?.len() == 3, "all three serve");
+    Ok(())
+}
+
+#[test]
 fn a_false_alarm_breaks_no_connection() -> Result<()> {
     // Without pulses, and with a patient check, only the silence of its traffic speaks against a backend: that spares it new flows, no more.
     let world = checked("mesh-susp-false", "{type: http, interval: 6s, timeout: 6s, rise: 1, pulse: none}")?;

@@ -12,13 +12,14 @@ use super::{
     daemon::Daemon,
     health_view::{BreakerView, LimitView},
     merge::Merged,
+    observing::counted,
 };
 use crate::{
     dataplane::BackendRows,
     events::Grounds,
     health::{
         Health, TargetKey,
-        breaker::{Case, Counted, Full, Gate, Row, Ward},
+        breaker::{Case, Full, Gate, Row, Ward},
     },
     model::{BackendId, ConnectionLimits, ServiceName, VipAddr},
     plan::ServicePlan,
@@ -124,16 +125,8 @@ impl Daemon {
     ) -> Option<Row> {
         let member = plan.members.get(plan.members.binary_search_by_key(id, |m| m.id).ok()?)?;
         let endpoint = merged.endpoints.get(merged.endpoints.binary_search_by_key(id, |e| e.id).ok()?)?;
-        let (answered, accepted) = signals.handshakes();
         let nat = merged.spec.mode == Mode::Nat;
-        let counted = Counted {
-            flows: stats.flows,
-            replies: stats.reply_tx.wrapping_add(stats.reply_redirect),
-            resets: stats.backend_resets,
-            drawn: signals.sampled,
-            done: if nat { answered } else { accepted },
-            retransmits: signals.syn_retransmits,
-        };
+        let counted = counted(stats, signals, nat);
         let place = (merged.spec.vip, *id);
         let open = nat.then(|| {
             let at_sweep = self.nat.open.get(&place).map_or(0, |o| o.flows);

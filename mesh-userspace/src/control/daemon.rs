@@ -121,6 +121,8 @@ pub struct Daemon {
     pub(super) flow_log: Option<FlowLog>,
     pub(super) weighing: Weighing,
     pub(super) breaking: Breaking,
+    /// Nobody answers our checks, as was told last.
+    pub(super) blind: bool,
     /// Factors that were found last, by service.
     pub(super) weighed: BTreeMap<ServiceName, BTreeMap<BackendId, Factor>>,
     /// Services that could not be published as wanted.
@@ -174,6 +176,7 @@ impl Daemon {
             flow_log: None,
             weighing: Weighing::default(),
             breaking: Breaking::default(),
+            blind: false,
             weighed: BTreeMap::new(),
             refused: BTreeMap::new(),
         }

@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh_common::abi::{BackendSignals, BackendStats};
+
 use super::{breaking::guarded, daemon::Daemon, merge::Merged};
 use crate::{
     dataplane::net::{Reason, Resolution},
-    health::Traffic,
-    model::{BackendId, Mode},
+    events::What,
+    health::{Traffic, breaker::Counted},
+    model::{BackendId, Mode, Proto},
 };
 
 /// Counters are read this often, ...
@@ -32,11 +35,17 @@ impl Daemon {
                 for (name, rows) in services {
                     let Some(merged) = self.core.services().get(&name).filter(|m| observed(m)) else { continue };
                     let live = |id: BackendId| flows.get(&(merged.spec.vip, id)).copied().unwrap_or(0);
-                    let traffic = |(id, s, _): (BackendId, mesh_common::abi::BackendStats, mesh_common::abi::BackendSignals)| Traffic {
-                        backend: id,
-                        sent: s.tx.wrapping_add(s.redirect),
-                        replied: s.reply_tx.wrapping_add(s.reply_redirect),
-                        flows: live(id),
+                    let nat = merged.spec.mode == Mode::Nat;
+                    let replies = replies(merged.spec.mode);
+                    let traffic = |(id, s, h): (BackendId, BackendStats, BackendSignals)| {
+                        let course = counted(&s, &h, nat);
+                        if replies {
+                            let replied = course.replies;
+                            Traffic { backend: id, sent: s.tx.wrapping_add(s.redirect), replied, flows: live(id), course }
+                        } else {
+                            // The client's ACK of a handshake shows as much; each is of another flow.
+                            Traffic { backend: id, sent: course.drawn, replied: course.done, flows: u64::MAX, course }
+                        }
                     };
                     let rows: Vec<_> = rows.into_iter().map(traffic).collect();
                     self.monitor.traffic(&name, &rows);
@@ -45,6 +54,14 @@ impl Daemon {
             Err(error) => log::debug!("{error}"),
         }
         self.observe_at = now + OBSERVE.max(now.elapsed() * PART);
+    }
+
+    /// Tells once when nobody answers any more, and once when somebody does again.
+    pub(super) fn watch_vantage(&mut self) {
+        let blind = self.monitor.is_blind();
+        if std::mem::replace(&mut self.blind, blind) != blind {
+            self.tell(What::Vantage { blind });
+        }
     }
 
     /// Tells the health checks which neighbours are gone.
@@ -58,11 +75,29 @@ impl Daemon {
     }
 }
 
-/// Replies of its backends come by us, and their absence counts.
+/// What its backends' traffic does counts: where replies don't come by us, that is how handshakes go.
 fn observed(merged: &Merged) -> bool {
-    let replies = match merged.spec.mode {
+    let told = replies(merged.spec.mode) || merged.spec.vip.proto == Proto::Tcp;
+    told && merged.service.check.as_ref().is_some_and(|check| check.counts_traffic())
+}
+
+/// Replies of backends come by us.
+fn replies(mode: Mode) -> bool {
+    match mode {
         Mode::Nat | Mode::Dnat => true,
         Mode::Dsr | Mode::Tunnel => false,
-    };
-    replies && merged.service.check.as_ref().is_some_and(|check| check.counts_traffic())
+    }
+}
+
+/// What is counted of a backend's flows. `nat`: answers come by us with all that is known of their flow.
+pub(super) fn counted(stats: &BackendStats, signals: &BackendSignals, nat: bool) -> Counted {
+    let (answered, accepted) = signals.handshakes();
+    Counted {
+        flows: stats.flows,
+        replies: stats.reply_tx.wrapping_add(stats.reply_redirect),
+        resets: stats.backend_resets,
+        drawn: signals.sampled,
+        done: if nat { answered } else { accepted },
+        retransmits: signals.syn_retransmits,
+    }
 }

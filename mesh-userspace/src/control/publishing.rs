@@ -119,6 +119,7 @@ impl Daemon {
             }
             Err(error) => log::error!("{error}"),
         }
+        self.watch_vantage();
         self.watch_drains(now);
         self.weigh(now);
         self.write_memory();

@@ -234,6 +234,9 @@ impl Driver {
             excused: board.excused_in_row(turn.id),
         };
         let refused = matches!(&outcome.result, Err(e) if is_refusal(e));
+        if matches!(&outcome.result, Err(e) if is_answer(e)) {
+            board.heard();
+        }
         let sample = sample(outcome, circumstances);
         if turn.occasion == Occasion::Doubt {
             board.tried(turn.id, sample, refused, now);
@@ -268,6 +271,15 @@ fn sample(outcome: Outcome, circumstances: Circumstances) -> Sample {
         Ok(()) => Sample::Passed { rtt: outcome.elapsed },
         Err(e) if circumstances.excuse(e.fault()) => Sample::Excused { error: e.to_string() },
         Err(e) => Sample::Failed { error: e.to_string() },
+    }
+}
+
+/// The target said something, if not what it should.
+fn is_answer(error: &ProbeError) -> bool {
+    match error {
+        ProbeError::Connect(_) | ProbeError::Timeout(_) | ProbeError::Local(_) => false,
+        ProbeError::Part { error, .. } => is_answer(error),
+        _ => true,
     }
 }
 

@@ -5,8 +5,11 @@ use std::{
 
 /// A timer that is later than this says that we were away.
 const LATE: Duration = Duration::from_millis(2);
-/// After a doubt about ourselves nothing changes for so long.
+/// After a doubt about ourselves nothing changes for so long at most, ...
 const FREEZE: Duration = Duration::from_millis(50);
+/// ... and after a timer of ours was late, so many times as long as that: what came meanwhile is heard within that, and a machine that is late all the time must
+/// still find who is dead.
+const TIMES: u32 = 4;
 /// Backends that fall silent within so short a time ...
 const TOGETHER: Duration = Duration::from_millis(5);
 /// ... and are more than this share of all (at least two): it is us, or our network.
@@ -23,7 +26,7 @@ impl Guard {
     /// A timer of ours fired `late` at `now`.
     pub fn woke(&mut self, now: Instant, late: Duration) {
         if late > LATE {
-            self.freeze(now);
+            self.freeze(now, (late * TIMES).min(FREEZE));
         }
     }
 
@@ -35,7 +38,7 @@ impl Guard {
         self.silenced.push_back(now);
         let count = self.silenced.len();
         if count >= 2 && count as f64 > TOO_MANY * all as f64 {
-            self.freeze(now);
+            self.freeze(now, FREEZE);
         }
     }
 
@@ -44,7 +47,7 @@ impl Guard {
         self.frozen_until.is_some_and(|until| now < until)
     }
 
-    fn freeze(&mut self, now: Instant) {
-        self.frozen_until = self.frozen_until.max(Some(now + FREEZE));
+    fn freeze(&mut self, now: Instant, span: Duration) {
+        self.frozen_until = self.frozen_until.max(Some(now + span));
     }
 }

@@ -178,6 +178,8 @@ fn the_guard_doubts_ourselves() {
     guard.woke(t0, 2 * MS);
     assert!(!guard.frozen(t0));
     guard.woke(t0, 3 * MS);
+    assert!(guard.frozen(t0 + 11 * MS) && !guard.frozen(t0 + 12 * MS), "four times as long as it was late");
+    guard.woke(t0, 300 * MS);
     assert!(guard.frozen(t0 + 49 * MS) && !guard.frozen(t0 + 50 * MS));
     let t1 = t0 + S;
     for i in 0..3 {

@@ -48,6 +48,9 @@ pub struct Judge {
     check_refused: bool,
     unreachable: Option<Instant>,
     neighbour_failed: bool,
+    flows_fail: bool,
+    /// Nobody answers us.
+    blind: bool,
     last: Sample,
     since: Instant,
     health: Health,
@@ -69,6 +72,8 @@ impl Judge {
             check_refused: false,
             unreachable: None,
             neighbour_failed: false,
+            flows_fail: false,
+            blind: false,
             last: Sample::Excused { error: "not checked since the start".to_owned() },
             since: now,
             health: known,
@@ -151,6 +156,16 @@ impl Judge {
         self.neighbour_failed = failed;
     }
 
+    /// Whether its flows fail more than the others': handshakes that don't end well, RSTs.
+    pub fn flows_fail(&mut self, fail: bool) {
+        self.flows_fail = fail;
+    }
+
+    /// Whether nobody answers us: then nothing follows from anything.
+    pub fn blind(&mut self, blind: bool) {
+        self.blind = blind;
+    }
+
     /// Whether what follows depends on the budget.
     pub fn is_doubtful(&self, now: Instant) -> bool {
         self.phi().is_some() && !self.is_fact() && self.signals(now).suspect()
@@ -174,7 +189,7 @@ impl Judge {
         loop {
             let signals = self.signals(now);
             let permit = if self.is_fact() || !signals.suspect() { FREE } else { permit(budget, weight) };
-            let frozen = frozen && !self.is_fact();
+            let frozen = self.blind || frozen && !self.is_fact();
             let Some(change) = self.detector.step(now, &signals, Permit { frozen, ..permit }) else { return };
             match change.to {
                 // From now on it has to rise again, however good its last check was.
@@ -190,7 +205,7 @@ impl Judge {
         let Some(rules) = self.detection.phi() else { return Signals { app: self.app(), ..Signals::default() } };
         let armed = self.armed();
         let unreachable = self.unreachable.is_some_and(|at| now.saturating_duration_since(at) < HOLD);
-        let hint = armed && self.refused > 0 || !armed && self.check_refused || unreachable || self.neighbour_failed;
+        let hint = armed && self.refused > 0 || !armed && self.check_refused || unreachable || self.neighbour_failed || self.flows_fail;
         let probes = match () {
             () if !armed => 0.0,
             () if self.refused >= REFUSED => PROBE_CAP,

@@ -4,6 +4,7 @@ mod register;
 mod target;
 #[cfg(test)]
 mod tests;
+mod vantage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +20,7 @@ use target::Target;
 
 use super::{
     Check, Evidence, Health, TargetKey,
+    breaker::Counted,
     detector::{Phase, Signals},
 };
 use crate::model::{BackendId, ServiceName};
@@ -76,6 +78,8 @@ pub struct Traffic {
     pub replied: u64,
     /// Flows that it has now: so many packets can be independent signs of life.
     pub flows: u64,
+    /// How its flows went; all zeros where nobody knows.
+    pub course: Counted,
 }
 
 /// Says what to check and tells what is known. Clones share one monitor; it stops when the last one is dropped.
@@ -100,6 +104,11 @@ impl MonitorHandle {
     /// What the data plane has counted of a service's backends: channel A. To be told every few milliseconds.
     pub fn traffic(&self, service: &ServiceName, rows: &[Traffic]) {
         self.lease.0.with(|register, now| register.traffic(service, rows, now));
+    }
+
+    /// Nobody answers any more, so that what is seen is taken for our own fault, for a while.
+    pub fn is_blind(&self) -> bool {
+        self.lease.0.lock().is_blind(Instant::now())
     }
 
     /// Neighbours that the kernel has given up on, whichever they were before.

@@ -8,10 +8,12 @@ use std::{
 use super::{
     TargetId, Traffic,
     target::{Target, Trial},
+    vantage::Vantage,
 };
 use crate::{
     health::{
         Check, Health, HealthEvent, Sample, TargetKey,
+        breaker::{Course, excess},
         detector::{Budget, Guard, Pulse},
         judge::Beat,
     },
@@ -31,6 +33,7 @@ pub struct Register {
     /// Targets that are worth a check at once.
     doubted: BTreeSet<TargetId>,
     guard: Guard,
+    vantage: Vantage,
     pub closed: bool,
 }
 
@@ -119,16 +122,22 @@ impl Register {
 
     /// Takes in what a check brought; false if nobody wants to know any more.
     pub fn record(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) -> bool {
+        let sample = self.seen(id, sample, refused, now);
         self.update(id, now, |t| t.checked(sample, refused, now))
     }
 
     /// Takes in what a trial brought.
     pub fn tried(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) {
+        let sample = self.seen(id, sample, refused, now);
         self.update(id, now, |t| t.tried(sample, refused, now));
     }
 
     /// Takes in what became of a pulse; `rtt` of one that was answered.
     pub fn pulsed(&mut self, id: TargetId, beat: Beat, rtt: Option<Duration>, now: Instant) {
+        match beat {
+            Beat::Answered | Beat::Refused => self.vantage.heard(),
+            Beat::Lost | Beat::Unreachable => self.unheard(id, now),
+        }
         let mut silent = false;
         self.update(id, now, |t| {
             let before = t.judge.silent();
@@ -142,6 +151,37 @@ impl Register {
         }
     }
 
+    /// A target said something, be it right or wrong.
+    pub fn heard(&mut self) {
+        self.vantage.heard();
+    }
+
+    /// Nobody answers any more.
+    pub fn is_blind(&self, now: Instant) -> bool {
+        self.vantage.blind(now)
+    }
+
+    fn unheard(&mut self, id: TargetId, now: Instant) {
+        let trusted = self.targets.iter().filter(|(_, t)| matches!(t.judge.health(), Health::Up | Health::Soft));
+        self.vantage.unheard(now, id, self.targets.len(), trusted.map(|(key, t)| (t.id, key.backend.0.ip())));
+    }
+
+    /// A sample as it counts: while nobody answers, the fault is ours.
+    fn seen(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) -> Sample {
+        match sample {
+            Sample::Passed { .. } => self.vantage.heard(),
+            Sample::Failed { .. } if refused => self.vantage.heard(),
+            Sample::Failed { .. } => self.unheard(id, now),
+            Sample::Excused { .. } => {}
+        }
+        match sample {
+            Sample::Failed { error } if self.vantage.blind(now) => {
+                Sample::Excused { error: format!("{error}; no backend answers, so it may be this node's fault") }
+            }
+            other => other,
+        }
+    }
+
     /// A timer of the pulses was `late`.
     pub fn woke(&mut self, now: Instant, late: Duration) {
         self.guard.woke(now, late);
@@ -149,11 +189,20 @@ impl Register {
 
     pub fn traffic(&mut self, service: &ServiceName, rows: &[Traffic], now: Instant) {
         let key = |row: &Traffic| TargetKey { service: service.clone(), backend: row.backend };
-        let counted: Vec<_> = rows.iter().filter_map(|row| Some((key(row), self.targets.get_mut(&key(row))?.count(row)))).collect();
-        let all: u64 = counted.iter().map(|(_, (_, signs))| signs).sum();
-        for (key, (asked, signs)) in counted {
-            let Some(id) = self.targets.get(&key).map(|t| t.id) else { continue };
-            self.update(id, now, |t| t.judge.traffic(signs, all, asked));
+        let count = |row| {
+            let target = self.targets.get_mut(&key(row))?;
+            target.meter.count(now, row.course);
+            Some((target.id, target.count(row), target.meter.course(now)))
+        };
+        let counted: Vec<_> = rows.iter().filter_map(count).collect();
+        let all: u64 = counted.iter().map(|(_, (_, signs), _)| signs).sum();
+        let flows = counted.iter().fold(Course::default(), |sum, (.., course)| sum.and(course));
+        for (id, (asked, signs), course) in counted {
+            let failing = fails(&course, &flows.without(&course));
+            self.update(id, now, |t| {
+                t.judge.traffic(signs, all, asked);
+                t.judge.flows_fail(failing);
+            });
         }
     }
 
@@ -216,10 +265,11 @@ impl Register {
         let Some(key) = self.by_id.get(&id) else { return false };
         let Some(target) = self.targets.get_mut(key) else { return false };
         change(target);
-        let frozen = self.guard.frozen(now);
+        let (frozen, blind) = (self.guard.frozen(now), self.vantage.blind(now));
         let budget = if target.judge.is_doubtful(now) { Some(self.budget(key)) } else { None };
         let Some(target) = self.targets.get_mut(key) else { return false };
         let weight = u64::from(target.check.weight);
+        target.judge.blind(blind);
         if let Some(transition) = target.judge.review(now, frozen, weight, &budget.unwrap_or_default()) {
             let event = HealthEvent { key: key.clone(), health: transition.to, evidence: transition.evidence };
             if target.unsent.replace(event).is_none() {
@@ -254,4 +304,17 @@ impl Register {
         }
         budget
     }
+}
+
+/// Flows of which half go wrong with it, and not with the others.
+const HALF: f64 = 0.5;
+/// So many have to be known: RSTs of all flows, handshakes of one in 16.
+const RESETS: u64 = 20;
+const DRAWN: u64 = 5;
+
+/// Whether its flows fail, and not because of the clients: the others' would as well.
+fn fails(own: &Course, others: &Course) -> bool {
+    let resets = own.reset_share(RESETS).zip(others.reset_share(RESETS));
+    let lost = own.lost_share(DRAWN).zip(others.lost_share(DRAWN));
+    [resets, lost].into_iter().flatten().any(|(own, others)| excess(own, others) > HALF)
 }

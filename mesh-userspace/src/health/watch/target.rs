@@ -4,12 +4,15 @@ use std::{
 };
 
 use super::{Suspicion, TargetId, TargetStatus, Traffic};
-use crate::health::{Check, Health, HealthEvent, Sample, judge::Judge};
+use crate::health::{Check, Health, HealthEvent, Sample, breaker::Meter, judge::Judge};
 
 /// From the end of one trial to the next one's start, at least.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A trial of a target whose kernel is silent waits this long, or four of its usual round trips.
 const HURRY: Duration = Duration::from_millis(50);
+
+/// How flows went is looked at over so long.
+const WINDOW: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Target {
@@ -28,6 +31,7 @@ pub struct Target {
     failed: u64,
     excused: u64,
     counted: Option<Traffic>,
+    pub meter: Meter,
 }
 
 /// Checks that are made because of a doubt, one at a time.
@@ -56,6 +60,7 @@ impl Target {
             failed: 0,
             excused: 0,
             counted: None,
+            meter: Meter::new(WINDOW),
         }
     }
 

@@ -3,9 +3,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::register::Register;
+use super::{Traffic, register::Register, target::Target};
 use crate::{
-    health::{Check, CheckKind, Health, Sample, TargetKey},
+    health::{
+        Check, CheckKind, Health, Sample, TargetKey,
+        breaker::Counted,
+        detector::{Detection, PhiRules},
+        judge::Beat,
+    },
     model::BackendId,
 };
 
@@ -89,4 +94,73 @@ fn seeds_hold_until_the_first_checks() {
     r.set_targets(wanted(&[1, 2, 3, 4]), now);
     let health = |p| r.targets[&key(p)].status(now).health;
     assert_eq!([1, 2, 3, 4].map(health), [Health::Up, Health::Down, Health::Up, Health::Unknown]);
+}
+
+/// Targets on hosts of their own, up, that several channels speak of.
+fn doubtful(hosts: &[u8], now: Instant) -> (Register, Vec<u64>) {
+    let mut r = Register::default();
+    let target = |host: &u8| {
+        let address = ([127, 0, 0, *host], 80).into();
+        let check = Check { rise: 1, fall: 1, detection: Detection::Phi(PhiRules::default()), ..Check::new(CheckKind::Tcp, address) };
+        (TargetKey { service: "web".parse().unwrap(), backend: BackendId(address) }, check)
+    };
+    r.set_targets(hosts.iter().map(target).collect(), now);
+    let ids = r.take_arrivals();
+    ids.iter().for_each(|id| drop(r.record(*id, passed(), false, now)));
+    (r, ids)
+}
+
+#[test]
+fn flows_that_fail_with_one_alone_speak_against_it() {
+    let (service, now) = ("web".parse().unwrap(), Instant::now());
+    let mut hints = |courses: [Counted; 3]| {
+        let (mut r, _) = doubtful(&[1, 2, 3], now);
+        let rows = |courses: [Counted; 3]| {
+            let row = |(i, course): (usize, Counted)| Traffic {
+                backend: BackendId(([127, 0, 0, i as u8 + 1], 80).into()),
+                sent: 0,
+                replied: 0,
+                flows: 0,
+                course,
+            };
+            courses.into_iter().enumerate().map(row).collect::<Vec<_>>()
+        };
+        r.traffic(&service, &rows([Counted::default(); 3]), now);
+        r.traffic(&service, &rows(courses), now + Duration::from_secs(1));
+        // A handshake has a second to end well.
+        r.traffic(&service, &rows(courses), now + Duration::from_millis(2500));
+        let hint = |t: &Target| t.judge.signals(now).hints > 0.0;
+        r.targets.values().map(hint).collect::<Vec<_>>()
+    };
+    let good = Counted { flows: 100, replies: 500, drawn: 10, done: 10, ..Counted::default() };
+    let resets = Counted { resets: 90, ..good };
+    let lost = Counted { done: 1, ..good };
+    assert_eq!(hints([good; 3]), [false; 3]);
+    assert_eq!(hints([good, resets, good]), [false, true, false]);
+    assert_eq!(hints([lost, good, good]), [true, false, false]);
+    assert_eq!(hints([lost; 3]), [false; 3], "clients that never end a handshake do so with all");
+    assert_eq!(hints([resets; 3]), [false; 3]);
+    assert_eq!(hints([Counted { flows: 19, resets: 19, ..good }, good, good]), [false; 3], "too few to tell");
+}
+
+#[test]
+fn who_hears_nobody_takes_nobody_out_for_a_while() {
+    let now = Instant::now();
+    let (mut r, ids) = doubtful(&[1, 2, 3, 4], now);
+    let lost = || Sample::Failed { error: "no answer".into() };
+    let down = |r: &Register| r.targets.values().filter(|t| t.judge.health() == Health::Down).count();
+    ids.iter().for_each(|id| r.pulsed(*id, Beat::Lost, None, now));
+    assert!(r.is_blind(now));
+    ids.iter().for_each(|id| drop(r.record(*id, lost(), false, now)));
+    assert_eq!(down(&r), 0);
+    // One answer, and what the others do counts again.
+    r.record(ids[0], passed(), false, now);
+    r.record(ids[1], lost(), false, now);
+    assert_eq!((r.is_blind(now), down(&r)), (false, 1));
+    // In the end it is they after all.
+    let (mut r, ids) = doubtful(&[1, 2, 3, 4], now);
+    ids.iter().for_each(|id| r.pulsed(*id, Beat::Lost, None, now));
+    let later = now + Duration::from_secs(11);
+    ids.iter().for_each(|id| drop(r.record(*id, lost(), false, later)));
+    assert_eq!(down(&r), 4);
 }

@@ -34,6 +34,8 @@ use crate::{
 pub enum Mode {
     Nat,
     Dsr,
+    /// IP in IP, with `mesh agent` on the backends.
+    Tunnel,
     /// By HAProxy, connection by connection.
     Haproxy,
 }
@@ -94,6 +96,7 @@ impl Mode {
         match self {
             Self::Nat => "nat",
             Self::Dsr => "dsr",
+            Self::Tunnel => "tunnel",
             Self::Haproxy => "haproxy",
         }
     }
@@ -102,7 +105,7 @@ impl Mode {
     pub fn of_client(self, frame: &Frame, vip: SocketAddr) -> bool {
         match self {
             Self::Nat => frame.to_addr.port() == PORT && frame.from_addr.port() < LOCAL_PORTS,
-            Self::Dsr => SocketAddr::from(frame.to_addr) == vip,
+            Self::Dsr | Self::Tunnel => SocketAddr::from(frame.to_addr) == vip,
             Self::Haproxy => frame.to_addr.port() == PORT,
         }
     }

@@ -68,16 +68,18 @@ pub struct Victim {
     /// Where it listens.
     addresses: Vec<SocketAddr>,
     server: Process,
+    /// Takes outer headers off; goes on whatever becomes of the server.
+    _agent: Option<Process>,
 }
 
 impl Victim {
     /// Starts the server on all of `addresses`.
-    pub fn new(name: String, host: Host, addresses: Vec<SocketAddr>) -> Result<Self> {
+    pub fn new(name: String, host: Host, addresses: Vec<SocketAddr>, agent: Option<Process>) -> Result<Self> {
         host.ns.sysctl("net/ipv4/tcp_max_syn_backlog", "4096")?;
         host.ns.sysctl("net/core/somaxconn", "4096")?;
         let mac = mac_of(&host)?;
         let server = serve(&name, &host, &addresses)?;
-        Ok(Self { name, host, mac, addresses, server })
+        Ok(Self { name, host, mac, addresses, server, _agent: agent })
     }
 
     /// Fails. What is returned goes on until it is dropped.

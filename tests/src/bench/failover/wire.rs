@@ -165,9 +165,12 @@ fn receive(socket: &OwnedFd) -> Result<Option<Option<Frame>>> {
 }
 
 fn parse(bytes: &[u8], at: u64, port: usize) -> Option<Frame> {
-    let (ethernet, ip) = bytes.split_at_checked(14)?;
-    let header = usize::from(ip.first()? & 0xf) * 4;
-    if ethernet[12..14] != [8, 0] || ip.get(9) != Some(&6) || header < 20 {
+    let (ethernet, outer) = bytes.split_at_checked(14)?;
+    let length = |ip: &[u8]| Some(usize::from(ip.first()? & 0xf) * 4).filter(|header| *header >= 20);
+    // What stands behind an outer header (IP in IP) is what counts.
+    let ip = if outer.get(9) == Some(&4) { outer.get(length(outer)?..)? } else { outer };
+    let header = length(ip)?;
+    if ethernet[12..14] != [8, 0] || ip.get(9) != Some(&6) {
         return None;
     }
     let tcp = ip.get(header..header + 14)?;
@@ -189,6 +192,9 @@ mod tests {
         let frame = parse(&bytes, 5, 3).expect("it is TCP");
         assert_eq!((frame.at, frame.port, frame.to, frame.flags), (5, 3, [2, 0, 0, 0, 0, 7], SYN));
         assert_eq!((frame.from_addr.to_string(), frame.to_addr.to_string()), ("10.77.0.1:1234".into(), "10.77.0.9:8080".into()));
+        let mut wrapped = bytes.clone();
+        wrapped.splice(14..14, [0x45, 0, 0, 60, 0, 0, 0, 0, 64, 4, 0, 0, 10, 77, 0, 2, 10, 77, 0, 11]);
+        assert_eq!(parse(&wrapped, 5, 3), Some(frame), "behind an outer header");
         for cut in [0, 13, 20, 40] {
             assert_eq!(parse(&bytes[..cut], 0, 0), None, "{cut} bytes");
         }

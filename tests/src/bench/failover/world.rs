@@ -1,7 +1,8 @@
 //! A client, a balancer and backends that fail in turn, with requests going on all the time.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    process::Stdio,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,7 +19,10 @@ use super::{
     window::{Scene, Window, window},
     wire::Wire,
 };
-use crate::netns::{Fabric, Host};
+use crate::{
+    daemon::{Process, mesh_binary},
+    netns::{Fabric, Host},
+};
 
 const VIP: [u8; 4] = [10, 77, 0, 100];
 const FIRST: u8 = 11;
@@ -75,7 +79,7 @@ impl World {
         let named: Vec<_> = victims.iter().map(named).collect();
         let balancer = match mode {
             Mode::Haproxy => Balancer::haproxy(&balancer_host.ns, vip, &named)?,
-            Mode::Nat | Mode::Dsr => Balancer::mesh(&balancer_host.ns, mode, settings, vip, &named)?,
+            Mode::Nat | Mode::Dsr | Mode::Tunnel => Balancer::mesh(&balancer_host.ns, mode, settings, vip, &named)?,
         };
         for backend in &named {
             balancer.wait_for(backend, PATIENCE)?;
@@ -156,15 +160,34 @@ fn victim(fabric: &Fabric, number: u8, mode: Mode, vip: SocketAddr) -> Result<Vi
     let name = format!("b{number}");
     let host = fabric.host(&name, number)?;
     let mut addresses = vec![SocketAddr::from((host.v4, PORT))];
+    let mut agent = None;
     match mode {
         Mode::Nat => {}
         Mode::Dsr => {
             host.own_quietly(vip.ip())?;
             addresses.push(vip);
         }
+        Mode::Tunnel => {
+            agent = Some(take_outer_headers_off(&host, vip.ip())?);
+            addresses.push(vip);
+        }
         Mode::Haproxy => addresses.push((host.v4, CHECK_PORT).into()),
     }
-    Victim::new(name, host, addresses)
+    Victim::new(name, host, addresses, agent)
+}
+
+/// Starts `mesh agent`, and waits until the host owns the VIP.
+fn take_outer_headers_off(host: &Host, vip: IpAddr) -> Result<Process> {
+    let vip = vip.to_string();
+    let mut command = host.ns.command(mesh_binary()?);
+    command.args(["agent", "--interface", "eth0", "--vip", &vip]).stdout(Stdio::null()).stderr(Stdio::null());
+    let agent = Process::spawn(&mut command)?;
+    let end = Instant::now() + PATIENCE;
+    while host.ns.command("ip").args(["-o", "address", "show", "dev", "lo", "to", &vip]).output()?.stdout.is_empty() {
+        ensure!(Instant::now() < end, "no agent has taken {vip} within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(agent)
 }
 
 fn named(victim: &Victim) -> Named {
