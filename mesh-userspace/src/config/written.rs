@@ -211,7 +211,7 @@ pub struct Health {
     /// `phi`: time from one pulse to the next, longer where there are very many backends. Default 10ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulse_interval: Option<Placed<Span>>,
-    /// `phi`: whether the silence of a backend's own traffic counts (`nat`). Default true.
+    /// `phi`: whether a backend's own traffic counts: its silence, and flows that fail with it alone. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive: Option<Placed<bool>>,
     /// `phi`: percent of the service's weight that suspicion keeps from new flows at most. Default 30.
