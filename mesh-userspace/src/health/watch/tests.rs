@@ -106,14 +106,14 @@ fn doubtful(hosts: &[u8], now: Instant) -> (Register, Vec<u64>) {
     };
     r.set_targets(hosts.iter().map(target).collect(), now);
     let ids = r.take_arrivals();
-    ids.iter().for_each(|id| drop(r.record(*id, passed(), false, now)));
+    ids.iter().for_each(|id| assert!(r.record(*id, passed(), false, now)));
     (r, ids)
 }
 
 #[test]
 fn flows_that_fail_with_one_alone_speak_against_it() {
     let (service, now) = ("web".parse().unwrap(), Instant::now());
-    let mut hints = |courses: [Counted; 3]| {
+    let hints = |courses: [Counted; 3]| {
         let (mut r, _) = doubtful(&[1, 2, 3], now);
         let rows = |courses: [Counted; 3]| {
             let row = |(i, course): (usize, Counted)| Traffic {
@@ -151,7 +151,7 @@ fn who_hears_nobody_takes_nobody_out_for_a_while() {
     let down = |r: &Register| r.targets.values().filter(|t| t.judge.health() == Health::Down).count();
     ids.iter().for_each(|id| r.pulsed(*id, Beat::Lost, None, now));
     assert!(r.is_blind(now));
-    ids.iter().for_each(|id| drop(r.record(*id, lost(), false, now)));
+    ids.iter().for_each(|id| assert!(r.record(*id, lost(), false, now)));
     assert_eq!(down(&r), 0);
     // One answer, and what the others do counts again.
     r.record(ids[0], passed(), false, now);
@@ -161,6 +161,6 @@ fn who_hears_nobody_takes_nobody_out_for_a_while() {
     let (mut r, ids) = doubtful(&[1, 2, 3, 4], now);
     ids.iter().for_each(|id| r.pulsed(*id, Beat::Lost, None, now));
     let later = now + Duration::from_secs(11);
-    ids.iter().for_each(|id| drop(r.record(*id, lost(), false, later)));
+    ids.iter().for_each(|id| assert!(r.record(*id, lost(), false, later)));
     assert_eq!(down(&r), 4);
 }
