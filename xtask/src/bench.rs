@@ -23,7 +23,7 @@ pub struct Args {
     /// Print the result as JSON, one object a line.
     #[arg(long)]
     json: bool,
-    /// Further options of `failover` and `probes`; `cargo xtask bench failover -- --help` lists them.
+    /// Further options of the benches that need root; `cargo xtask bench failover -- --help` lists them.
     #[arg(last = true, value_name = "OPTIONS")]
     options: Vec<String>,
 }
@@ -44,6 +44,8 @@ enum Subject {
     Discovery,
     /// Start, change and memory of a daemon with ten thousand services and a hundred thousand backends (needs root).
     Scale,
+    /// Latency of HTTP backends of different speed under equal, ideal and controlled weights, beside HAProxy (needs root).
+    Weights,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -59,6 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
         Subject::Failover => release("failover", args),
         Subject::Probes => release("probes", args),
         Subject::Scale => release("scale", args),
+        Subject::Weights => release("weights", args),
         Subject::Discovery => {
             setup::ensure(&[Need::Peers])?;
             release("discovery", args)

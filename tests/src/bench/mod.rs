@@ -14,6 +14,7 @@ mod rig;
 mod run;
 pub mod scale;
 mod stall;
+pub mod weighted;
 
 pub use cases::{Case, Flows, Kind, cases};
 pub use driver::{DRIVER_OBJECT, Driver, Floor, Undisturbed, pin_to_last_cpu};

@@ -10,6 +10,7 @@ use mesh_tests::bench::{
     failover::{self, Mode, Settings, Way},
     probes::{self, Cost, Kind},
     scale,
+    weighted::{self, Policy},
 };
 
 #[derive(Parser)]
@@ -31,6 +32,8 @@ enum Subject {
     Probes(Probes),
     /// What many services with many backends cost.
     Scale(Scale),
+    /// What weights do for the latency of backends of different speed.
+    Weights(Weights),
 }
 
 #[derive(clap::Args)]
@@ -89,6 +92,7 @@ fn main() -> Result<()> {
         Subject::Discovery(args) => run_discovery(&args),
         Subject::Probes(args) => run_probes(&args),
         Subject::Scale(args) => run_scale(&args),
+        Subject::Weights(args) => run_weights(&args),
     }
 }
 
@@ -212,6 +216,41 @@ fn run_scale(args: &Scale) -> Result<()> {
     println!("{}", if args.json { serde_json::to_string(&scale)? } else { scale.to_string() });
     anyhow::ensure!(scale.met, "a figure misses what is to be reached");
     Ok(())
+}
+
+#[derive(clap::Args)]
+struct Weights {
+    /// Print one JSON object a policy.
+    #[arg(long)]
+    json: bool,
+    /// Who chooses the backend [default: each in turn].
+    #[arg(long = "policy", value_delimiter = ',')]
+    policies: Vec<Policy>,
+    /// Part of what all backends together can do.
+    #[arg(long, default_value_t = 0.7)]
+    load: f64,
+    /// Seconds that are measured.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Seconds that the controller has before.
+    #[arg(long, default_value_t = 90)]
+    settle: u64,
+}
+
+fn run_weights(args: &Weights) -> Result<()> {
+    let options = weighted::Options {
+        load: args.load.clamp(0.05, 0.95),
+        warm: Duration::from_secs(5),
+        measured: Duration::from_secs(args.seconds.max(1)),
+        settle: Duration::from_secs(args.settle),
+    };
+    if !args.json {
+        println!("{}", weighted::Figure::HEAD);
+    }
+    weighted::measure(&or_all(&args.policies), &options, |figure| {
+        println!("{}", if args.json { serde_json::to_string(figure)? } else { figure.to_string() });
+        Ok(())
+    })
 }
 
 fn or_all<T: clap::ValueEnum + Copy>(chosen: &[T]) -> Vec<T> {
