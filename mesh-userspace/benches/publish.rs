@@ -56,6 +56,7 @@ fn service(shift: usize) -> Arc<ServicePlan> {
         vip: VipAddr { addr: IpAddr::from([192, 0, 2, 1]), port: 80, proto: Proto::Tcp },
         mode: Mode::Dsr,
         ways: mesh::model::Ways::default(),
+        when_empty: Default::default(),
         announce: None,
         members: (0..BACKENDS).map(member).collect(),
         table: Arc::new(Table {

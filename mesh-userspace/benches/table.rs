@@ -97,6 +97,7 @@ fn spec(i: usize) -> ServiceSpec {
         vip: VipAddr { addr: Ipv4Addr::from_bits(0xc000_0200 + i as u32).into(), port: 80, proto: Proto::Tcp },
         mode: Mode::Nat,
         ways: mesh::model::Ways::default(),
+        when_empty: Default::default(),
         announce: None,
         checked: true,
         log2_slots: None,

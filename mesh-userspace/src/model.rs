@@ -74,6 +74,31 @@ impl fmt::Display for VipAddr {
     }
 }
 
+/// What becomes of a service's packets while none of its backends takes new flows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenEmpty {
+    /// They are dropped, so clients wait and try again.
+    #[default]
+    Drop,
+    /// Clients are told at once: TCP by a RST, UDP by ICMP "port unreachable".
+    Reject,
+    /// The host gets them.
+    Pass,
+    /// They go to the backends that failed last: better perhaps than certainly not.
+    FailStatic,
+}
+impl WhenEmpty {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Reject => "reject",
+            Self::Pass => "pass",
+            Self::FailStatic => "fail_static",
+        }
+    }
+}
+
 /// What single modes have to know besides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Ways {

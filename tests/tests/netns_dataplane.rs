@@ -81,6 +81,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         vip: VipAddr { addr: VIP.parse().unwrap(), port, proto: Proto::Udp },
         mode: Mode::Nat,
         ways: mesh::model::Ways::default(),
+        when_empty: Default::default(),
         announce: None,
         no_backends: takes.is_empty(),
         members,

@@ -93,6 +93,7 @@ pub(super) fn service(s: &ServiceView, members: &[BackendView], wide: bool) -> S
     if let Some(interface) = &s.announce {
         line("announced", format!("on {interface}"));
     }
+    line("when empty", s.when_empty.name().to_owned());
     line("slots", s.slots.to_string());
     line("flows", format!("{} so far, {} now", s.flows, s.live_flows));
     line("forwarded", traffic(s.forwarded));

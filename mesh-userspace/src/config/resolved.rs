@@ -17,7 +17,7 @@ use crate::{
     discovery::{ClusterSpec, SourceSpec},
     flow_log::FlowSink,
     health::{self, CheckKind, breaker::Rules, detector::PulseKind},
-    model::{ConnectionLimits, Endpoint, Mode, ServiceName, VipAddr, Ways},
+    model::{ConnectionLimits, Endpoint, Mode, ServiceName, VipAddr, Ways, WhenEmpty},
     table::Scheduler,
     weights::Locality,
 };
@@ -59,6 +59,7 @@ pub struct Service {
     pub vip: VipAddr,
     pub mode: Mode,
     pub ways: Ways,
+    pub when_empty: WhenEmpty,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
     pub scheduler: Scheduler,

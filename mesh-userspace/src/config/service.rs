@@ -46,6 +46,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         vip,
         mode,
         ways,
+        when_empty: written.when_empty.as_ref().map(|w| w.value).unwrap_or_default(),
         announce,
         scheduler,
         log2_slots,

@@ -176,6 +176,7 @@ fn errors_name_place_and_remedy() {
         ("services: 3\n".into(), "1:11: ", ""),
         (with("    modus: nat"), "6:5: unknown field `modus`", ""),
         (with("    mode: warp"), "6:11: ", ""),
+        (with("    when_empty: explode"), "6:17: ", ""),
         (with("    encap: gue"), "6:12: `encap` means nothing in mode `nat`", ""),
         (with("    mode: tunnel\n    encap: vxlan"), "7:12: ", ""),
         (with("    reply_via: 10.0.0.254"), "6:16: `reply_via` means nothing in mode `nat`", ""),

@@ -16,6 +16,7 @@ pub use super::{
     guarded::{Backend, Breaker},
     reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord},
 };
+use crate::model::WhenEmpty;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -99,6 +100,9 @@ pub struct Service {
     /// `dnat`: address of the router that answers go to. Default: the host routes them (`net.ipv4.ip_forward`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_via: Option<Placed<String>>,
+    /// While no backend takes new flows: `drop` (default), `reject` (clients are told at once), `pass` (the host gets the packets) or `fail_static`
+    /// (backends whose heartbeat failed are used all the same).
+    pub when_empty: Option<Placed<WhenEmpty>>,
     /// Who makes the VIP reachable: `none` (default), or `address: IFACE` to have the daemon put it on an interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<Placed<AnnounceForm>>,

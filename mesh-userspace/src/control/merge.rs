@@ -166,6 +166,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
             vip: service.vip,
             mode: service.mode,
             ways: service.ways,
+            when_empty: service.when_empty,
             announce: service.announce.clone(),
             checked: service.check.is_some() || service.heartbeat.is_some(),
             log2_slots: service.log2_slots,

@@ -162,6 +162,7 @@ impl Facts<'_> {
             protocol: plan.vip.proto.into(),
             mode: plan.mode.into(),
             origin: merged.origin,
+            when_empty: plan.when_empty,
             announce: plan.announce.clone(),
             check: merged.service.check.as_ref().map_or_else(|| "none".to_owned(), check_in_words),
             slots: plan.table.owner.len() as u32,

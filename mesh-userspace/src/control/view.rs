@@ -11,7 +11,7 @@ pub use super::ledger_view::LedgerView;
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,
-    model::{BackendId, BackendState, Epoch, ServiceName},
+    model::{BackendId, BackendState, Epoch, ServiceName, WhenEmpty},
 };
 
 /// The daemon as a whole.
@@ -127,6 +127,9 @@ pub struct ServiceView {
     pub protocol: ProtoWord,
     pub mode: ModeWord,
     pub origin: Origin,
+    /// What becomes of packets while no backend takes new flows.
+    #[serde(default)]
+    pub when_empty: WhenEmpty,
     /// Interface that the daemon put the VIP on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<String>,

@@ -110,6 +110,7 @@ fn adopt_service(
             }
             service.position = Some(*at);
             service.table = Some(vip.table);
+            service.flags = vip.flags;
         }
         None => service.retired = Some(now),
     }

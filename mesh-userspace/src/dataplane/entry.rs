@@ -3,14 +3,18 @@
 use std::net::IpAddr;
 
 use mesh_common::{
-    abi::{Addr, Backend, BackendState, Family, Mode, ServiceInfo, SlotWord, TableRef, Vip, VipKey, VipKind},
+    abi::{Addr, Backend, BackendState, Family, Mode, ServiceFlags, ServiceInfo, SlotWord, TableRef, Vip, VipKey, VipKind},
     checksum,
     flow::{Address, V4},
     rewrite::{constant_sum, outer_protocol},
 };
 
 use super::layout::{Service, addr_of, vip_seed};
-use crate::{model::BackendId, plan::ServicePlan, table::Table};
+use crate::{
+    model::{BackendId, WhenEmpty},
+    plan::ServicePlan,
+    table::Table,
+};
 
 /// How frames get to a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,9 +121,21 @@ pub fn vip(service: &Service) -> Vip {
         backend_base: service.base,
         mode: service.mode as u8,
         kind: VipKind::Service as u8,
+        flags: service.flags,
         seed: vip_seed(&service.key),
         ..Vip::default()
     }
+}
+
+/// What the kernel half is to do for a service beside balancing.
+pub fn flags(wanted: &ServicePlan) -> u16 {
+    let reset = if wanted.mode == Mode::Nat { ServiceFlags::RESET } else { 0 };
+    reset
+        | match wanted.when_empty {
+            WhenEmpty::Drop | WhenEmpty::FailStatic => 0,
+            WhenEmpty::Reject => ServiceFlags::REJECT,
+            WhenEmpty::Pass => ServiceFlags::PASS,
+        }
 }
 
 /// The entry by which an address is known to be a VIP's, whatever the port.
@@ -156,7 +172,7 @@ pub fn service_info(service: &Service) -> ServiceInfo {
         family: service.key.family,
         backend_base: service.base,
         backend_capacity: service.capacity,
-        flags: 0,
+        flags: service.flags.into(),
     }
 }
 
@@ -192,6 +208,7 @@ mod tests {
             vip,
             mode,
             ways,
+            when_empty: Default::default(),
             announce: None,
             members: Vec::new(),
             table: Arc::new(Table::vacant(0)),

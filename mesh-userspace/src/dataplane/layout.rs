@@ -86,6 +86,8 @@ pub struct Service {
     /// `None` = adopted, and not published since.
     pub name: Option<ServiceName>,
     pub mode: Mode,
+    /// [`mesh_common::abi::ServiceFlags`].
+    pub flags: u16,
     /// First of its entries in the backend map, and how many there are.
     pub base: u32,
     pub capacity: u32,
@@ -216,6 +218,7 @@ impl Service {
             vip,
             name: None,
             mode,
+            flags: 0,
             base,
             capacity,
             table: None,

@@ -29,8 +29,10 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
-/// Buckets of the index for each flow: two words for each.
-const FLOWS_PER_BUCKET: u32 = 4;
+/// Entries of the flow map for two flows: where two of three places are taken, a new flow finds one in its tries, but for a few in a million.
+const ENTRIES_FOR_TWO: u32 = 3;
+/// Flows for each bucket of the index: four words for each flow, so that eight of one bucket are rare.
+const FLOWS_PER_BUCKET: u32 = 2;
 
 /// What has been loaded.
 pub struct Loaded {
@@ -73,7 +75,7 @@ impl Sizes {
             slots: limits.slots.max(1),
             backends: limits.backends.max(1),
             ledger_buckets: (limits.ledger.clamp(LEDGER_WAYS as u32, 1 << 26) / LEDGER_WAYS as u32).next_power_of_two(),
-            nat_flows,
+            nat_flows: nat_flows / 2 * ENTRIES_FOR_TWO,
             nat_buckets: nat_flows / FLOWS_PER_BUCKET,
         }
     }

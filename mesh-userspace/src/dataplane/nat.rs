@@ -179,7 +179,8 @@ pub fn config(options: &NatOptions, sizes: &Sizes, ports: Option<&RangeInclusive
         port_count: ports.map_or(0, |p| p.end().saturating_sub(*p.start()).saturating_add(1)),
         flows: sizes.nat_flows,
         bucket_mask: sizes.nat_buckets - 1,
-        half_open_limit: options.half_open_limit.unwrap_or(sizes.nat_flows / 4),
+        // A quarter of the flows, of which there are two for three entries.
+        half_open_limit: options.half_open_limit.unwrap_or(sizes.nat_flows / 6),
         half_open_ticks: ticks(times.half_open),
         established_ticks: ticks(times.established),
         closed_ticks: ticks(times.closed),

@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     health::{Health, breaker::Gate},
-    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight},
+    model::{BackendId, BackendState, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight, WhenEmpty},
     table::{self, MAX_LOG2_SLOTS, MAX_MEMBERS, Member, Scheduler, Table, TableError},
     weights::{self, Factor, Locality, Parts, Placed},
 };
@@ -35,6 +35,7 @@ pub struct ServiceSpec {
     pub vip: VipAddr,
     pub mode: Mode,
     pub ways: Ways,
+    pub when_empty: WhenEmpty,
     /// Interface that the daemon puts the VIP on.
     pub announce: Option<String>,
     /// The service has a heartbeat. Without one every backend counts as up.
@@ -111,6 +112,8 @@ pub struct ServicePlan {
     pub mode: Mode,
     #[serde(skip)]
     pub ways: Ways,
+    #[serde(skip)]
+    pub when_empty: WhenEmpty,
     pub announce: Option<String>,
     /// Sorted by id: what the indices in `table` point into.
     pub members: Vec<PlannedBackend>,
@@ -183,6 +186,9 @@ impl Plan {
 pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &mut Cache) -> ServicePlan {
     let spec = input.spec;
     let mut members = members(input, now);
+    if spec.when_empty == WhenEmpty::FailStatic {
+        hold(&mut members);
+    }
     let mut problem = (members.len() > MAX_MEMBERS).then_some(TableError::TooManyMembers(members.len()));
     members.truncate(MAX_MEMBERS);
     let configured: Vec<_> = members.iter().map(|m| Member { id: m.id, weight: m.configured }).collect();
@@ -200,6 +206,7 @@ pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &m
         vip: spec.vip,
         mode: spec.mode,
         ways: spec.ways,
+        when_empty: spec.when_empty,
         announce: spec.announce.clone(),
         no_backends: table.is_vacant(),
         members,
@@ -274,6 +281,18 @@ impl PlannedBackend {
         self.parts = parts;
         self.factor = if self.standing.state().takes_new() && self.standing != Standing::Standby { parts.product() } else { Factor::ZERO };
         self.effective = weights::effective(self.configured, self.factor);
+    }
+}
+
+/// Where nobody takes new flows, those whose heartbeat failed do, as if it had not.
+fn hold(members: &mut [PlannedBackend]) {
+    if members.iter().any(|m| m.effective > 0) {
+        return;
+    }
+    for member in members.iter_mut().filter(|m| m.standing == Standing::Unhealthy) {
+        member.state = BackendState::Active;
+        member.factor = Factor::ONE;
+        member.effective = weights::effective(member.configured, Factor::ONE);
     }
 }
 

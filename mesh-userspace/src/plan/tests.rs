@@ -28,6 +28,7 @@ impl Fixture {
                 vip: VipAddr { addr: "192.0.2.1".parse().unwrap(), port: 80, proto: Proto::Tcp },
                 mode: Mode::Nat,
                 ways: crate::model::Ways::default(),
+                when_empty: Default::default(),
                 announce: None,
                 checked: true,
                 log2_slots: None,

@@ -60,6 +60,7 @@ pub(crate) fn service(name: &str) -> ServiceView {
         protocol: ProtoWord::Tcp,
         mode: ModeWord::Nat,
         origin: Origin::Config,
+        when_empty: Default::default(),
         announce: None,
         check: "http /healthz every 1s".into(),
         slots: 1024,

@@ -147,6 +147,8 @@ impl<H: Hops> Step<'_, H> {
 
     /// Entries of the members: whole ones where no slot names them, single words where slots may.
     fn backends(&mut self, service: &mut Service, wanted: &ServicePlan, sources: &[u16], places: &Places, states: &[(u16, BackendState)]) {
+        service.mode = wanted.mode;
+        service.flags = entry::flags(wanted);
         let mut entries = BTreeMap::new();
         let back = wanted.ways.reply_via.and_then(|router| self.hops.hop(router));
         for ((member, (local, state)), source) in wanted.members.iter().zip(states).zip(sources) {
@@ -178,12 +180,16 @@ impl<H: Hops> Step<'_, H> {
                 self.phases.prepare.push(Op::Service { id: service.id, value: entry::service_info(service) });
             }
             None => {
+                let (id, word) = (service.id, service_word::CAPACITY);
+                let value = info_word(service, word);
+                if self.image.services.word(id as usize, usize::from(word)) != value {
+                    self.phases.prepare.push(Op::ServiceWord { id, word, value });
+                }
                 for (local, entry) in entries {
                     self.entry(service.base + u32::from(local), &entry, places.new.contains(&local));
                 }
             }
         }
-        service.mode = wanted.mode;
         if let Some(at) = service.position {
             let (value, now) = (vip_base_word(service), self.image.vips.word(at as usize, usize::from(vip_word::BASE)));
             if value != now {

@@ -181,6 +181,7 @@ fn plan_of(services: &[WantedService]) -> Plan {
             vip,
             mode: if wanted.nat { Mode::Nat } else { Mode::Dsr },
             ways: crate::model::Ways::default(),
+            when_empty: Default::default(),
             announce: None,
             no_backends: members.is_empty(),
             members,
