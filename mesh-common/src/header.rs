@@ -247,7 +247,8 @@ fn extensions<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
                 let Some(header) = packet.at::<8>(offset) else { return Chain::odd(Reason::Malformed) };
                 let place = u16::from_be(u16_at::<2, _>(header));
                 if place >> 3 != 0 {
-                    return Chain::odd(Reason::Fragment);
+                    // What the first one carries stands here too.
+                    return Chain::odd(if header[0] == ICMPV6 { Reason::Icmp } else { Reason::Fragment });
                 }
                 fragment |= place & 1 != 0;
                 next = header[0];

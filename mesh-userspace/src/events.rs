@@ -225,7 +225,7 @@ impl fmt::Display for What {
             Self::BackendRemoved { service, backend } => write!(f, "{service}: backend {backend} removed"),
             Self::ServiceAdded { service } => write!(f, "service {service} added"),
             Self::ServiceRemoved { service } => write!(f, "service {service} removed"),
-            Self::ServiceWithoutBackends { service } => write!(f, "{service}: no backend takes new flows, its packets are dropped"),
+            Self::ServiceWithoutBackends { service } => write!(f, "{service}: no backend takes new flows"),
             Self::AdminChanged { service, backend, admin: Admin::Drain } => write!(f, "{service}: backend {backend} drains"),
             Self::AdminChanged { service, backend, admin: Admin::In } => write!(f, "{service}: backend {backend} takes part again"),
             Self::DrainEnded { service, backend, how, flows_left, took_ms } => {

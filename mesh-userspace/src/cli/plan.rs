@@ -152,7 +152,7 @@ fn service(s: &Preview, wide: bool) -> String {
         s.flows
     );
     if s.no_backends {
-        text += "  no backend takes new flows then: packets are dropped\n";
+        text += "  no backend takes new flows then\n";
     }
     for id in &s.over_capacity {
         text += &format!("  {id} would have more flows than its capacity\n");

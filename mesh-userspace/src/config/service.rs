@@ -36,7 +36,11 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
     let registers = heartbeat.is_some_and(|h| h.register);
     if !registers && backends.is_empty() && written.backends_file.is_none() && written.sources.is_empty() {
-        findings.warn(&written.name, format!("service `{name}` has no backends"), "its packets are dropped until one is added");
+        findings.warn(
+            &written.name,
+            format!("service `{name}` has no backends"),
+            "until one is added its packets go the way of `when_empty` (default: they are dropped)",
+        );
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
     let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), heartbeat.is_some(), findings);

@@ -24,6 +24,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "dnsmasq", package: "dnsmasq-base", needed: &[Need::Peers] },
     Program { name: "nginx", package: "nginx-light", needed: &[Need::Test, Need::Peers] },
     Program { name: "curl", package: "curl", needed: &[Need::Test] },
+    Program { name: "ping", package: "iputils-ping", needed: &[Need::Test] },
     Program { name: "wrk", package: "wrk", needed: &[Need::Test] },
     // A module is no program; this file of it proves it as well.
     Program { name: "/usr/lib/python3/dist-packages/grpc/__init__.py", package: "python3-grpcio", needed: &[Need::Peers] },

@@ -1,0 +1,157 @@
+//! Control messages between real stacks: pings of every size, path MTU discovery through the balancer, refusals.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    daemon::Daemon,
+    netns::{Namespace, run},
+    peer,
+    stage::{PORT, Stage},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
+/// A port of the VIPs whose backends don't listen.
+const DEAF: u16 = 9999;
+/// One whose service has no backend.
+const EMPTY: u16 = 9998;
+
+fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
+    let port = if mode == "dsr" { PORT } else { 80 };
+    let mut text = format!("interfaces: [{{name: eth0, hook: {hook}}}]\nservices:\n");
+    for (vip, v6) in VIPS.into_iter().zip([false, true]) {
+        let (family, backend) = (if v6 { 6 } else { 4 }, stage.address("b1", v6)?);
+        text += &format!(
+            "  - {{name: web{family}, vip: \"{vip}\", port: {port}, mode: {mode}, announce: {{address: eth0}}, backends: [\"{backend}\"]}}\n"
+        );
+        text += &format!(
+            "  - {{name: deaf{family}, vip: \"{vip}\", port: {DEAF}, protocol: udp, mode: nat, health: none, backends: [{{address: \"{}\", port: 9}}]}}\n",
+            backend.ip()
+        );
+        for protocol in ["tcp", "udp"] {
+            text += &format!(
+                "  - {{name: empty-{protocol}{family}, vip: \"{vip}\", port: {EMPTY}, protocol: {protocol}, mode: nat, health: none, \
+                 when_empty: reject, backends: []}}\n"
+            );
+        }
+    }
+    Ok(text)
+}
+
+/// A host behind the client, which becomes its router: by a link that carries less in that direction than the host knows.
+fn far_behind(stage: &Stage, group: &str) -> Result<Namespace> {
+    let far = Namespace::new(group, "far")?;
+    let client = &stage.client.ns;
+    client.sysctl("net/ipv4/ip_forward", "1")?;
+    client.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    client.ip(&format!("link add far0 type veth peer name eth0 netns {}", far.name()))?;
+    for (ns, dev, n) in [(client, "far0", 1), (&far, "eth0", 2)] {
+        ns.ip(&format!("address add 10.78.0.{n}/24 dev {dev}"))?;
+        ns.ip(&format!("address add fd78::{n}/64 dev {dev} nodad"))?;
+        ns.ip(&format!("link set {dev} up"))?;
+    }
+    client.ip("link set far0 mtu 1300")?;
+    far.ip("route add default via 10.78.0.1")?;
+    far.ip("route add default via fd78::1")?;
+    for host in stage.backends.values() {
+        host.ns.ip(&format!("route add 10.78.0.0/24 via {}", stage.client.v4))?;
+        host.ns.ip(&format!("route add fd78::/64 via {}", stage.client.v6))?;
+    }
+    Ok(far)
+}
+
+/// Whole answers get through though segments of the size that was agreed don't: the backend learns what fits.
+fn discovers_the_path(far: &Namespace, port: u16) -> Result<()> {
+    for vip in VIPS {
+        let to: SocketAddr = (vip.parse::<IpAddr>()?, port).into();
+        let body = far
+            .enter(|| peer::get(to, "/bytes/300000", PATIENCE))?
+            .with_context(|| format!("nothing came from {to} over the narrow link"))?;
+        ensure!(body.len() == 300_000, "{} bytes of 300,000 from {to}", body.len());
+    }
+    Ok(())
+}
+
+fn pings(stage: &Stage) -> Result<()> {
+    for (vip, sizes) in VIPS.into_iter().zip([[0, 1, 56, 1471, 1472, 1473, 4000], [0, 1, 56, 1451, 1452, 1453, 4000]]) {
+        for size in sizes {
+            let mut ping = stage.client.ns.command("ping");
+            run(ping.args(["-c", "1", "-W", "10", "-s", &size.to_string(), vip])).with_context(|| format!("{size} bytes to {vip}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What an error makes of a datagram's sender.
+fn refused(stage: &Stage, port: u16) -> Result<()> {
+    for vip in VIPS {
+        let to: SocketAddr = (vip.parse::<IpAddr>()?, port).into();
+        let answer = stage.client.ns.enter(|| -> std::io::Result<usize> {
+            let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            socket.connect(to)?;
+            // The host that the error comes from may limit its errors.
+            let end = Instant::now() + PATIENCE;
+            loop {
+                socket.send(b"anybody?")?;
+                match socket.recv(&mut [0; 16]) {
+                    Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < end => {}
+                    other => return other,
+                }
+            }
+        })?;
+        ensure!(answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused), "a datagram to {to}: {answer:?}");
+    }
+    Ok(())
+}
+
+fn reset(stage: &Stage) -> Result<()> {
+    for vip in VIPS {
+        let to: SocketAddr = (vip.parse::<IpAddr>()?, EMPTY).into();
+        let refused = stage.client.ns.enter(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+        ensure!(refused.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused), "a connection to {to}: {refused:?}");
+    }
+    Ok(())
+}
+
+fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
+    let mut stage = Stage::build(group, &[("b1", 11)])?;
+    stage.serve("b1")?;
+    if mode == "dsr" {
+        for vip in VIPS {
+            stage.backends["b1"].own_quietly(vip.parse()?)?;
+            stage.serve_at("b1", (vip.parse::<IpAddr>()?, PORT).into())?;
+        }
+    }
+    let far = far_behind(&stage, group)?;
+    let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, mode)?)?;
+    let all = || {
+        pings(&stage)?;
+        discovers_the_path(&far, if mode == "dsr" { PORT } else { 80 })?;
+        refused(&stage, DEAF)?;
+        refused(&stage, EMPTY)?;
+        reset(&stage)
+    };
+    all().with_context(|| format!("log of the daemon:\n{}", daemon.log()))
+}
+
+#[test]
+fn nat_by_xdp() -> Result<()> {
+    by("mesh-icmp-nx", "xdp", "nat")
+}
+
+#[test]
+fn nat_by_tc() -> Result<()> {
+    by("mesh-icmp-nt", "tc", "nat")
+}
+
+#[test]
+fn dsr_by_xdp() -> Result<()> {
+    by("mesh-icmp-dx", "xdp", "dsr")
+}
