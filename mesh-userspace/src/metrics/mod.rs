@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use mesh_common::abi::{self, Action, Reason};
 
 use self::page::{Labels, Page};
-use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord, Status, Traffic};
+use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic};
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -52,7 +52,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_service_backends_taking", "Backends of the service that take new flows"),
     ("mesh_service_live_flows", "Translated flows of the service"),
     ("mesh_backend_info", "Who a backend is; always 1"),
-    ("mesh_backend_state", "1 for the state that is published of a backend, 0 for the others"),
+    ("mesh_backend_state", "The state that is published of a backend, by its label; always 1"),
     ("mesh_backend_up", "What the heartbeat says of a backend; missing where it says nothing yet"),
     ("mesh_backend_weight", "Configured weight"),
     ("mesh_backend_effective_weight", "Weight that the table is built from"),
@@ -175,9 +175,8 @@ fn backend(page: &mut Page, backend: &BackendView) {
     let labels = Labels::of(&[("service", backend.service.as_str()), ("backend", &backend.id.to_string())]);
     let info = labels.and("name", backend.name.as_deref().unwrap_or_default());
     page.gauge("mesh_backend_info", &info.and("origin", &backend.origin.to_string()), 1);
-    for state in StateWord::ALL.into_iter().filter(|state| says_something(*state, backend)) {
-        page.gauge("mesh_backend_state", &labels.and("state", state.name()), flag(state == backend.state));
-    }
+    // Of ten thousand backends the states that they are not in would be a third of the page.
+    page.gauge("mesh_backend_state", &labels.and("state", backend.state.name()), 1.0);
     page.gauge("mesh_backend_weight", &labels, backend.weight);
     page.gauge("mesh_backend_effective_weight", &labels, backend.effective_weight);
     page.gauge("mesh_backend_slots", &labels, backend.slots);
@@ -190,16 +189,6 @@ fn backend(page: &mut Page, backend: &BackendView) {
     }
     heartbeat(page, backend, &labels);
     guard(page, backend, &labels);
-}
-
-/// States that only a breaker, a limit or a backup can bring about are left out where there is none.
-fn says_something(state: StateWord, backend: &BackendView) -> bool {
-    match state {
-        StateWord::Open | StateWord::Trial => backend.breaker.is_some(),
-        StateWord::Full => backend.limits.is_some(),
-        StateWord::Standby => backend.backup > 0,
-        _ => true,
-    }
 }
 
 fn guard(page: &mut Page, backend: &BackendView, labels: &Labels) {
@@ -314,7 +303,6 @@ mod tests {
             (r#"mesh_service_packets_total{service="shop/api",reason="replied"}"#, 800.0),
             (r#"mesh_service_bytes_total{service="web",reason="no_flow"}"#, 300.0),
             (r#"mesh_backend_state{service="web",backend="10.0.0.1:8080",state="active"}"#, 1.0),
-            (r#"mesh_backend_state{service="web",backend="10.0.0.2:8080",state="active"}"#, 0.0),
             (r#"mesh_backend_state{service="web",backend="10.0.0.2:8080",state="down"}"#, 1.0),
             (r#"mesh_backend_up{service="web",backend="10.0.0.2:8080"}"#, 0.0),
             (r#"mesh_backend_probe_rtt_seconds{service="web",backend="10.0.0.1:8080"}"#, 0.0015),
@@ -350,11 +338,11 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_and_state_has_its_series() {
+    fn each_reason_has_its_series_and_each_backend_its_state() {
         let samples = samples(&render(&sample::snapshot()));
         let count = |prefix: &str| samples.keys().filter(|k| k.starts_with(prefix)).count();
         assert_eq!(count("mesh_packets_total{"), Reason::ALL.len());
-        assert_eq!(count("mesh_backend_state{"), 3 * 7 + 3, "one of three has a breaker and a limit, and none is a backup");
+        assert_eq!(count("mesh_backend_state{"), 3);
     }
 
     #[test]

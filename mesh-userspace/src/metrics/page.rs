@@ -59,11 +59,15 @@ impl Page {
             self.families.len() - 1
         });
         let Some(family) = self.families.get_mut(at) else { return };
+        let text = &mut family.samples;
+        text.push_str(name);
+        if !labels.0.is_empty() {
+            text.push('{');
+            text.push_str(&labels.0);
+            text.push('}');
+        }
         // Writing to a text can't fail.
-        let _ = match labels.0.as_str() {
-            "" => writeln!(family.samples, "{name} {value}"),
-            labels => writeln!(family.samples, "{name}{{{labels}}} {value}"),
-        };
+        let _ = writeln!(text, " {value}");
     }
 
     pub fn text(self) -> String {
@@ -114,6 +118,8 @@ impl fmt::Display for Number {
             n if n.is_nan() => f.write_str("NaN"),
             f64::INFINITY => f.write_str("+Inf"),
             f64::NEG_INFINITY => f.write_str("-Inf"),
+            // Most are whole, and those are written faster as what they are.
+            n if n.fract() == 0.0 && n.abs() < 1e15 => (n as i64).fmt(f),
             n => n.fmt(f),
         }
     }
