@@ -1,7 +1,7 @@
 //! Drains as the daemon carries them out: counts to each, and what is due to the data plane.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Instant, SystemTime},
 };
 
@@ -24,9 +24,12 @@ impl Daemon {
         if self.drains.values().all(|d| d.ended.is_some()) {
             return;
         }
-        let counted = self.plane.counters().unwrap_or_default();
+        // Services without a drain are not read: there may be thousands.
+        let drained = self.drains.iter().filter(|(_, drain)| drain.ended.is_none());
+        let vips: HashSet<VipAddr> = drained.filter_map(|((service, _), _)| Some(self.core.services().get(service)?.spec.vip)).collect();
+        let counted = vips.into_iter().filter_map(|vip| self.plane.service_counters(vip).ok()?);
         let stats: HashMap<(VipAddr, BackendId), BackendStats> =
-            counted.services.iter().flat_map(|s| s.backends.iter().map(|(id, stats)| ((s.vip, *id), *stats))).collect();
+            counted.flat_map(|s| s.backends.into_iter().map(move |(id, stats)| ((s.vip, id), stats))).collect();
         let clock = SystemTime::now();
         let mut due = Vec::new();
         for (key, drain) in &mut self.drains {
