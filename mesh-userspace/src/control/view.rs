@@ -335,20 +335,6 @@ pub struct Publications {
 }
 
 impl StateWord {
-    pub const ALL: [Self; 11] = [
-        Self::Active,
-        Self::Draining,
-        Self::Soft,
-        Self::Down,
-        Self::Recovering,
-        Self::Maintenance,
-        Self::Unknown,
-        Self::Open,
-        Self::Trial,
-        Self::Full,
-        Self::Standby,
-    ];
-
     pub const fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
