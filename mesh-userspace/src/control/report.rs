@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::{Check, words::Span},
     dataplane::{
-        Counters, LayoutError, NatReport, ServiceCounters,
+        Counters, LayoutError, NatReport, ServiceCounters, Sum,
         net::{Resolution, nexthop::Resolutions},
     },
     events::unix_ms,
@@ -154,7 +154,12 @@ impl Facts<'_> {
     fn service(&self, plan: &ServicePlan, live: &HashMap<VipAddr, u64>) -> Option<ServiceView> {
         let merged = self.core.services().get(&plan.name)?;
         let counters = self.counters_of(plan.vip);
-        let stats = counters.map_or_else(BackendStats::default, |c| c.backends.iter().fold(c.gone, |sum, (_, s)| added(sum, s)));
+        let stats = counters.map_or_else(BackendStats::default, |c| {
+            c.backends.iter().fold(c.gone, |mut sum, (_, s)| {
+                sum.add(s);
+                sum
+            })
+        });
         Some(ServiceView {
             name: plan.name.clone(),
             address: plan.vip.addr,
@@ -288,20 +293,6 @@ fn check_in_words(check: &Check) -> String {
     let port = check.port.map(|p| format!(" port {p}")).unwrap_or_default();
     let what = &check.kind;
     format!("{what}{port} every {}", Span(check.interval))
-}
-
-fn added(sum: BackendStats, s: &BackendStats) -> BackendStats {
-    BackendStats {
-        tx: sum.tx + s.tx,
-        redirect: sum.redirect + s.redirect,
-        bytes: sum.bytes + s.bytes,
-        reply_tx: sum.reply_tx + s.reply_tx,
-        reply_redirect: sum.reply_redirect + s.reply_redirect,
-        reply_bytes: sum.reply_bytes + s.reply_bytes,
-        flows: sum.flows + s.flows,
-        client_resets: sum.client_resets.wrapping_add(s.client_resets),
-        backend_resets: sum.backend_resets.wrapping_add(s.backend_resets),
-    }
 }
 
 fn handshakes(s: &BackendSignals) -> HandshakeView {

@@ -40,8 +40,8 @@ use mesh_common::abi::{BackendSignals, NatConfig};
 
 pub use adopt::Contradiction;
 pub use agent::AgentPlane;
-pub use counters::BackendRows;
 use counters::Gone;
+pub use counters::{BackendRows, Sum};
 pub use detach::Detached;
 use entry::Hop;
 pub use error::DataplaneError;

@@ -8,7 +8,7 @@ use crate::model::ConnectionLimits;
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         failures: Some(0.5),
         volume: 20,

@@ -236,24 +236,9 @@ fn others_inflation(all: &[f64], own: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::rules, *};
 
     const MS: Duration = Duration::from_millis(1);
-
-    fn rules() -> Rules {
-        Rules {
-            failures: Some(0.5),
-            volume: 20,
-            consecutive: Some(5),
-            latency: Some(4.0),
-            window: Duration::from_secs(10),
-            open: Duration::from_secs(1),
-            most: Duration::from_secs(8),
-            share: 0.1,
-            trial: Duration::from_secs(2),
-            most_open: 1.0,
-        }
-    }
 
     fn id(i: u8) -> BackendId {
         BackendId(([10, 0, 0, i], 80).into())
