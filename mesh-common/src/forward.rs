@@ -200,7 +200,7 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
 pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, headers: Headers<A>) -> S::Done {
     let Some(config) = run.tables.config() else { return run.foreign() };
     let key = (headers.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
-    match find(run.tables, config, headers.dst, key) {
+    match find_service(run.tables, config, headers.dst, key) {
         Some(vip) => service(run, config, vip, headers),
         None => {
             if read!(config, Config.flags as u32) & Config::DNAT != 0
@@ -238,6 +238,31 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, 
     let position = hash::position_in(hash, read!(half, VipHalf.base as u32), read!(half, VipHalf.mask as u32), displacement);
     let vip = tables.vip(position)?;
     (read!(vip, Vip.port as u32) == key && load_address!(A, vip, Vip.addr) == addr).then_some(vip)
+}
+
+/// The entry of the service that has the key's port, alone or among several. Most packets that are asked about a second time are for no VIP, and are
+/// told so by a flag.
+#[inline(always)]
+pub(crate) fn find_service<'a, A: Address, T: Tables>(
+    tables: &'a T,
+    config: Shared<'a, Config>,
+    addr: A,
+    key: u32,
+) -> Option<Shared<'a, Vip>> {
+    match find(tables, config, addr, key) {
+        Some(vip) => Some(vip),
+        None if read!(config, Config.flags as u32) & Config::RANGES == 0 => None,
+        None => find_range(tables, config, addr, key),
+    }
+}
+
+/// The entry of a service of several ports, one of which is the key's. A function of its own: it would take its share of every packet's stack.
+#[inline(never)]
+fn find_range<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, Config>, addr: A, key: u32) -> Option<Shared<'a, Vip>> {
+    let vip = find(tables, config, addr, key & !0xffff)?;
+    let (port, ports) = (u16::from_be(key as u16), read!(vip, Vip.ports as u32));
+    let (first, last) = (ports as u16, (ports >> 16) as u16);
+    (first <= port && port <= last).then_some(vip)
 }
 
 #[inline(always)]

@@ -64,13 +64,18 @@ impl fmt::Display for ServiceName {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct VipAddr {
     pub addr: IpAddr,
+    /// 0: the service has several, see [`Ways::ports`].
     pub port: u16,
     pub proto: Proto,
 }
 
 impl fmt::Display for VipAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), proto_name(self.proto))
+        match (self.port, self.addr) {
+            (0, IpAddr::V4(addr)) => write!(f, "{addr}:*/{}", proto_name(self.proto)),
+            (0, IpAddr::V6(addr)) => write!(f, "[{addr}]:*/{}", proto_name(self.proto)),
+            _ => write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), proto_name(self.proto)),
+        }
     }
 }
 
@@ -108,6 +113,8 @@ pub struct Ways {
     pub source: Option<IpAddr>,
     /// `dnat`: the router that answers go to; `None` = the host routes them.
     pub reply_via: Option<IpAddr>,
+    /// First and last of the ports of a service that has several.
+    pub ports: Option<(u16, u16)>,
 }
 
 /// `tcp` or `udp`.

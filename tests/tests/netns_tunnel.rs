@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Port of iperf3, behind which one backend stands: its two connections belong together.
 const BULK: u16 = 5201;
 
+/// A VIP of which a range of ports is served.
+const SEVERAL: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 110);
+
 /// One pair of families and a kind of outer header, with a VIP of its own.
 #[derive(Clone, Copy, Debug)]
 struct Way {
@@ -71,7 +74,12 @@ impl Way {
 
 fn config(stage: &Stage, hook: &str) -> Result<String> {
     let services = Way::all().into_iter().map(|way| way.services(stage)).collect::<Result<String>>()?;
-    Ok(format!("interfaces: [{{name: eth0, hook: {hook}}}]\nservices:\n{services}"))
+    let backends = format!("\"{}\", \"{}\"", stage.address("b1", false)?.ip(), stage.address("b2", false)?.ip());
+    let several = format!(
+        "  - {{name: several, vip: {SEVERAL}, ports: 8000-8100, mode: tunnel, announce: {{address: eth0}}, health: {{type: tcp, port: {PORT}}}, \
+         backends: [{backends}]}}\n"
+    );
+    Ok(format!("interfaces: [{{name: eth0, hook: {hook}}}]\nservices:\n{services}{several}"))
 }
 
 /// An agent on a host, for all VIPs.
@@ -81,6 +89,7 @@ fn agent(host: &Host, log: &tempfile::TempDir, name: &str) -> Result<Process> {
     for way in Way::all() {
         command.arg("--vip").arg(way.vip().to_string());
     }
+    command.arg("--vip").arg(SEVERAL.to_string());
     let log = std::fs::File::create(log.path().join(name))?;
     Process::spawn(command.stdout(log.try_clone()?).stderr(log))
 }
@@ -151,7 +160,7 @@ fn carries(group: &str, hook: &str) -> Result<()> {
     for (name, _) in BACKENDS {
         stage.serve(name)?;
         agents.push(agent(&stage.backends[name], &logs, name)?);
-        let vips: Vec<IpAddr> = Way::all().into_iter().map(Way::vip).collect();
+        let vips: Vec<IpAddr> = Way::all().into_iter().map(Way::vip).chain([SEVERAL.into()]).collect();
         for vip in &vips {
             until("the agent adds its VIPs", || owns(&stage.backends[name], *vip))
                 .with_context(|| std::fs::read_to_string(logs.path().join(name)).unwrap_or_default())?;
@@ -165,6 +174,7 @@ fn carries(group: &str, hook: &str) -> Result<()> {
             .and_then(|()| bulk(&stage, way))
             .with_context(|| format!("{way:?} by {hook}; log of the daemon:\n{}", daemon.log()))?;
     }
+    all_answer(&stage, SocketAddr::from((SEVERAL, PORT))).context("a range of ports")?;
     let status = daemon.json(&["status"])?;
     // 40 requests of several packets, 40 datagrams, and 4 MiB in segments of less than 1500 bytes, each of 8 ways.
     ensure!(reason(&status, "forwarded") > 8 * (40 * 4 + 40 + 2000), "the balancer saw too little: {status}");

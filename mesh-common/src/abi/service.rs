@@ -126,6 +126,7 @@ impl ServiceFlags {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Vip {
     pub addr: Addr,
+    /// 0: a service of several ports, see [`Vip::ports`].
     pub port: [u8; 2],
     pub proto: u8,
     pub family: u8,
@@ -142,7 +143,10 @@ pub struct Vip {
     pub flags: u16,
     /// Mixed into the flow hash.
     pub seed: u64,
-    pub reserved: [u64; 2],
+    /// First and last port of a service of several, native order; its own word.
+    pub ports: [u16; 2],
+    pub reserved0: u32,
+    pub reserved: u64,
 }
 
 const _: () = assert!(size_of::<Vip>() == 64);

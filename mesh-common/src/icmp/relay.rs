@@ -66,7 +66,7 @@ pub(crate) fn find<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, ip: &O
     put!(relayed, Relayed.end as u32, ip.end as u32);
     let (tuple, proto) = (quoted.tuple(), quoted.ip.proto);
     let key = (tuple.ports >> 16) | (proto as u32) << 16 | (A::FAMILY as u32) << 24;
-    let found = match forward::find(tables, config, tuple.dst, key) {
+    let found = match forward::find_service(tables, config, tuple.dst, key) {
         Some(vip) => to_backend(tables, relayed, (config, vip), &tuple, proto),
         None => to_client(tables, relayed, config, &tuple, proto),
     };

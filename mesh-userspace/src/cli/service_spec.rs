@@ -18,6 +18,9 @@ pub struct AddService {
     /// Address and port that clients connect to
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub vip: String,
+    /// In place of one port, for `dsr` and `tunnel`: `any`, or a range such as 8000-8100
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub ports: Option<String>,
     /// `tcp` or `udp`
     #[arg(long, default_value_t = ProtoWord::Tcp)]
     pub protocol: ProtoWord,
@@ -81,6 +84,7 @@ impl AddService {
         spec.insert("mode".into(), json!(self.mode));
         put(&mut spec, "encap", self.encap.map(|encap| json!(encap)));
         put(&mut spec, "outer_source", self.outer_source.map(|source| json!(source)));
+        put(&mut spec, "ports", self.ports.as_ref().map(|ports| json!(ports)));
         put(&mut spec, "reply_via", self.reply_via.map(|via| json!(via)));
         put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
         put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));

@@ -1,7 +1,7 @@
 //! Answers as people read them.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -178,7 +178,11 @@ pub(super) fn event(event: &Event) -> String {
 
 /// `192.0.2.10:80/tcp`
 pub(super) fn vip(s: &ServiceView) -> String {
-    format!("{}/{}", SocketAddr::new(s.address, s.port), s.protocol)
+    match (s.port, s.address) {
+        (0, IpAddr::V4(address)) => format!("{address}:*/{}", s.protocol),
+        (0, IpAddr::V6(address)) => format!("[{address}]:*/{}", s.protocol),
+        _ => format!("{}/{}", SocketAddr::new(s.address, s.port), s.protocol),
+    }
 }
 
 pub(super) fn backend_name(b: &BackendView) -> String {

@@ -19,7 +19,10 @@ use super::{
     words::EncapWord,
     written,
 };
-use crate::model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight};
+use crate::{
+    health::CheckKind,
+    model::{BackendId, Endpoint, Mode, ServiceName, VipAddr, Ways, Weight},
+};
 
 /// `None` only with an error in `findings`. Relative paths are relative to `base`.
 pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut Findings<'_>) -> Option<Service> {
@@ -32,6 +35,16 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
     let ways = ways(written, vip, mode, findings);
     let check = resolve_check(written, vip, base, findings);
     let heartbeat = written.heartbeat.as_ref().map(|h| resolve_heartbeat(&h.value, findings));
+    if let (Some(ports), Some(check)) = (&written.ports, &check)
+        && check.port.is_none()
+        && !matches!(check.kind, CheckKind::Icmp | CheckKind::Exec(_) | CheckKind::All(_) | CheckKind::Any(_))
+    {
+        findings.error(
+            ports,
+            "a service of several ports has none that is probed by default",
+            "add `health: {type: tcp, port: PORT}`, `icmp` or `none`",
+        );
+    }
     let backends = backends(written, vip, mode, findings);
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
     let registers = heartbeat.is_some_and(|h| h.register);
@@ -93,7 +106,13 @@ pub fn resolve_backend<T>(
             format!("{why}: use an address of the same family"),
         );
     }
-    if matches!(mode, Mode::Dsr | Mode::Tunnel) && port != vip.port {
+    if vip.port == 0 && port != 0 {
+        findings.error(
+            &here,
+            format!("backend {addr} can't have port {port}"),
+            "a service of several `ports` leaves each packet its own: write no port",
+        );
+    } else if matches!(mode, Mode::Dsr | Mode::Tunnel) && port != vip.port {
         findings.error(
             &here,
             format!("backend port {port} differs from the VIP's port {}", vip.port),
@@ -123,8 +142,12 @@ pub fn resolve_backend<T>(
 
 fn vip(written: &written::Service, findings: &mut Findings<'_>) -> Option<VipAddr> {
     let here = Placed { value: (), place: written.vip.place.clone() };
-    let (addr, port) = endpoint(&written.vip.value, written.port.as_ref(), &here, None, findings)?;
+    let several = written.ports.as_ref().map(|_| 0);
+    let (addr, port) = endpoint(&written.vip.value, written.port.as_ref(), &here, several, findings)?;
     check_address(addr, &here, findings);
+    if let Some(ports) = written.ports.as_ref().filter(|_| port != 0) {
+        findings.error(ports, format!("the service has port {port} already"), "write one of `port` and `ports`");
+    }
     Some(VipAddr { addr, port, proto: written.protocol.into() })
 }
 
@@ -160,7 +183,7 @@ fn endpoint(
             port
         }
     };
-    if port == 0 {
+    if port == 0 && default_port != Some(0) {
         findings.error(at, "port 0 can't be used", "write a port from 1 to 65535");
         return None;
     }
@@ -204,7 +227,23 @@ fn ways(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Fin
     if let (Some(via), Some(at)) = (reply_via.filter(|via| via.is_ipv4() != vip.addr.is_ipv4()), &written.reply_via) {
         findings.error(at, format!("{via} is not of the VIP's family ({})", vip.addr), "write the router's address of the same family");
     }
-    Ways { gue: written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue), source, reply_via }
+    let ports = written.ports.as_ref().and_then(|text| ports(text, mode, findings));
+    Ways { ports, gue: written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue), source, reply_via }
+}
+
+/// `any` or `FIRST-LAST`.
+fn ports(text: &Placed<String>, mode: Mode, findings: &mut Findings<'_>) -> Option<(u16, u16)> {
+    if matches!(mode, Mode::Nat | Mode::Dnat) {
+        let why = "a translated flow is found by one port of its backend: give each port a service, or use `dsr` or `tunnel`";
+        findings.error(text, format!("`ports` can't be had in mode `{}`", mode.name()), why);
+    }
+    let range = match text.value.split_once('-') {
+        None if text.value == "any" => Some((1, u16::MAX)),
+        None => None,
+        Some((first, last)) => first.trim().parse().ok().zip(last.trim().parse().ok()),
+    };
+    let range = range.filter(|(first, last)| (1..=*last).contains(first)).ok_or_else(|| format!("`{text}` is no range of ports"));
+    findings.ok(text, range, "write `any`, or FIRST-LAST such as 8000-8100")
 }
 
 fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<String> {

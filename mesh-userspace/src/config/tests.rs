@@ -179,6 +179,19 @@ fn errors_name_place_and_remedy() {
         (with("    when_empty: explode"), "6:17: ", ""),
         (with("    encap: gue"), "6:12: `encap` means nothing in mode `nat`", ""),
         (with("    mode: tunnel\n    encap: vxlan"), "7:12: ", ""),
+        (with("    ports: 8000-8100"), "6:12: the service has port 80 already", "one of `port` and `ports`"),
+        ("services: [{name: a, vip: '192.0.2.10', ports: 8000-8100}]\n".into(), "1:48: `ports` can't be had in mode `nat`", "`dsr` or `tunnel`"),
+        (
+            "services: [{name: a, vip: '192.0.2.10', ports: 9-8, mode: dsr, health: none}]\n".into(),
+            "1:48: `9-8` is no range of ports",
+            "8000-8100",
+        ),
+        ("services: [{name: a, vip: '192.0.2.10', ports: any, mode: dsr}]\n".into(), "1:48: a service of several ports", "health"),
+        (
+            "services: [{name: a, vip: '192.0.2.10', ports: any, mode: dsr, health: icmp, backends: ['10.0.0.1:80']}]\n".into(),
+            "1:89: backend 10.0.0.1 can't have port 80",
+            "write no port",
+        ),
         (with("    reply_via: 10.0.0.254"), "6:16: `reply_via` means nothing in mode `nat`", ""),
         (with("    mode: dnat\n    reply_via: 'fd00::1'"), "7:16: fd00::1 is not of the VIP's family", ""),
         (

@@ -84,6 +84,9 @@ pub struct Service {
     /// Port that clients connect to, where `vip` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Placed<u16>>,
+    /// In place of one port, for `dsr` and `tunnel`: `any`, or `FIRST-LAST`. A port that has a service of its own stays that service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Placed<String>>,
     /// `tcp` (default) or `udp`.
     #[serde(default)]
     pub protocol: ProtoWord,

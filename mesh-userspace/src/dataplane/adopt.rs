@@ -109,6 +109,7 @@ fn adopt_service(
                 return Err(contradiction(format!("the table of service {id} is beyond the map, or another's")));
             }
             service.position = Some(*at);
+            service.ports = vip.ports.into();
             service.table = Some(vip.table);
             service.flags = vip.flags;
         }

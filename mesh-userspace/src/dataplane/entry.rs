@@ -123,6 +123,7 @@ pub fn vip(service: &Service) -> Vip {
         kind: VipKind::Service as u8,
         flags: service.flags,
         seed: vip_seed(&service.key),
+        ports: service.ports.into(),
         ..Vip::default()
     }
 }
@@ -223,7 +224,7 @@ mod tests {
         let (source, at) = ([10, 9, 0, 1], "10.1.0.7:80");
         for (vip, gue, protocol) in [("192.0.2.10", false, 4), ("192.0.2.10", true, 17), ("2001:db8::10", false, 41)] {
             let vip = VipAddr { addr: vip.parse().unwrap(), port: 80, proto: Proto::Tcp };
-            let plan = service(vip, Mode::Tunnel, Keys { gue, source: Some(source.into()), reply_via: None });
+            let plan = service(vip, Mode::Tunnel, Keys { gue, source: Some(source.into()), reply_via: None, ports: None });
             let entry = backend(&plan, BackendId(at.parse().unwrap()), BackendState::Active, Ways::default(), 0, 0);
             let header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 1, 0, 7];
             let sum: u64 = header.chunks_exact(2).map(|b| u64::from(u16::from_ne_bytes([b[0], b[1]]))).sum();

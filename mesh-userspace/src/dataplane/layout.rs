@@ -88,6 +88,8 @@ pub struct Service {
     pub mode: Mode,
     /// [`mesh_common::abi::ServiceFlags`].
     pub flags: u16,
+    /// First and last of several ports; zeros where there is one.
+    pub ports: (u16, u16),
     /// First of its entries in the backend map, and how many there are.
     pub base: u32,
     pub capacity: u32,
@@ -219,6 +221,7 @@ impl Service {
             name: None,
             mode,
             flags: 0,
+            ports: (0, 0),
             base,
             capacity,
             table: None,

@@ -54,6 +54,8 @@ pub mod vip_word {
     pub const TABLE: u8 = 3;
     /// `backend_base`, `mode`, `kind`, `flags`.
     pub const BASE: u8 = 4;
+    /// `ports`.
+    pub const PORTS: u8 = 6;
 }
 
 /// Words of [`ServiceInfo`] by their place.

@@ -197,7 +197,8 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Arc<S
         batch.ops.push(Op::Grace);
     }
     batch.ops.push(Op::Index(Box::new(VipTable { number, half: index.half, displacements: index.displacements, entries })));
-    let flags = if reversed.is_empty() { 0 } else { Config::DNAT };
+    let ranges = ids.iter().any(|id| layout.services[id].vip.port == 0);
+    let flags = if reversed.is_empty() { 0 } else { Config::DNAT } | if ranges { Config::RANGES } else { 0 };
     batch.ops.push(Op::Active { half: number, flags });
     layout.reversed = reversed;
     layout.active = number;

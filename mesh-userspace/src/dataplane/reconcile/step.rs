@@ -190,6 +190,13 @@ impl<H: Hops> Step<'_, H> {
                 }
             }
         }
+        service.ports = wanted.ways.ports.unwrap_or_default();
+        if let Some(at) = service.position {
+            let value = words_of(&entry::vip(service)).nth(usize::from(vip_word::PORTS)).unwrap_or_default();
+            if value != self.image.vips.word(at as usize, usize::from(vip_word::PORTS)) {
+                self.phases.switch.push(Op::VipWord { at, word: vip_word::PORTS, value });
+            }
+        }
         if let Some(at) = service.position {
             let (value, now) = (vip_base_word(service), self.image.vips.word(at as usize, usize::from(vip_word::BASE)));
             if value != now {
