@@ -15,6 +15,8 @@ pub trait Address: Copy + PartialEq {
     /// The address that begins at byte `AT` of a shared value.
     fn load<T, const AT: usize, const NEXT: usize>(place: Shared<'_, T>) -> Self;
     fn store<T, const AT: usize, const NEXT: usize>(self, place: Shared<'_, T>);
+    /// As two words, of which an IPv4 address is the first.
+    fn words(self) -> [u64; 2];
     /// Hash of this address and 32 bits more, still without its last step.
     fn absorb(self, word: u64, seed: u64) -> u64;
     /// The same of two addresses.
@@ -94,6 +96,11 @@ impl Address for V4 {
     }
 
     #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        [self.0 as u64, 0]
+    }
+
+    #[inline(always)]
     fn absorb(self, word: u64, seed: u64) -> u64 {
         hash::step(seed, self.0 as u64 | word << 32)
     }
@@ -134,6 +141,11 @@ impl Address for V6 {
     fn store<T, const AT: usize, const NEXT: usize>(self, place: Shared<'_, T>) {
         place.store::<u64, AT>(self.0[0]);
         place.store::<u64, NEXT>(self.0[1]);
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        self.0
     }
 
     #[inline(always)]

@@ -3,11 +3,11 @@
 use network_types::eth::EtherType;
 
 use crate::{
-    abi::{Config, Mode, Reason, TableRef, Vip, VipHalf},
+    abi::{Config, Mode, Reason, ServiceFlags, TableRef, Vip, VipHalf},
     aside::Cause,
     dnat,
     flow::{Address, load_address},
-    handshake, hash,
+    guard, handshake, hash,
     header::{self, Headers, tcp},
     ledger::rules::Sent,
     nat::{self, Translated},
@@ -277,6 +277,16 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     const DNAT: u8 = Mode::Dnat as u8;
     const TUNNEL: u8 = Mode::Tunnel as u8;
     let service = read!(vip, Vip.service as u32);
+    let wanted = read!(vip, Vip.flags as u16);
+    if wanted & (ServiceFlags::STRICT | ServiceFlags::RATES | ServiceFlags::SEVERAL) != 0 {
+        // Port 0 is what its entry is found by, and none of them.
+        if wanted & ServiceFlags::SEVERAL != 0 && headers.ports >> 16 == 0 {
+            return run.foreign();
+        }
+        if let Some(refused) = guard::refused(run.packet, run.tables, vip, wanted, &headers) {
+            return run.end(service, refused);
+        }
+    }
     let (network, flags) = match headers.check(run.packet) {
         Ok(sound) => sound,
         Err(reason) => return run.end(service, reason),

@@ -14,7 +14,7 @@ use crate::{
     answer::Said,
     aside::{self, Aside, Cause},
     forward::Verdict,
-    handshake, hash,
+    guard, handshake, hash,
     icmp::Relayed,
     ledger::places,
     nat::{Opening, open_flow},
@@ -138,6 +138,7 @@ pub struct HostTables {
     pub backend_signals: Vec<Cell<BackendSignals>>,
     /// Handshakes that are being watched; by default those of all flows.
     pub watched: Vec<Cell<u64>>,
+    pub pacers: Vec<Cell<u64>>,
     /// What [`Tables::nanoseconds`] says.
     pub nanoseconds: Cell<u64>,
 }
@@ -172,6 +173,7 @@ impl HostTables {
             backend_stats: vec![Cell::default(); backends],
             backend_signals: vec![Cell::default(); backends],
             watched: vec![Cell::default(); handshake::WATCHED as usize],
+            pacers: vec![Cell::default(); guard::PACERS as usize],
             nanoseconds: Cell::new(1 << 30),
         }
     }
@@ -333,6 +335,14 @@ impl Tables for HostTables {
 
     fn said(&self) -> Option<Shared<'_, Said>> {
         Some(Shared::of(&self.said))
+    }
+
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32 {
+        guard::guard(self, source, limits, question)
+    }
+
+    fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
+        self.pacers.get(index as usize).map(Shared::of)
     }
 
     fn tick(&self) -> u32 {

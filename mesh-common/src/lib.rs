@@ -22,6 +22,7 @@ mod dnat;
 pub mod explain;
 pub mod flow;
 pub mod forward;
+pub mod guard;
 pub mod handshake;
 pub mod hash;
 mod header;

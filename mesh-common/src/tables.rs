@@ -43,6 +43,10 @@ pub trait Tables {
     fn relayed(&self) -> Option<Shared<'_, Relayed>>;
     /// How many errors this CPU has said lately.
     fn said(&self) -> Option<Shared<'_, Said>>;
+    /// Whether a packet is kept out, by [`crate::guard::guard`]; where that runs is for the owner of the tables to say.
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32;
+    /// One of [`crate::guard::PACERS`] words.
+    fn pacer(&self, index: u32) -> Option<Shared<'_, u64>>;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
     fn tick(&self) -> u32;
     /// This CPU's counters by service id x [`crate::abi::REASONS`] + reason.

@@ -16,7 +16,7 @@ use mesh_common::{
 };
 
 use crate::{
-    maps::{Maps, mesh_explain_follow, mesh_explain_open},
+    maps::{Maps, mesh_explain_follow, mesh_explain_guard, mesh_explain_open},
     packet::XdpFrame,
 };
 
@@ -130,6 +130,16 @@ impl Tables for Copies {
     }
 
     #[inline(always)]
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32 {
+        mesh_explain_guard(source[0], source[1], limits, question)
+    }
+
+    #[inline(always)]
+    fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
+        copied!(MAPS.pacer(index), self.scratch_pacer(), 0)
+    }
+
+    #[inline(always)]
     fn tick(&self) -> u32 {
         MAPS.tick()
     }
@@ -159,6 +169,6 @@ impl Tables for Copies {
 
     #[inline(always)]
     fn nanoseconds(&self) -> u64 {
-        0
+        MAPS.nanoseconds()
     }
 }

@@ -14,7 +14,7 @@ use mesh_common::{
         REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
-    handshake,
+    guard, handshake,
     icmp::Relayed,
     ledger::places,
     nat::{self, Opening},
@@ -67,6 +67,9 @@ static BACKEND_SIGNALS: Array<BackendSignals> = Array::with_max_entries(size::BA
 /// Handshakes that are being watched.
 #[map]
 static WATCHED: Array<u64> = Array::with_max_entries(handshake::WATCHED, 0);
+/// How new connections are paced.
+#[map]
+static PACERS: Array<u64> = Array::with_max_entries(guard::PACERS, BPF_F_MMAPABLE);
 /// Tick of this CPU's last log line.
 #[map]
 static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
@@ -89,6 +92,8 @@ static SCRATCH_GAUGES: PerCpuArray<NatGauges> = PerCpuArray::with_max_entries(1,
 static SCRATCH_MEMO: PerCpuArray<SlotMemo> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH_LEDGER: PerCpuArray<LedgerBucket> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_PACER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// What it has found.
 #[map]
 static EXPLAINED: Array<Explained> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -137,6 +142,20 @@ pub extern "C" fn mesh_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64
 #[inline(never)]
 pub extern "C" fn mesh_explain_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
     places::follow(&Copies, slot, base, hash, sent)
+}
+
+/// A global function, as the others are.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_guard(first: u64, second: u64, limits: u64, question: u64) -> u32 {
+    guard::guard(&Maps, [first, second], limits, question)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_guard(first: u64, second: u64, limits: u64, question: u64) -> u32 {
+    guard::guard(&Copies, [first, second], limits, question)
 }
 
 /// The tables as they stand in the maps.
@@ -239,6 +258,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32 {
+        mesh_guard(source[0], source[1], limits, question)
+    }
+
+    #[inline(always)]
+    fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
+        look_up!(PACERS, index)
+    }
+
+    #[inline(always)]
     fn tick(&self) -> u32 {
         // SAFETY: the helper only reads a clock.
         (unsafe { bpf_ktime_get_coarse_ns() } >> NatConfig::TICK_SHIFT) as u32
@@ -305,6 +334,11 @@ impl Copies {
     #[inline(always)]
     pub fn scratch_ledger(&self) -> Option<Shared<'_, LedgerBucket>> {
         look_up!(SCRATCH_LEDGER, 0)
+    }
+
+    #[inline(always)]
+    pub fn scratch_pacer(&self) -> Option<Shared<'_, u64>> {
+        look_up!(SCRATCH_PACER, 0)
     }
 
     #[inline(always)]

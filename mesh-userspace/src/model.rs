@@ -115,6 +115,17 @@ pub struct Ways {
     pub reply_via: Option<IpAddr>,
     /// First and last of the ports of a service that has several.
     pub ports: Option<(u16, u16)>,
+    pub protect: Protect,
+}
+
+/// Who may use a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Protect {
+    /// Packets are dropped whose source can't be.
+    pub spoofed: bool,
+    /// Time for each new connection of one source, and for each of all, in units of 1024 ns; 0 = no limit.
+    pub source_limit: u32,
+    pub service_limit: u32,
 }
 
 /// `tcp` or `udp`.

@@ -57,7 +57,7 @@ fn link_id(path: &Path) -> Result<(u32, u32)> {
 }
 
 fn pins(bpffs: &Path) -> PathBuf {
-    bpffs.join("mesh/test/v2")
+    bpffs.join(format!("mesh/test/v{}", mesh_common::abi::VERSION))
 }
 
 fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {

@@ -30,7 +30,7 @@ pub use slot::{Slot, SlotFlags, SlotWord};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names of the maps in the object and of their pins.
 pub mod map {
@@ -60,6 +60,8 @@ pub mod map {
     pub const BACKEND_STATS: &str = "BACKEND_STATS";
     /// [`super::BackendSignals`] by `Backend::stats`; mmapped.
     pub const BACKEND_SIGNALS: &str = "BACKEND_SIGNALS";
+    /// One of [`crate::guard::PACERS`] words; mmapped by tests.
+    pub const PACERS: &str = "PACERS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
     pub const REASON_STATS: &str = "REASON_STATS";
     /// One [`super::Explained`], the last that [`super::program::EXPLAIN`] told; mmapped.

@@ -119,6 +119,8 @@ impl ServiceFlags {
     pub const STRICT: u16 = 1 << 4;
     /// A TCP packet in the midst of a flow whose backend is dead is answered by a RST, so that its client connects anew at once.
     pub const RESET: u16 = 1 << 5;
+    /// The entry is of several ports.
+    pub const SEVERAL: u16 = 1 << 6;
 }
 
 /// One entry of the VIP table: all that the packet path needs of a service, in one cache line.
@@ -143,10 +145,12 @@ pub struct Vip {
     pub flags: u16,
     /// Mixed into the flow hash.
     pub seed: u64,
-    /// First and last port of a service of several, native order; its own word.
+    /// First and last port of a service of several, native order; one word with `source_limit`.
     pub ports: [u16; 2],
-    pub reserved0: u32,
-    pub reserved: u64,
+    /// [`ServiceFlags::RATES`]: time for each new connection of one source, and for each of all, in units of 1024 ns; 0 = no limit.
+    pub source_limit: u32,
+    pub service_limit: u32,
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Vip>() == 64);

@@ -57,18 +57,20 @@ struct Quoted<A> {
 /// [`Tables::relayed`] says now. It ends as `others` where it concerns nothing that goes through here.
 #[inline(always)]
 pub(crate) fn find<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, ip: &Outline<A>, others: Cause) -> Cause {
-    let (Some(config), Some(relayed)) = (tables.config(), tables.relayed()) else { return others };
+    let Some(config) = tables.config() else { return others };
     let Some(quoted) = quoted::<A, P>(packet, ip) else { return others };
     // Routers send errors to who they think has sent the packet.
     if quoted.ip.src != ip.dst || !packet.holds(ip.end) {
         return others;
     }
-    put!(relayed, Relayed.end as u32, ip.end as u32);
+    if let Some(relayed) = tables.relayed() {
+        put!(relayed, Relayed.end as u32, ip.end as u32);
+    }
     let (tuple, proto) = (quoted.tuple(), quoted.ip.proto);
     let key = (tuple.ports >> 16) | (proto as u32) << 16 | (A::FAMILY as u32) << 24;
     let found = match forward::find_service(tables, config, tuple.dst, key) {
-        Some(vip) => to_backend(tables, relayed, (config, vip), &tuple, proto),
-        None => to_client(tables, relayed, config, &tuple, proto),
+        Some(vip) => to_backend(tables, (config, vip), &tuple, proto),
+        None => to_client(tables, config, &tuple, proto),
     };
     found.unwrap_or(others)
 }
@@ -87,7 +89,6 @@ fn quoted<A: Icmp, P: Packet>(packet: &P, ip: &Outline<A>) -> Option<Quoted<A>> 
 #[inline(always)]
 fn to_backend<'a, A: Icmp, T: Tables>(
     tables: &'a T,
-    relayed: Shared<'_, Relayed>,
     (config, vip): (Shared<'a, Config>, Shared<'a, Vip>),
     tuple: &Tuple<A>,
     proto: u8,
@@ -100,7 +101,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let backend = match read!(vip, Vip.mode as u8) {
         DSR => match select::about(tables, TableRef(read!(vip, Vip.table as u64)), base, hash) {
             Ok(backend) => {
-                put!(relayed, Relayed.translated as u32, 0);
+                put!(tables.relayed()?, Relayed.translated as u32, 0);
                 backend
             }
             Err(reason) => return Some(Cause::new(service, reason)),
@@ -113,7 +114,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
             let backend = Candidate::at(tables, base, parties.backend())?;
             let source = load_address!(A, config.source(parties.nat_source() as u64), NatSource.addr);
             let addr = load_address!(A, backend.entry, Backend.addr);
-            translate(relayed, source, addr, ports(backend.port(), parties.nat_port()));
+            translate(tables.relayed()?, source, addr, ports(backend.port(), parties.nat_port()));
             backend
         }
         _ => return None,
@@ -121,26 +122,20 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     if !backend.ready() {
         return Some(Cause::new(service, Reason::NextHop));
     }
-    way(relayed, backend.macs(), backend.stats(), backend.ifindex());
+    way(tables.relayed()?, backend.macs(), backend.stats(), backend.ifindex());
     Some(Cause::new(service, Reason::Forwarded))
 }
 
 /// The quoted packet went from a source address of ours to a backend: its flow is found as for the backend's packets.
 #[inline(always)]
-fn to_client<A: Icmp, T: Tables>(
-    tables: &T,
-    relayed: Shared<'_, Relayed>,
-    config: Shared<'_, Config>,
-    tuple: &Tuple<A>,
-    proto: u8,
-) -> Option<Cause> {
+fn to_client<A: Icmp, T: Tables>(tables: &T, config: Shared<'_, Config>, tuple: &Tuple<A>, proto: u8) -> Option<Cause> {
     let found = nat::find_reply(tables, config, tuple, proto)?;
     let vip = load_address!(A, found.service, ServiceInfo.addr);
     let client = load_address!(A, found.flow, NatFlow.client);
-    translate(relayed, vip, client, ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)));
+    translate(tables.relayed()?, vip, client, ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)));
     let service = read!(found.flow, NatFlow.service as u32);
     let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
-    way(relayed, macs, found.backend.stats(), read!(found.flow, NatFlow.ifindex as u32));
+    way(tables.relayed()?, macs, found.backend.stats(), read!(found.flow, NatFlow.ifindex as u32));
     (read!(found.flow, NatFlow.claim as u64) == found.claim).then_some(Cause::new(service, Reason::Replied))
 }
 

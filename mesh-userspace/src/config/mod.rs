@@ -13,6 +13,7 @@ mod kubernetes;
 pub mod ledger;
 pub mod placed;
 mod probe;
+pub mod protect;
 pub mod reported;
 mod resolve;
 mod resolved;

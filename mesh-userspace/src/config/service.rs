@@ -13,6 +13,7 @@ use super::{
     guard::{Guard, resolve_backup, resolve_guard, resolve_limits},
     health::resolve_heartbeat,
     placed::Placed,
+    protect::resolve_protect,
     resolve::Findings,
     resolved::Service,
     source::resolve_sources,
@@ -228,7 +229,8 @@ fn ways(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Fin
         findings.error(at, format!("{via} is not of the VIP's family ({})", vip.addr), "write the router's address of the same family");
     }
     let ports = written.ports.as_ref().and_then(|text| ports(text, mode, findings));
-    Ways { ports, gue: written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue), source, reply_via }
+    let protect = resolve_protect(written.protect.as_ref(), vip, findings);
+    Ways { ports, protect, gue: written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue), source, reply_via }
 }
 
 /// `any` or `FIRST-LAST`.

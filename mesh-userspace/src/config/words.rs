@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::placed::Placed;
 use crate::model::{Mode, Proto};
 
 /// `tcp` or `udp`.
@@ -91,6 +92,17 @@ pub enum Hook {
     XdpGeneric,
     /// TC ingress.
     Tc,
+}
+
+/// An interface and where on it the program goes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// Name of the interface, such as `eth0`.
+    pub name: Placed<String>,
+    /// `auto` (native XDP, else TC), `xdp`, `xdp-generic` or `tc`.
+    #[serde(default)]
+    pub hook: Hook,
 }
 
 /// How the daemon's log is written.

@@ -9,12 +9,14 @@ use super::{
     balanced::{Locality, SchedulerWord, Weights},
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
+    protect::Protect,
     sourced::Source,
-    words::{EncapWord, Hook, LogFormat, ModeWord, ProtoWord, Span},
+    words::{EncapWord, LogFormat, ModeWord, ProtoWord, Span},
 };
 pub use super::{
     guarded::{Backend, Breaker},
     reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord},
+    words::Interface,
 };
 use crate::model::WhenEmpty;
 
@@ -60,17 +62,6 @@ pub struct File {
     /// A sample of the flows of `nat` services, when they begin and when they end.
     #[serde(default)]
     pub flow_log: FlowLog,
-}
-
-/// An interface and where on it the program goes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Interface {
-    /// Name of the interface, such as `eth0`.
-    pub name: Placed<String>,
-    /// `auto` (native XDP, else TC), `xdp`, `xdp-generic` or `tc`.
-    #[serde(default)]
-    pub hook: Hook,
 }
 
 /// One VIP and the backends behind it; also the body of the API's request to add a service.
@@ -143,6 +134,9 @@ pub struct Service {
     /// Backups stand in while less than this percent of the other backends' weight can be used. Default 0: while none of them can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_below: Option<Placed<u32>>,
+    /// Who may use the service, and how much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protect: Option<Protect>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
     #[serde(default)]
     pub backends: Vec<Placed<BackendForm>>,

@@ -110,6 +110,7 @@ fn adopt_service(
             }
             service.position = Some(*at);
             service.ports = vip.ports.into();
+            service.limits = (vip.source_limit, vip.service_limit);
             service.table = Some(vip.table);
             service.flags = vip.flags;
         }

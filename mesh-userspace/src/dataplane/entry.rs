@@ -124,6 +124,8 @@ pub fn vip(service: &Service) -> Vip {
         flags: service.flags,
         seed: vip_seed(&service.key),
         ports: service.ports.into(),
+        source_limit: service.limits.0,
+        service_limit: service.limits.1,
         ..Vip::default()
     }
 }
@@ -131,7 +133,14 @@ pub fn vip(service: &Service) -> Vip {
 /// What the kernel half is to do for a service beside balancing.
 pub fn flags(wanted: &ServicePlan) -> u16 {
     let reset = if wanted.mode == Mode::Nat { ServiceFlags::RESET } else { 0 };
+    let protect = wanted.ways.protect;
+    let strict = if protect.spoofed { ServiceFlags::STRICT } else { 0 };
+    let rates = if protect.source_limit != 0 || protect.service_limit != 0 { ServiceFlags::RATES } else { 0 };
+    let several = if wanted.ways.ports.is_some() { ServiceFlags::SEVERAL } else { 0 };
     reset
+        | several
+        | strict
+        | rates
         | match wanted.when_empty {
             WhenEmpty::Drop | WhenEmpty::FailStatic => 0,
             WhenEmpty::Reject => ServiceFlags::REJECT,
@@ -224,7 +233,7 @@ mod tests {
         let (source, at) = ([10, 9, 0, 1], "10.1.0.7:80");
         for (vip, gue, protocol) in [("192.0.2.10", false, 4), ("192.0.2.10", true, 17), ("2001:db8::10", false, 41)] {
             let vip = VipAddr { addr: vip.parse().unwrap(), port: 80, proto: Proto::Tcp };
-            let plan = service(vip, Mode::Tunnel, Keys { gue, source: Some(source.into()), reply_via: None, ports: None });
+            let plan = service(vip, Mode::Tunnel, Keys { gue, source: Some(source.into()), reply_via: None, ..Keys::default() });
             let entry = backend(&plan, BackendId(at.parse().unwrap()), BackendState::Active, Ways::default(), 0, 0);
             let header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 1, 0, 7];
             let sum: u64 = header.chunks_exact(2).map(|b| u64::from(u16::from_ne_bytes([b[0], b[1]]))).sum();

@@ -90,6 +90,8 @@ pub struct Service {
     pub flags: u16,
     /// First and last of several ports; zeros where there is one.
     pub ports: (u16, u16),
+    /// [`mesh_common::abi::Vip::source_limit`] and [`mesh_common::abi::Vip::service_limit`].
+    pub limits: (u32, u32),
     /// First of its entries in the backend map, and how many there are.
     pub base: u32,
     pub capacity: u32,
@@ -222,6 +224,7 @@ impl Service {
             mode,
             flags: 0,
             ports: (0, 0),
+            limits: (0, 0),
             base,
             capacity,
             table: None,

@@ -54,8 +54,10 @@ pub mod vip_word {
     pub const TABLE: u8 = 3;
     /// `backend_base`, `mode`, `kind`, `flags`.
     pub const BASE: u8 = 4;
-    /// `ports`.
+    /// `ports`, `source_limit`.
     pub const PORTS: u8 = 6;
+    /// `service_limit`.
+    pub const LIMIT: u8 = 7;
 }
 
 /// Words of [`ServiceInfo`] by their place.

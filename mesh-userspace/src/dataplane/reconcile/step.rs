@@ -191,13 +191,15 @@ impl<H: Hops> Step<'_, H> {
             }
         }
         service.ports = wanted.ways.ports.unwrap_or_default();
+        let protect = wanted.ways.protect;
+        service.limits = (protect.source_limit, protect.service_limit);
         if let Some(at) = service.position {
-            let value = words_of(&entry::vip(service)).nth(usize::from(vip_word::PORTS)).unwrap_or_default();
-            if value != self.image.vips.word(at as usize, usize::from(vip_word::PORTS)) {
-                self.phases.switch.push(Op::VipWord { at, word: vip_word::PORTS, value });
+            for word in [vip_word::PORTS, vip_word::LIMIT] {
+                let value = words_of(&entry::vip(service)).nth(usize::from(word)).unwrap_or_default();
+                if value != self.image.vips.word(at as usize, usize::from(word)) {
+                    self.phases.switch.push(Op::VipWord { at, word, value });
+                }
             }
-        }
-        if let Some(at) = service.position {
             let (value, now) = (vip_base_word(service), self.image.vips.word(at as usize, usize::from(vip_word::BASE)));
             if value != now {
                 self.phases.prepare.push(Op::VipWord { at, word: vip_word::BASE, value });
