@@ -231,7 +231,8 @@ impl Driver {
             timeout: check.timeout,
             elapsed: outcome.elapsed,
             stalled: self.stall.total() - stalled,
-            excused: board.excused_in_row(turn.id),
+            excused: board.excused_in_row(turn.id, turn.occasion == Occasion::Doubt),
+            silent: board.is_silent(turn.id),
         };
         let refused = matches!(&outcome.result, Err(e) if is_refusal(e));
         if matches!(&outcome.result, Err(e) if is_answer(e)) {

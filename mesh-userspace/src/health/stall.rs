@@ -7,8 +7,10 @@ use super::Fault;
 /// Timers are this late on a machine at rest; not counted.
 const NOISE: Duration = Duration::from_millis(2);
 
-/// After so many excused checks in a row the next failure counts: a host that is always late must still notice a dead backend.
+/// After so many excused checks in a row the next failure counts: a host that is always late must still notice a dead backend ...
 const PATIENCE: u32 = 10;
+/// ... and sooner where something else says that the target is silent.
+const PATIENCE_IN_DOUBT: u32 = 2;
 
 /// Sums up how late we woke.
 #[derive(Debug, Default)]
@@ -45,16 +47,22 @@ pub(super) struct Circumstances {
     pub elapsed: Duration,
     /// Lost to our own lateness meanwhile.
     pub stalled: Duration,
-    /// Checks of this target that were excused right before.
+    /// Checks of this kind that were excused right before.
     pub excused: u32,
+    /// The target's pulses are not answered either, which are asked by a thread that is hardly ever late.
+    pub silent: bool,
 }
 
 impl Circumstances {
-    /// Whether the failure says nothing about the target: we could not ask, or were away for more than a quarter of the time it had.
+    /// Whether the failure says nothing about the target: we could not ask, or were away for more than a quarter of the time it had. In doubt it is enough
+    /// that it had half of its time while we listened: a busy host wakes late all the time, and what came meanwhile is heard when it wakes.
     pub(super) fn excuse(&self, fault: Fault) -> bool {
         match fault {
             Fault::Target => false,
             Fault::Own => true,
+            Fault::Silence if self.silent => {
+                self.excused < PATIENCE_IN_DOUBT && self.elapsed.saturating_sub(self.stalled) < self.timeout / 2
+            }
             Fault::Silence => {
                 let late = self.elapsed.saturating_sub(self.timeout);
                 self.excused < PATIENCE && self.stalled.max(late) > NOISE.max(self.timeout / 4)
@@ -102,7 +110,27 @@ mod tests {
             (Fault::Silence,  4,      7,      0,      0,       true),
         ];
         for (i, (fault, timeout, elapsed, stalled, excused, expected)) in rows.into_iter().enumerate() {
-            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, stalled: stalled * MS, excused };
+            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, stalled: stalled * MS, excused, silent: false };
+            assert_eq!(c.excuse(fault), expected, "row {i}");
+        }
+    }
+
+    #[test]
+    fn excuses_in_doubt() {
+        #[rustfmt::skip]
+        let rows = [
+            // fault          timeout elapsed stalled excused  excuse
+            (Fault::Target,   10,     10,     9,      0,       false),
+            (Fault::Own,      10,     0,      0,      9,       true),
+            (Fault::Silence,  10,     10,     5,      0,       false),
+            (Fault::Silence,  10,     10,     6,      0,       true),
+            (Fault::Silence,  10,     40,     30,     0,       false),
+            (Fault::Silence,  10,     40,     36,     1,       true),
+            (Fault::Silence,  10,     40,     36,     2,       false),
+            (Fault::Silence,  10,     10,     11,     0,       true),
+        ];
+        for (i, (fault, timeout, elapsed, stalled, excused, expected)) in rows.into_iter().enumerate() {
+            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, stalled: stalled * MS, excused, silent: true };
             assert_eq!(c.excuse(fault), expected, "row {i}");
         }
     }

@@ -19,14 +19,18 @@ const TOO_MANY: f64 = 0.3;
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     frozen_until: Option<Instant>,
+    /// Until then a timer that is late by no more than the last one has no weight: doubts of that kind take half of the time at most.
+    rest: Option<(Instant, Duration)>,
     silenced: VecDeque<Instant>,
 }
 
 impl Guard {
     /// A timer of ours fired `late` at `now`.
     pub fn woke(&mut self, now: Instant, late: Duration) {
-        if late > LATE {
-            self.freeze(now, (late * TIMES).min(FREEZE));
+        if late > LATE && self.rest.is_none_or(|(until, last)| now >= until || late > last) {
+            let span = (late * TIMES).min(FREEZE);
+            self.rest = Some((now + span * 2, late));
+            self.freeze(now, span);
         }
     }
 

@@ -172,6 +172,22 @@ fn flaps_are_damped_and_forgiven() {
 }
 
 #[test]
+fn who_is_late_all_the_time_still_sees_who_is_dead() {
+    let t0 = Instant::now();
+    let mut guard = Guard::default();
+    let mut frozen = 0;
+    for ms in 0..1000 {
+        if ms % 10 == 0 {
+            guard.woke(t0 + MS * ms, 5 * MS);
+        }
+        frozen += u32::from(guard.frozen(t0 + MS * ms));
+    }
+    assert!((400..=600).contains(&frozen), "half of the time, not all of it: {frozen}");
+    guard.woke(t0 + MS * 1001, 20 * MS);
+    assert!(guard.frozen(t0 + MS * 1050), "what is worse than before counts at once");
+}
+
+#[test]
 fn the_guard_doubts_ourselves() {
     let t0 = Instant::now();
     let mut guard = Guard::default();

@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 /// A refusal is worth asking again at once.
 const AGAIN: Duration = Duration::from_millis(1);
+/// An answer that has not come after this, or after four round trips, is asked for again, ...
+const OVERDUE: Duration = Duration::from_millis(5);
+/// ... out of turn so many times until there is one.
+const HURRIES: u8 = 3;
 
 /// Who is asked when, and who owes an answer. Pure but for the numbers it draws.
 #[derive(Default)]
@@ -27,6 +31,8 @@ pub struct Rounds {
     due: BinaryHeap<Reverse<(Instant, Pulse)>>,
     /// Pulses that were not answered yet, oldest first where patience is equal; looked at when they may be due.
     waiting: BinaryHeap<Reverse<(Instant, Pulse)>>,
+    /// When answers are late that usually are quick.
+    overdue: BinaryHeap<Reverse<(Instant, Pulse)>>,
     by_host: HashMap<IpAddr, Vec<Pulse>>,
     results: Vec<(TargetId, Beat, Option<Duration>)>,
     numbers: RandomState,
@@ -39,6 +45,8 @@ struct Target {
     open: VecDeque<(u32, Instant)>,
     rtt: Option<Duration>,
     next: Instant,
+    /// Times that it was asked out of turn since its last answer.
+    hurried: u8,
 }
 
 /// A pulse to send.
@@ -60,7 +68,7 @@ impl Rounds {
                 // Spread over the interval, so that targets that came together are not asked together.
                 let next = now + pulse.interval * (i as u32) / count.max(1);
                 due.push(Reverse((next, pulse)));
-                Target { ids: Vec::new(), open: VecDeque::new(), rtt: None, next }
+                Target { ids: Vec::new(), open: VecDeque::new(), rtt: None, next, hurried: 0 }
             });
             target.ids = ids;
         }
@@ -74,7 +82,7 @@ impl Rounds {
     pub fn next_wake(&self) -> Instant {
         let first = |heap: &BinaryHeap<Reverse<(Instant, Pulse)>>| heap.peek().map(|Reverse((at, _))| *at);
         // With targets there is always a turn; without, somebody else wakes us.
-        first(&self.due).into_iter().chain(first(&self.waiting)).min().unwrap_or_else(|| Instant::now() + LONGEST)
+        [&self.due, &self.waiting, &self.overdue].into_iter().filter_map(first).min().unwrap_or_else(|| Instant::now() + LONGEST)
     }
 
     /// Takes in an answer.
@@ -97,6 +105,7 @@ impl Rounds {
                 // Who answers a later one is not silent.
                 Beat::Answered => {
                     target.open.drain(..=at);
+                    target.hurried = 0;
                     target.rtt = Some(target.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
                 }
                 _ => {
@@ -115,6 +124,7 @@ impl Rounds {
     /// Gives up on who is overdue, and says whom to ask now. `spacing`: between any two pulses, on average.
     pub fn turn(&mut self, now: Instant, spacing: Duration) -> Vec<Question> {
         self.give_up(now);
+        self.hurry(now);
         let crowd = spacing * u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
         let mut questions = Vec::new();
         while let Some(Reverse((at, pulse))) = self.due.peek().copied().filter(|Reverse((at, _))| *at <= now) {
@@ -125,6 +135,9 @@ impl Rounds {
             let number = self.numbers.hash_one(self.count) as u32;
             target.open.push_back((number, now));
             self.waiting.push(Reverse((now + patience(target.rtt), pulse)));
+            if let Some(late) = overdue(target.rtt) {
+                self.overdue.push(Reverse((now + late, pulse)));
+            }
             // A turn that was missed is not made up for.
             let interval = pulse.interval.max(crowd);
             target.next = (at + interval).max(now + interval / 2);
@@ -146,6 +159,20 @@ impl Rounds {
         std::mem::take(&mut self.results)
     }
 
+    /// Has those asked at once whose answers are late: several pulses are known to be lost sooner than their turns would have it.
+    fn hurry(&mut self, now: Instant) {
+        while let Some(Reverse((_, pulse))) = self.overdue.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.overdue.pop();
+            let Some(target) = self.targets.get_mut(&pulse) else { continue };
+            let late = overdue(target.rtt).is_some_and(|late| target.open.front().is_some_and(|(_, sent)| *sent + late <= now));
+            if late && target.hurried < HURRIES && now < target.next {
+                target.hurried += 1;
+                target.next = now;
+                self.due.push(Reverse((now, pulse)));
+            }
+        }
+    }
+
     fn give_up(&mut self, now: Instant) {
         while let Some(Reverse((_, pulse))) = self.waiting.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.waiting.pop();
@@ -165,6 +192,11 @@ impl Rounds {
 
 fn patience(rtt: Option<Duration>) -> Duration {
     rtt.map_or(PATIENCE, |rtt| (rtt * 4).clamp(PATIENCE, LONGEST))
+}
+
+/// `None`: nobody knows how quick it is, or it never is quicker than it may be at most.
+fn overdue(rtt: Option<Duration>) -> Option<Duration> {
+    rtt.map(|rtt| OVERDUE.max(rtt * 4)).filter(|late| *late < PATIENCE)
 }
 
 #[cfg(test)]
@@ -228,6 +260,26 @@ mod tests {
         assert_eq!(r.turn(t0 + MS, NONE).len(), 1);
         assert!(r.turn(t0 + 10 * MS, NONE).is_empty(), "in place of the regular turn");
         assert_eq!(r.turn(t0 + 11 * MS, NONE).len(), 1);
+    }
+
+    #[test]
+    fn a_late_answer_is_asked_for_again_out_of_turn() {
+        let (mut r, t0) = (Rounds::default(), Instant::now());
+        r.set([(pulse(80), vec![1])].into(), t0);
+        let first = r.turn(t0, NONE);
+        r.heard(&answer(&first[0], Said::Yes), t0 + MS);
+        let mut asked = Vec::new();
+        let mut lost = Vec::new();
+        for ms in 1..=60 {
+            let questions = r.turn(t0 + MS * ms, NONE);
+            asked.extend(questions.iter().map(|_| ms));
+            lost.extend(beats(&mut r).iter().filter(|(_, beat)| *beat == Beat::Lost).map(|_| ms));
+        }
+        assert_eq!(asked, [10, 15, 20, 25, 35, 45, 55], "three times out of turn");
+        assert_eq!(lost, [30, 35, 40, 45, 55]);
+        let last = r.turn(t0 + MS * 65, NONE);
+        r.heard(&answer(&last[0], Said::Yes), t0 + MS * 66);
+        assert!(r.turn(t0 + MS * 70, NONE).is_empty(), "an answer ends it");
     }
 
     #[test]

@@ -100,9 +100,14 @@ impl Register {
         self.target(id).map(|t| Arc::clone(&t.check))
     }
 
-    /// Checks of the target that were excused right before.
-    pub fn excused_in_row(&self, id: TargetId) -> u32 {
-        self.target(id).map_or(0, |t| t.excused_in_row)
+    /// Checks of the target that were excused right before: those made in doubt, or the others.
+    pub fn excused_in_row(&self, id: TargetId, in_doubt: bool) -> u32 {
+        self.target(id).map_or(0, |t| if in_doubt { t.trials_excused } else { t.excused_in_row })
+    }
+
+    /// Whether its pulses are not answered.
+    pub fn is_silent(&self, id: TargetId) -> bool {
+        self.target(id).is_some_and(|t| t.judge.silent())
     }
 
     fn target(&self, id: TargetId) -> Option<&Target> {

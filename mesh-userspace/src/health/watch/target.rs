@@ -8,6 +8,8 @@ use crate::health::{Check, Health, HealthEvent, Sample, breaker::Meter, judge::J
 
 /// From the end of one trial to the next one's start, at least.
 const PAUSE: Duration = Duration::from_millis(20);
+/// So many in a row that were excused are made again without a pause.
+const AGAIN: u32 = 2;
 /// A trial of a target whose kernel is silent waits this long, or four of its usual round trips.
 const HURRY: Duration = Duration::from_millis(50);
 
@@ -20,6 +22,8 @@ pub struct Target {
     pub check: Arc<Check>,
     pub judge: Judge,
     pub excused_in_row: u32,
+    /// The same of checks that were made because of a doubt.
+    pub trials_excused: u32,
     pub unsent: Option<HealthEvent>,
     pub trial: Trial,
     pub pulse_rtt: Option<Duration>,
@@ -49,6 +53,7 @@ impl Target {
             judge: Judge::new(check.thresholds(), check.detection, health, now),
             check,
             excused_in_row: 0,
+            trials_excused: 0,
             unsent: None,
             trial: Trial::From(now),
             pulse_rtt: None,
@@ -82,7 +87,11 @@ impl Target {
     }
 
     pub fn tried(&mut self, sample: Sample, refused: bool, now: Instant) {
-        self.trial = Trial::From(now + PAUSE);
+        let excused = matches!(sample, Sample::Excused { .. });
+        self.trials_excused = if excused { self.trials_excused + 1 } else { 0 };
+        // One that says nothing is made again at once, if not for ever.
+        let again = (1..=AGAIN).contains(&self.trials_excused);
+        self.trial = Trial::From(if again { now } else { now + PAUSE });
         match &sample {
             Sample::Passed { rtt } => (self.last_rtt, self.last_error) = (Some(*rtt), None),
             Sample::Failed { error } => self.last_error = Some(error.clone()),
