@@ -6,6 +6,7 @@ use core::mem::offset_of;
 use crate::{
     abi::{Action, BackendStats, REASONS, Reason, ReasonStats},
     aside::{Aside, Cause},
+    flow_log::Beginning,
     forward::{Run, Sending, Sign, Sink, Verdict},
     handshake,
     header::tcp,
@@ -78,6 +79,11 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W>
         if sign.opens || sign.flags & tcp::RST != 0 || sign.drawn != 0 {
             seldom(tables, sign.stats, sign.drawn, sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
         }
+    }
+
+    #[inline(always)]
+    fn begins(&self, tables: &T, beginning: Beginning) {
+        tables.tell_flow(beginning);
     }
 
     #[inline(always)]

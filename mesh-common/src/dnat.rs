@@ -23,7 +23,7 @@ pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: R
         Err(reason) => return run.end(arrival.service, reason),
     };
     let headers = &arrival.headers;
-    run.forward(arrival, backend, arrival.connects(), || {
+    run.forward_unremembered(arrival, backend, || {
         let tuple = Tuple {
             src: arrival.network.src,
             dst: load_address!(A, backend.entry, Backend.addr),

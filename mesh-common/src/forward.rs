@@ -7,6 +7,7 @@ use crate::{
     aside::Cause,
     dnat,
     flow::{Address, load_address},
+    flow_log::{self, Beginning},
     guard, handshake, hash,
     header::{self, Headers, tcp},
     ledger::rules::Sent,
@@ -102,6 +103,9 @@ pub(crate) trait Sink<P, T> {
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
     /// A packet is about to be sent.
     fn note(&self, tables: &T, sign: Sign);
+    /// The packet begins a flow that nobody translates and that is to be told of.
+    #[inline(always)]
+    fn begins(&self, _: &T, _: Beginning) {}
     fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Self::Done;
     fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Self::Done;
 }
@@ -180,6 +184,23 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
             end: arrival.network.end,
             edit: Edit { macs: backend.macs(), network: network() },
         })
+    }
+
+    /// [`Self::forward`] where flows are not remembered: one begins with a SYN or, without handshakes, with whatever comes.
+    #[inline(always)]
+    pub(crate) fn forward_unremembered<A: Address>(
+        self,
+        arrival: &Arrival<'_, A>,
+        backend: Candidate<'_>,
+        network: impl FnOnce() -> Network,
+    ) -> S::Done {
+        let opens = arrival.connects();
+        if flow_log::is_drawn(arrival.hash, read!(arrival.config, Config.flow_sample as u32))
+            && (opens || arrival.headers.proto != header::TCP)
+        {
+            self.sink.begins(self.tables, Beginning::new(arrival, backend.stats(), arrival.sent(self.packet)));
+        }
+        self.forward(arrival, backend, opens, network)
     }
 
     /// Leaves the packet to [`crate::aside::take`].
@@ -305,9 +326,9 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 
 /// Sends the frame on to the backend that its flow belongs to, with nothing but the Ethernet addresses changed.
 #[inline(always)]
-fn dsr<A, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
+fn dsr<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match arrival.owner(run.packet, run.tables) {
-        Ok(backend) => run.forward(arrival, backend, arrival.connects(), || Network::Untouched),
+        Ok(backend) => run.forward_unremembered(arrival, backend, || Network::Untouched),
         Err(reason) => run.end(arrival.service, reason),
     }
 }

@@ -1,18 +1,19 @@
 //! The engine on the host: a frame in a vector, tables in vectors. For tests, and for explaining what the kernel would do.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use std::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
 
 use bytemuck::Zeroable;
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, REASONS,
-        Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, VipHalf, VipKey, VipKind,
+        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket,
+        NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
     aside::{self, Aside, Cause},
+    flow_log::{self, Beginning},
     forward::Verdict,
     guard, handshake, hash,
     icmp::Relayed,
@@ -139,6 +140,10 @@ pub struct HostTables {
     /// Handshakes that are being watched; by default those of all flows.
     pub watched: Vec<Cell<u64>>,
     pub pacers: Vec<Cell<u64>>,
+    /// Flows that the log was told of, as words and as records; there is always room.
+    pub told: Vec<Cell<u64>>,
+    pub flow_records: RefCell<Vec<FlowRecord>>,
+    pub flow_log_stats: Cell<FlowLogStats>,
     /// What [`Tables::nanoseconds`] says.
     pub nanoseconds: Cell<u64>,
 }
@@ -174,6 +179,9 @@ impl HostTables {
             backend_signals: vec![Cell::default(); backends],
             watched: vec![Cell::default(); handshake::WATCHED as usize],
             pacers: vec![Cell::default(); guard::PACERS as usize],
+            told: vec![Cell::default(); flow_log::TOLD as usize],
+            flow_records: RefCell::default(),
+            flow_log_stats: Cell::default(),
             nanoseconds: Cell::new(1 << 30),
         }
     }
@@ -371,5 +379,22 @@ impl Tables for HostTables {
 
     fn nanoseconds(&self) -> u64 {
         self.nanoseconds.get()
+    }
+
+    fn tell_flow(&self, beginning: Beginning) {
+        flow_log::tell(self, beginning);
+    }
+
+    fn told(&self, index: u32) -> Option<Shared<'_, u64>> {
+        self.told.get(index as usize).map(Shared::of)
+    }
+
+    fn put_flow_record(&self, record: FlowRecord) -> bool {
+        self.flow_records.borrow_mut().push(record);
+        true
+    }
+
+    fn flow_log_stats(&self) -> Option<Shared<'_, FlowLogStats>> {
+        Some(Shared::of(&self.flow_log_stats))
     }
 }

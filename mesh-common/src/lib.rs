@@ -21,6 +21,7 @@ pub mod checksum;
 mod dnat;
 pub mod explain;
 pub mod flow;
+pub mod flow_log;
 pub mod forward;
 pub mod guard;
 pub mod handshake;

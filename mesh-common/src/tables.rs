@@ -2,10 +2,11 @@
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo,
-        SlotMemo, SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
+        ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
+    flow_log::Beginning,
     icmp::Relayed,
     nat::Opening,
     patch::Quote,
@@ -59,6 +60,14 @@ pub trait Tables {
     fn watched(&self, index: u32) -> Option<Shared<'_, u64>>;
     /// Notes a step of a handshake, by [`crate::handshake::note`]; where that runs is for the owner of the tables to say.
     fn note_handshake(&self, hash: u64, stats: u32, step: u32);
-    /// Nanoseconds of a clock that never goes back. Asked for steps of handshakes that are watched only.
+    /// Nanoseconds of a clock that never goes back. Asked for steps of handshakes that are watched, and beginnings that are told, only.
     fn nanoseconds(&self) -> u64;
+    /// Tells of a flow, by [`crate::flow_log::tell`]; where that runs is for the owner of the tables to say.
+    fn tell_flow(&self, beginning: Beginning);
+    /// A flow that was told: one of [`crate::flow_log::TOLD`] words.
+    fn told(&self, index: u32) -> Option<Shared<'_, u64>>;
+    /// Puts a record into the ring; whether there was room.
+    fn put_flow_record(&self, record: FlowRecord) -> bool;
+    /// This CPU's counters of records.
+    fn flow_log_stats(&self) -> Option<Shared<'_, FlowLogStats>>;
 }

@@ -41,12 +41,12 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
     let len = arrival.network.end.wrapping_sub(arrival.headers.l3) as u16;
     let encap = |outer| Encap { outer, l3: arrival.headers.l3, len, class, inner: A::FAMILY, udp, label: arrival.hash as u32 & 0xf_ffff };
     if v6 {
-        run.forward(arrival, backend, arrival.connects(), || {
+        run.forward_unremembered(arrival, backend, || {
             let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
             Network::Encap(encap(Outer::V6 { src, dst }))
         })
     } else {
-        run.forward(arrival, backend, arrival.connects(), || {
+        run.forward_unremembered(arrival, backend, || {
             let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
             let sum = read!(backend.entry, Backend.addr_csum as u16);
             Network::Encap(encap(Outer::V4 { src, dst, sum }))

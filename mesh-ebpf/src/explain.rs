@@ -3,11 +3,12 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo,
-        SlotMemo, SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
+        ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
     explain::explain,
+    flow_log::Beginning,
     icmp::Relayed,
     nat::Opening,
     patch::Quote,
@@ -170,5 +171,23 @@ impl Tables for Copies {
     #[inline(always)]
     fn nanoseconds(&self) -> u64 {
         MAPS.nanoseconds()
+    }
+
+    #[inline(always)]
+    fn tell_flow(&self, _: Beginning) {}
+
+    #[inline(always)]
+    fn told(&self, _: u32) -> Option<Shared<'_, u64>> {
+        None
+    }
+
+    #[inline(always)]
+    fn put_flow_record(&self, _: FlowRecord) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn flow_log_stats(&self) -> Option<Shared<'_, FlowLogStats>> {
+        None
     }
 }

@@ -6,14 +6,15 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, PerCpuArray},
+    maps::{Array, PerCpuArray, RingBuf},
 };
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, Explained, LedgerBucket, LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges,
-        REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, Explained, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket,
+        NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
+    flow_log::{self, Beginning},
     guard, handshake,
     icmp::Relayed,
     ledger::places,
@@ -70,6 +71,13 @@ static WATCHED: Array<u64> = Array::with_max_entries(handshake::WATCHED, 0);
 /// How new connections are paced.
 #[map]
 static PACERS: Array<u64> = Array::with_max_entries(guard::PACERS, BPF_F_MMAPABLE);
+/// Flows that the daemon was told of.
+#[map]
+static TOLD: Array<u64> = Array::with_max_entries(flow_log::TOLD, 0);
+#[map]
+static FLOW_RECORDS: RingBuf = RingBuf::with_byte_size(flow_log::RING, 0);
+#[map]
+static FLOW_LOG_STATS: PerCpuArray<FlowLogStats> = PerCpuArray::with_max_entries(1, 0);
 /// Tick of this CPU's last log line.
 #[map]
 static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
@@ -120,6 +128,14 @@ pub extern "C" fn mesh_open_flow() -> u64 {
 #[inline(never)]
 pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
     handshake::note(&Maps, hash, stats, step);
+    0
+}
+
+/// A global function, as the other ones are: the words of a [`Beginning`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_tell_flow(client: u64, more: u64, key: u64, whose: u64, ports: u64) -> u32 {
+    flow_log::tell(&Maps, Beginning { client: [client, more], key, whose, ports });
     0
 }
 
@@ -302,6 +318,30 @@ impl Tables for Maps {
     fn nanoseconds(&self) -> u64 {
         // SAFETY: the helper only reads a clock.
         unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn tell_flow(&self, beginning: Beginning) {
+        let Beginning { client: [client, more], key, whose, ports } = beginning;
+        mesh_tell_flow(client, more, key, whose, ports);
+    }
+
+    #[inline(always)]
+    fn told(&self, index: u32) -> Option<Shared<'_, u64>> {
+        look_up!(TOLD, index)
+    }
+
+    #[inline(always)]
+    fn put_flow_record(&self, record: FlowRecord) -> bool {
+        let Some(mut entry) = FLOW_RECORDS.reserve::<FlowRecord>(0) else { return false };
+        entry.write(record);
+        entry.submit(0);
+        true
+    }
+
+    #[inline(always)]
+    fn flow_log_stats(&self) -> Option<Shared<'_, FlowLogStats>> {
+        look_up!(FLOW_LOG_STATS, 0)
     }
 }
 

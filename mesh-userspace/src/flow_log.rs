@@ -43,8 +43,12 @@ struct Line<'a> {
     protocol: &'static str,
     client: SocketAddr,
     vip: SocketAddr,
-    source_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_port: Option<u16>,
     backend: BackendId,
+    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
 }
 
 /// Lines that wait for a sink that is slow; what is beyond is dropped and counted.
@@ -90,10 +94,10 @@ impl FlowLog {
         }
         let mut text = Vec::with_capacity(notes.len() * 200);
         for note in notes {
-            let vip = SocketAddr::new(note.vip.addr, note.vip.port);
+            let vip = SocketAddr::new(note.vip.addr, note.port);
             let shown = vip.to_string();
             let line = Line {
-                time_ms: unix_ms(now),
+                time_ms: unix_ms(now.checked_sub(note.ago).unwrap_or(now)),
                 event: note.change.name(),
                 service: name(note).map_or(shown.as_str(), ServiceName::as_str),
                 protocol: proto_name(note.vip.proto),
@@ -101,6 +105,8 @@ impl FlowLog {
                 vip,
                 source_port: note.source_port,
                 backend: note.backend,
+                mode: note.mode.name(),
+                duration_ms: note.lasted.map(|lasted| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX)),
             };
             // Plain texts and numbers always can be written.
             if serde_json::to_writer(&mut text, &line).is_ok() {
@@ -193,7 +199,7 @@ mod tests {
         time::Instant,
     };
 
-    use mesh_common::abi::Proto;
+    use mesh_common::abi::{Mode, Proto};
 
     use super::*;
     use crate::{dataplane::FlowChange, model::VipAddr};
@@ -203,7 +209,8 @@ mod tests {
     fn note(port: u16) -> FlowNote {
         let vip = VipAddr { addr: [192, 0, 2, 1].into(), port: 80, proto: Proto::Tcp };
         let (backend, client) = (BackendId(([10, 0, 0, 1], 8080).into()), ([10, 0, 0, 9], port).into());
-        FlowNote { change: FlowChange::Opened, vip, backend, client, source_port: 3000 }
+        let (mode, ago) = (Mode::Nat, Duration::from_millis(200));
+        FlowNote { change: FlowChange::Opened, vip, mode, backend, client, port: 80, source_port: Some(3000), ago, lasted: None }
     }
 
     fn write(log: &FlowLog, port: u16) {
@@ -229,8 +236,8 @@ mod tests {
         std::fs::rename(&path, &old).unwrap();
         write(&log, 2);
         until("another line is written", || log.counts() == (2, 0));
-        let wanted = "{\"time_ms\":1500,\"event\":\"opened\",\"service\":\"web\",\"protocol\":\"tcp\",\"client\":\"10.0.0.9:1\",\"vip\":\"192.0.2.1:80\",\
-                      \"source_port\":3000,\"backend\":\"10.0.0.1:8080\"}\n";
+        let wanted = "{\"time_ms\":1300,\"event\":\"opened\",\"service\":\"web\",\"protocol\":\"tcp\",\"client\":\"10.0.0.9:1\",\"vip\":\"192.0.2.1:80\",\
+                      \"source_port\":3000,\"backend\":\"10.0.0.1:8080\",\"mode\":\"nat\"}\n";
         assert_eq!(std::fs::read_to_string(&old).unwrap(), wanted);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), wanted.replace("0.9:1", "0.9:2"));
     }

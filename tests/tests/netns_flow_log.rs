@@ -1,17 +1,24 @@
-//! The flow log of the real daemon: every connection of a client is in it with its beginning and its end.
+//! The flow log of the real daemon: every connection of a client is in it with its beginning and, where it is translated, its end.
 
 use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::unix::net::UnixListener,
+    process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{daemon::Daemon, peer, stage::Stage};
+use mesh_common::{abi::FlowRecord, flow_log::RING};
+use mesh_tests::{
+    daemon::{Daemon, Process, mesh_binary},
+    peer,
+    stage::{PORT, Stage},
+};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const BACKENDS: [(&str, u8); 2] = [("b1", 11), ("b2", 12)];
@@ -101,7 +108,129 @@ fn told_of_all(group: &str, sink: &str, read: impl Fn(&Daemon) -> String) -> Res
             line["service"] == "web" && line["vip"] == VIP && line["protocol"] == "tcp" && line["source_port"].as_u64() > Some(1023),
             "{line}"
         );
+        ensure!(line["mode"] == "nat" && line["duration_ms"].is_u64() == (line["event"] != "opened"), "{line}");
         ensure!(line["client"].as_str().is_some_and(|client| client.starts_with(&format!("{}:", stage.client.v4))), "{line}");
     }
+    Ok(())
+}
+
+/// Services that nobody translates, on one stage.
+struct Untranslated {
+    daemon: Daemon,
+    _agents: Vec<Process>,
+    stage: Stage,
+    log: tempfile::TempDir,
+}
+
+const DSR: &str = "10.77.0.101";
+const TUNNEL: &str = "10.77.0.102";
+
+impl Untranslated {
+    fn new(group: &str) -> Result<Self> {
+        let mut stage = Stage::build(group, &BACKENDS)?;
+        let mut agents = Vec::new();
+        for (name, _) in BACKENDS {
+            stage.serve(name)?;
+            let host = &stage.backends[name];
+            host.own_quietly(DSR.parse()?)?;
+            host.own_quietly(TUNNEL.parse()?)?;
+            let mut agent = host.ns.command(mesh_binary()?);
+            agent.args(["agent", "--interface", "eth0", "--vip", TUNNEL]);
+            agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
+            stage.serve_at(name, (DSR.parse::<std::net::IpAddr>()?, PORT).into())?;
+            stage.serve_at(name, (TUNNEL.parse::<std::net::IpAddr>()?, PORT).into())?;
+        }
+        let log = tempfile::tempdir()?;
+        let backends = format!("{}, {}", stage.address("b1", false)?.ip(), stage.address("b2", false)?.ip());
+        let mut config = format!(
+            "interfaces: [{{name: eth0, hook: xdp}}]\nflow_log: {{sample: 1, to: '{}'}}\nservices:\n",
+            log.path().join("flows").display()
+        );
+        for (name, mode, vip, protocol) in [
+            ("dsr", "dsr", DSR, "tcp"),
+            ("dsr-udp", "dsr", DSR, "udp"),
+            ("tunnel", "tunnel", TUNNEL, "tcp"),
+            ("tunnel-udp", "tunnel", TUNNEL, "udp"),
+        ] {
+            config += &format!(
+                "  - {{name: {name}, vip: {vip}, port: {PORT}, protocol: {protocol}, mode: {mode}, announce: {{address: eth0}}, \
+                 health: {{type: tcp, port: {PORT}, interval: 1s, timeout: 5s}}, backends: [{backends}]}}\n"
+            );
+        }
+        let daemon = Daemon::start(&stage.balancer.ns, &config)?;
+        Ok(Self { daemon, _agents: agents, stage, log })
+    }
+
+    fn told(&self, service: &str) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.log.path().join("flows")).unwrap_or_default();
+        Ok(lines(&text)?.into_iter().filter(|line| line["service"] == service).collect())
+    }
+
+    /// Lines that were written and flows that were lost, as the metrics tell.
+    fn counts(&self) -> Result<(u64, u64)> {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--fail", "--unix-socket"]).arg(self.daemon.socket()).arg("http://mesh/metrics");
+        let page = String::from_utf8(curl.output()?.stdout)?;
+        let count = |name: &str| {
+            let line = page.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in {page}"))?;
+            line.trim().parse::<u64>().with_context(|| format!("{name}{line} is no count"))
+        };
+        Ok((count("mesh_flow_log_lines_total ")?, count("mesh_flow_log_lost_total ")?))
+    }
+}
+
+#[test]
+fn flows_that_nobody_translates_are_told_of_once() -> Result<()> {
+    let world = Untranslated::new("mesh-flowlog-u")?;
+    for (vip, tcp, udp) in [(DSR, "dsr", "dsr-udp"), (TUNNEL, "tunnel", "tunnel-udp")] {
+        let to = SocketAddr::new(vip.parse()?, PORT);
+        world.stage.client.ns.enter(|| {
+            (0..REQUESTS).try_for_each(|_| peer::get(to, "/", PATIENCE).map(drop))?;
+            // Two datagrams of each flow.
+            (0..REQUESTS).try_for_each(|i| peer::ask_udp(to, &format!("question {i}"), 2, PATIENCE).map(drop))
+        })??;
+        for (service, protocol, mode) in [(tcp, "tcp", tcp), (udp, "udp", tcp)] {
+            world.daemon.until(&format!("{REQUESTS} flows of {service} are told"), || Ok(world.told(service)?.len() >= REQUESTS))?;
+            // A flow that was told twice would come a moment later.
+            std::thread::sleep(Duration::from_millis(200));
+            let told = world.told(service)?;
+            ensure!(told.len() == REQUESTS && clients(&told, &["opened"]).len() == REQUESTS, "{told:?}");
+            let who: BTreeSet<&str> = told.iter().filter_map(|line| line["backend"].as_str()).collect();
+            ensure!(who.len() == BACKENDS.len(), "{who:?}");
+            for line in &told {
+                let (vip, from) = (format!("{vip}:{PORT}"), format!("{}:", world.stage.client.v4));
+                ensure!(line["vip"] == vip && line["protocol"] == protocol && line["mode"] == mode, "{line}");
+                ensure!(line["client"].as_str().is_some_and(|c| c.starts_with(&from)) && line["source_port"].is_null(), "{line}");
+            }
+        }
+    }
+    ensure!(world.counts()? == (4 * REQUESTS as u64, 0), "{:?}", world.counts()?);
+    Ok(())
+}
+
+/// A daemon that does not read loses what goes beyond the ring, says how much, and reads on; traffic notices nothing.
+#[test]
+fn what_the_daemon_is_too_slow_for_is_counted() -> Result<()> {
+    const MORE: u64 = 500;
+    let world = Untranslated::new("mesh-flowlog-l")?;
+    let room = u64::from(RING) / (size_of::<FlowRecord>() as u64 + 8);
+    let to = SocketAddr::new(DSR.parse()?, PORT);
+    world.daemon.signal(Signal::SIGSTOP)?;
+    let sent = world.stage.client.ns.enter(|| {
+        let from = world.stage.client.v4;
+        // The neighbour is known, so that no datagram is dropped for want of it.
+        peer::ask_udp(to, "first", 1, PATIENCE)?;
+        for n in 0..room + MORE {
+            let socket = UdpSocket::bind((from, 1024 + u16::try_from(n)?))?;
+            socket.send_to(b"datagram", to)?;
+        }
+        peer::ask_udp(to, "last", 1, PATIENCE).map(|_| room + MORE + 2)
+    });
+    world.daemon.signal(Signal::SIGCONT)?;
+    let sent = sent??;
+    let total = |(told, lost): (u64, u64)| told + lost;
+    world.daemon.until(&format!("{sent} flows are told or lost"), || Ok(total(world.counts()?) == sent))?;
+    let (told, lost) = world.counts()?;
+    ensure!((MORE..MORE + 10).contains(&lost) && told >= room - 2, "{told} told, {lost} lost of {sent}, with room for {room}");
     Ok(())
 }

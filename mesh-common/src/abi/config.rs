@@ -76,7 +76,8 @@ pub struct Config {
     pub hash_key: [u64; 2],
     /// Of which flows handshakes are watched: those whose hash has none of these bits, counted from [`Config::SAMPLE_SHIFT`] on.
     pub sample_mask: u32,
-    pub reserved: u32,
+    /// Of which flows beginnings are told, see [`crate::flow_log::sample`]; 0 = of none.
+    pub flow_sample: u32,
     pub halves: [VipHalf; 2],
     pub nat: NatConfig,
     pub ledger: LedgerConfig,

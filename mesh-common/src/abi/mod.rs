@@ -8,6 +8,7 @@ pub mod agent;
 mod backend;
 mod config;
 mod explained;
+mod flow;
 mod ledger;
 mod nat;
 mod reason;
@@ -22,6 +23,7 @@ pub use agent::{AgentLink, AgentStats, AgentVip, agent_v4};
 pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
 pub use explained::Explained;
+pub use flow::{FlowLogStats, FlowRecord};
 pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
@@ -64,6 +66,10 @@ pub mod map {
     pub const PACERS: &str = "PACERS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
     pub const REASON_STATS: &str = "REASON_STATS";
+    /// Ring of [`super::FlowRecord`]; not pinned, as the following one: they belong to one daemon.
+    pub const FLOW_RECORDS: &str = "FLOW_RECORDS";
+    /// [`super::FlowLogStats`], one element, per CPU.
+    pub const FLOW_LOG_STATS: &str = "FLOW_LOG_STATS";
     /// One [`super::Explained`], the last that [`super::program::EXPLAIN`] told; mmapped.
     pub const EXPLAINED: &str = "EXPLAINED";
 }

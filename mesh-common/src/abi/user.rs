@@ -1,8 +1,8 @@
 //! Leave for aya's typed maps to carry the types of the contract.
 
 use super::{
-    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendSignals, BackendStats, Config, Explained, LedgerBucket, LedgerStats, NatBucket,
-    NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendSignals, BackendStats, Config, Explained, FlowLogStats, LedgerBucket,
+    LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
 };
 
 macro_rules! pod {
@@ -24,6 +24,7 @@ pod!(
     BackendStats,
     Config,
     Explained,
+    FlowLogStats,
     LedgerBucket,
     LedgerStats,
     NatBucket,

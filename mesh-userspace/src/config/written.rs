@@ -59,7 +59,7 @@ pub struct File {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
-    /// A sample of the flows of `nat` services, when they begin and when they end.
+    /// A sample of flows: when they begin, and of `nat` services also when and how they end.
     #[serde(default)]
     pub flow_log: FlowLog,
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use mesh_common::abi::FlowRecord;
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     dataplane::{
-        Dataplane, LayoutError, NatReport,
+        Dataplane, FlowRecords, LayoutError, NatReport,
         net::{NextHops, Reason, Resolution, nexthop::Resolutions},
     },
     discovery::{Files, Memory, News, Sources},
@@ -56,6 +57,8 @@ pub struct Inputs {
     pub commands: mpsc::Receiver<Command>,
     pub reports: mpsc::Receiver<Report>,
     pub signals: Signals,
+    /// `None` where no flows are logged.
+    pub flows: Option<FlowRecords>,
     /// `None` once it has ended.
     pub server: Option<JoinHandle<()>>,
 }
@@ -71,6 +74,7 @@ enum Input {
     Files(BTreeSet<PathBuf>),
     Sources(News),
     Announced(Report),
+    Flows(Vec<FlowRecord>),
     Observe,
     Expire,
     Sweep,
@@ -223,6 +227,7 @@ impl Daemon {
                 Input::Files(changed) => self.files_changed(&changed, now),
                 Input::Sources(news) => self.sources_say(news, now),
                 Input::Announced(report) => self.announced(report),
+                Input::Flows(records) => self.flows_began(&records),
                 Input::Observe => self.observe(now),
                 Input::Expire => self.expire(now),
                 Input::Sweep => self.sweep(now),
@@ -261,6 +266,7 @@ impl Daemon {
             Some(report) = inputs.reports.recv() => Input::Announced(report),
             () = at(Some(self.sweep_at)) => Input::Sweep,
             () = at(Some(self.repair_at)) => Input::Repair,
+            records = begun(inputs.flows.as_mut()) => Input::Flows(records),
             () = ended(&mut inputs.server) => Input::ServerEnded,
             () = at(deadline) => return None,
         })
@@ -349,6 +355,13 @@ async fn ended(task: &mut Option<JoinHandle<()>>) {
         log::error!("{error}");
     }
     *task = None;
+}
+
+async fn begun(flows: Option<&mut FlowRecords>) -> Vec<FlowRecord> {
+    match flows {
+        Some(flows) => flows.next().await,
+        None => pending().await,
+    }
 }
 
 async fn changed(files: Option<&mut Files>) -> BTreeSet<PathBuf> {

@@ -5,13 +5,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use mesh_common::abi::FlowRecord;
+
 use super::{
     daemon::Daemon,
     view::{Publications, Readiness},
 };
 use crate::{
     dataplane::{
-        Dataplane, LayoutError,
+        Dataplane, FlowNote, LayoutError,
         net::{Reason, Resolution},
     },
     events::What,
@@ -115,7 +117,8 @@ impl Daemon {
                 self.core.set_live(report.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect());
                 self.nat = report;
                 self.flows_counted();
-                self.log_flows();
+                let notes = std::mem::take(&mut self.nat.notes);
+                self.log_flows(&notes);
             }
             Err(error) => log::error!("{error}"),
         }
@@ -129,14 +132,19 @@ impl Daemon {
     /// With what the flow log counts.
     pub(super) fn publications_now(&self) -> Publications {
         let (flows_logged, flows_dropped) = self.flow_log.as_ref().map_or((0, 0), FlowLog::counts);
-        Publications { flows_logged, flows_dropped, ..self.publications }
+        let flows_lost = self.flow_log.as_ref().and_then(|_| self.plane.flow_log_stats().ok()).map_or(0, |stats| stats.lost);
+        Publications { flows_logged, flows_dropped, flows_lost, ..self.publications }
     }
 
-    fn log_flows(&mut self) {
-        let notes = std::mem::take(&mut self.nat.notes);
+    /// Logs flows that the kernel half told of.
+    pub(super) fn flows_began(&self, records: &[FlowRecord]) {
+        self.log_flows(&self.plane.flow_notes(records));
+    }
+
+    fn log_flows(&self, notes: &[FlowNote]) {
         let Some(log) = self.flow_log.as_ref().filter(|_| !notes.is_empty()) else { return };
         let names: HashMap<VipAddr, &ServiceName> = self.core.services().iter().map(|(name, merged)| (merged.service.vip, name)).collect();
-        log.write(&notes, |note| names.get(&note.vip).copied(), SystemTime::now());
+        log.write(notes, |note| names.get(&note.vip).copied(), SystemTime::now());
     }
 
     pub(super) fn repair(&mut self, now: Instant) {

@@ -68,6 +68,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     drop(opener);
 
     let _kernel_log = kernel_log(&mut plane);
+    let flows = plane.flow_records().context("failed to watch for flows that begin")?;
     let own_ports = config.nat.ports.as_ref().and_then(taken_ports);
     let announced = found.state.announced.clone();
     let memory = Memory::new(&config.state_dir, &config.instance);
@@ -90,7 +91,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
         // An error means that the daemon is gone, and that is the end as well.
         let _ = stopped.await;
     }));
-    let inputs = Inputs { health, resolutions: next_hops.watch(), commands, reports, signals, server: Some(server) };
+    let inputs = Inputs { health, resolutions: next_hops.watch(), commands, reports, signals, flows, server: Some(server) };
     let view = ConfigView { loaded_ms: unix_ms(SystemTime::now()), file: path, error: None, warnings: texts(&warnings) };
     let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });

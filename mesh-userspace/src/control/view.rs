@@ -332,6 +332,9 @@ pub struct Publications {
     pub flows_logged: u64,
     #[serde(default)]
     pub flows_dropped: u64,
+    /// Beginnings of flows that the kernel half had no room to tell of.
+    #[serde(default)]
+    pub flows_lost: u64,
 }
 
 impl StateWord {

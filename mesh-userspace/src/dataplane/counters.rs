@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{IterableMap, MapData, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
-use mesh_common::abi::{BackendSignals, BackendStats, LedgerStats, REASONS, Reason, ReasonStats, map};
+use mesh_common::abi::{BackendSignals, BackendStats, FlowLogStats, LedgerStats, REASONS, Reason, ReasonStats, map};
 
 use super::{
     error::DataplaneError,
@@ -29,6 +29,7 @@ pub struct Stats {
     pub reasons: PerCpuArray<MapData, ReasonStats>,
     pub backends: PerCpuArray<MapData, BackendStats>,
     pub ledger: PerCpuArray<MapData, LedgerStats>,
+    pub flows: PerCpuArray<MapData, FlowLogStats>,
 }
 
 /// What was counted, since the daemon started, by those that are no more.
@@ -66,6 +67,11 @@ impl Stats {
         let read: HashMap<u32, Vec<BackendStats>> = service.present().map(read).collect::<Result<_, DataplaneError>>()?;
         let of = |stats: u32| read.get(&stats).and_then(|s| s.first()).copied().unwrap_or_default();
         self.service(service, of, signals, gone.backends(service.id))
+    }
+
+    /// Records of the flow log.
+    pub fn flow_log(&self) -> Result<FlowLogStats, DataplaneError> {
+        Ok(totals(&self.flows, map::FLOW_LOG_STATS, 0, 1)?.first().copied().unwrap_or_default())
     }
 
     /// Counters of backends, by service.
@@ -155,6 +161,8 @@ fn totals<T: Sum>(map: &PerCpuArray<MapData, T>, name: &'static str, first: u32,
 fn reading(name: &'static str) -> &'static str {
     match name {
         map::REASON_STATS => "read map REASON_STATS",
+        map::LEDGER_STATS => "read map LEDGER_STATS",
+        map::FLOW_LOG_STATS => "read map FLOW_LOG_STATS",
         _ => "read map BACKEND_STATS",
     }
 }
@@ -225,6 +233,13 @@ impl Sum for ReasonStats {
     fn add(&mut self, more: &Self) {
         self.packets = self.packets.wrapping_add(more.packets);
         self.bytes = self.bytes.wrapping_add(more.bytes);
+    }
+}
+
+impl Sum for FlowLogStats {
+    fn add(&mut self, more: &Self) {
+        self.told = self.told.wrapping_add(more.told);
+        self.lost = self.lost.wrapping_add(more.lost);
     }
 }
 

@@ -1,15 +1,18 @@
 //! Which translated flows begin and end, told from one sweep of the flow map to the next.
 //!
 //! The packet path has no part in it and pays nothing: every flow of a `nat` service has an entry that outlives it, so a sweep a second misses none but those
-//! of a client that closes and opens the same port within that second. Modes without entries (`dsr`, `dnat`, `tunnel`) have nothing to tell.
+//! of a client that closes and opens the same port within that second. Where flows have no entries (`dsr`, `dnat`, `tunnel`) the kernel half itself tells of those
+//! that begin: [`super::flow_records`].
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use mesh_common::{
-    abi::{Addr, NatFlow},
+    abi::{Addr, Mode, NatFlow},
+    flow_log,
     nat::Phase,
 };
 
@@ -20,10 +23,17 @@ use crate::model::{BackendId, VipAddr};
 pub struct FlowNote {
     pub change: FlowChange,
     pub vip: VipAddr,
+    pub mode: Mode,
     pub backend: BackendId,
     pub client: SocketAddr,
-    /// Port that the translated flow comes from.
-    pub source_port: u16,
+    /// Port of the VIP that the client's packets go to.
+    pub port: u16,
+    /// Port that the translated flow comes from (`nat`).
+    pub source_port: Option<u16>,
+    /// For how long it has been so.
+    pub ago: Duration,
+    /// Of a flow that ended and whose beginning was seen: the time in between, to the sweep.
+    pub lasted: Option<Duration>,
 }
 
 /// What became of a flow.
@@ -43,12 +53,14 @@ pub enum FlowChange {
 /// One flow in `every`, by its hash: of a flow that is told, the beginning and the end are.
 #[derive(Debug, Default)]
 pub struct FlowWatch {
-    /// 0 = none.
-    every: u32,
+    /// As [`flow_log::sample`] says; 0 = none.
+    sample: u32,
     /// Sampled flows by their place.
     known: HashMap<usize, Known>,
     /// Flows that the first sweep finds began at some other time.
     begun: bool,
+    /// When this sweep began.
+    now: Option<Instant>,
     notes: Vec<FlowNote>,
 }
 
@@ -56,18 +68,25 @@ pub struct FlowWatch {
 struct Known {
     claim: u64,
     ended: bool,
+    /// `None` = before anybody looked.
+    since: Option<Instant>,
     note: FlowNote,
 }
 
 impl FlowWatch {
     pub fn new(every: u32) -> Self {
-        Self { every, ..Self::default() }
+        Self { sample: flow_log::sample(every), ..Self::default() }
+    }
+
+    /// A sweep begins.
+    pub fn begin(&mut self, now: Instant) {
+        self.now = Some(now);
     }
 
     /// Whether the flow with this claim is one of those that are told. Says no at once where the watch is off.
     pub fn samples(&self, claim: u64) -> bool {
-        // The claim is a hash whose lowest bits are a mark; its upper half is as good as drawn.
-        self.every != 0 && ((claim >> 32) as u32).is_multiple_of(self.every)
+        // The claim is the flow's hash, whose lowest bits are a mark.
+        flow_log::is_drawn(claim, self.sample)
     }
 
     /// A sampled flow that lives, or is over and waits to be forgotten.
@@ -84,14 +103,19 @@ impl FlowWatch {
             let note = FlowNote {
                 change: FlowChange::Opened,
                 vip,
+                mode: Mode::Nat,
                 backend,
                 client: client(flow, vip.addr),
-                source_port: u16::from_be_bytes(flow.nat_port),
+                port: vip.port,
+                source_port: Some(u16::from_be_bytes(flow.nat_port)),
+                ago: Duration::ZERO,
+                lasted: None,
             };
+            let since = self.now.filter(|_| self.begun);
             if self.begun {
                 self.notes.push(note.clone());
             }
-            self.known.insert(place, Known { claim: flow.claim, ended: false, note });
+            self.known.insert(place, Known { claim: flow.claim, ended: false, since, note });
         }
         if over {
             self.end(place, if flow.reset != 0 { FlowChange::Reset } else { FlowChange::Closed });
@@ -107,7 +131,8 @@ impl FlowWatch {
     fn end(&mut self, place: usize, change: FlowChange) {
         if let Some(known) = self.known.get_mut(&place).filter(|known| !known.ended) {
             known.ended = true;
-            self.notes.push(FlowNote { change, ..known.note.clone() });
+            let lasted = known.since.zip(self.now).map(|(since, now)| now.saturating_duration_since(since));
+            self.notes.push(FlowNote { change, lasted, ..known.note.clone() });
         }
     }
 
@@ -186,6 +211,22 @@ mod tests {
         watch.lives(1, &NatFlow { reset: 1, ..flow(6, 2) }, Phase::Closed, whose());
         watch.lives(1, &flow(6, 2), Phase::HalfOpen, whose());
         assert_eq!(told(&mut watch), [("reset", 2), ("opened", 2)]);
+    }
+
+    #[test]
+    fn a_flow_whose_beginning_was_seen_ends_with_how_long_it_lasted() {
+        let (mut watch, start) = (FlowWatch::new(1), Instant::now());
+        watch.begin(start);
+        watch.lives(1, &flow(2, 1), Phase::Established, whose());
+        watch.finish();
+        watch.begin(start + Duration::from_secs(1));
+        watch.lives(2, &flow(6, 2), Phase::Established, whose());
+        assert_eq!(watch.finish()[0].lasted, None);
+        watch.begin(start + Duration::from_secs(5));
+        watch.over(1, FlowChange::Closed);
+        watch.over(2, FlowChange::Closed);
+        let lasted: Vec<_> = watch.finish().iter().map(|note| note.lasted).collect();
+        assert_eq!(lasted, [None, Some(Duration::from_secs(4))]);
     }
 
     #[test]

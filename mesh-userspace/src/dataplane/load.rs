@@ -4,7 +4,7 @@ use std::{os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapInfo, PerCpuArray},
+    maps::{Map, MapData, MapInfo, PerCpuArray, RingBuf},
     programs::{Program, SchedClassifier, Xdp},
 };
 use bytemuck::Pod;
@@ -40,6 +40,8 @@ pub struct Loaded {
     pub image: Image,
     pub stats: Stats,
     pub explained: Row<Explained>,
+    /// Where flows are sampled, and nobody has taken it.
+    pub flows: Option<RingBuf<MapData>>,
     /// The maps were there before.
     pub reused: bool,
     pub sizes: Sizes,
@@ -121,6 +123,10 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         loader.map_max_entries(shape.name, shape.entries);
         loader.map_pin_path(shape.name, pins.object(shape.name));
     }
+    if options.flow_sample == 0 {
+        // The loader makes it a page.
+        loader.map_max_entries(map::FLOW_RECORDS, 1);
+    }
     let mut ebpf = loader.load(OBJECT).map_err(DataplaneError::Load)?;
     let image = Image {
         config: row(&ebpf, map::CONFIG, 1)?,
@@ -138,9 +144,11 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         reasons: percpu(&mut ebpf, map::REASON_STATS)?,
         ledger: percpu(&mut ebpf, map::LEDGER_STATS)?,
         backends: percpu(&mut ebpf, map::BACKEND_STATS)?,
+        flows: percpu(&mut ebpf, map::FLOW_LOG_STATS)?,
     };
+    let flows = if options.flow_sample == 0 { None } else { Some(ring(&mut ebpf, map::FLOW_RECORDS)?) };
     let explained = row(&ebpf, map::EXPLAINED, 1)?;
-    Ok(Loaded { ebpf, image, stats, explained, reused, sizes })
+    Ok(Loaded { ebpf, image, stats, explained, flows, reused, sizes })
 }
 
 impl Loaded {
@@ -216,6 +224,11 @@ fn row<T: Pod>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Row<T>, Data
 }
 
 fn percpu<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, T>, DataplaneError> {
+    let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
+    map.try_into().map_err(|source| DataplaneError::Map { name, source })
+}
+
+fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, DataplaneError> {
     let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
     map.try_into().map_err(|source| DataplaneError::Map { name, source })
 }

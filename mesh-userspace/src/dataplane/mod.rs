@@ -9,6 +9,7 @@ pub mod entry;
 mod error;
 mod explain;
 pub mod extents;
+mod flow_records;
 mod flow_watch;
 mod grace;
 pub mod image;
@@ -30,13 +31,14 @@ pub mod vip_index;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    io,
     net::IpAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use mesh_common::abi::{BackendSignals, NatConfig};
+use mesh_common::abi::{BackendSignals, FlowLogStats, FlowRecord, NatConfig};
 
 pub use adopt::Contradiction;
 pub use agent::AgentPlane;
@@ -46,6 +48,7 @@ pub use detach::Detached;
 use entry::Hop;
 pub use error::DataplaneError;
 pub use explain::{Choice, Edit, Explanation, Owner, Way};
+pub use flow_records::FlowRecords;
 pub use flow_watch::{FlowChange, FlowNote};
 use grace::grace_period;
 pub use kernel_log::{KernelLog, KernelLogError};
@@ -122,7 +125,7 @@ impl Dataplane {
         let nat = nat::config(&options.nat, &loaded.sizes, ports.as_ref());
         let times = ledger::times(&options.ledger);
         ledger::publish(&loaded.image, &times);
-        settings::publish(&loaded.image, options.hash_key, &nat)?;
+        settings::publish(&loaded.image, options.hash_key, options.flow_sample, &nat)?;
         let adopted = Adopted { reused: loaded.reused, services: adopt::describe(&loaded.image, &layout) };
         let interfaces = Self::attach(&mut loaded, &pins, options)?;
         // Nothing is forwarded by it, so that a kernel that refuses it is none the worse.
@@ -285,6 +288,21 @@ impl Dataplane {
     pub fn cut(&self, vip: VipAddr, backend: BackendId) -> u64 {
         let service = self.layout.find(&layout::vip_key(&vip)).and_then(|id| self.layout.services.get(&id));
         service.and_then(|s| Some(nat::cut(&self.loaded.image, s.id, s.local(&backend)?))).unwrap_or(0)
+    }
+
+    /// Beginnings of sampled flows that nobody translates; `None` where no flows are sampled. Needs a tokio runtime with IO; works once.
+    pub fn flow_records(&mut self) -> io::Result<Option<FlowRecords>> {
+        self.loaded.flows.take().map(FlowRecords::watch).transpose()
+    }
+
+    /// What such records say of flows.
+    pub fn flow_notes(&self, records: &[FlowRecord]) -> Vec<FlowNote> {
+        flow_records::notes(records, &self.layout, flow_records::nanoseconds())
+    }
+
+    /// How many such records there were, and how many were lost, for which there was no room.
+    pub fn flow_log_stats(&self) -> Result<FlowLogStats, DataplaneError> {
+        self.loaded.stats.flow_log()
     }
 
     /// Interfaces that packets are balanced on, in the order of the options.

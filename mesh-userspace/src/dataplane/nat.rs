@@ -66,6 +66,7 @@ impl Sweeper {
         let mut swept = Swept { live: Live { since: now, ..Live::default() }, ..Swept::default() };
         let mut busy = Vec::new();
         let gauge_before = gauge(image);
+        self.watch.begin(now);
         for place in 0..image.nat_flows.len() {
             match image.nat_flows.word(place, flow_word::CLAIM) {
                 0 => {}

@@ -16,7 +16,7 @@ pub struct Options {
     pub ledger: LedgerTimes,
     /// Secret of the flow hash. `None` = the one in the pinned maps, or a random one where there are none.
     pub hash_key: Option<[u64; 2]>,
-    /// One translated flow in this many is told of when it begins and ends; 0 = none.
+    /// One flow in this many is told of: when it begins, and, where it is translated, when it ends; 0 = none.
     pub flow_sample: u32,
     /// What the kernel half may say, at most.
     pub kernel_log: log::LevelFilter,

@@ -2,16 +2,19 @@
 
 use std::{fs::File, io::Read};
 
-use mesh_common::abi::{Config, NatConfig};
+use mesh_common::{
+    abi::{Config, NatConfig},
+    flow_log,
+};
 
 use super::{error::DataplaneError, image::Image, nat};
 
 const HASH_KEY: usize = std::mem::offset_of!(Config, hash_key) / 8;
-const SAMPLE_MASK: usize = std::mem::offset_of!(Config, sample_mask) / 8;
+const SAMPLES: usize = std::mem::offset_of!(Config, sample_mask) / 8;
 
-/// Sets the hash key and the translation. Without a `key` the one that is there stays, for every flow hangs on it; where there is none, one is
+/// Sets the hash key, the samples (one flow in `flow_sample` is told of) and the translation. Without a `key` the one that is there stays, for every flow hangs on it; where there is none, one is
 /// drawn.
-pub fn publish(image: &Image, key: Option<[u64; 2]>, config: &NatConfig) -> Result<(), DataplaneError> {
+pub fn publish(image: &Image, key: Option<[u64; 2]>, flow_sample: u32, config: &NatConfig) -> Result<(), DataplaneError> {
     let current: Vec<u64> = image.config.run(0, HASH_KEY, 2).collect();
     let unset = current.iter().all(|word| *word == 0);
     let key = match key {
@@ -23,7 +26,8 @@ pub fn publish(image: &Image, key: Option<[u64; 2]>, config: &NatConfig) -> Resu
         log::warn!("the hash key has changed: flows are spread anew, and translated ones break");
     }
     image.config.set_run(0, HASH_KEY, key);
-    image.config.set_word(0, SAMPLE_MASK, u64::from(Config::SAMPLE_MASK));
+    let samples = u64::from(Config::SAMPLE_MASK) | u64::from(flow_log::sample(flow_sample)) << 32;
+    image.config.set_word(0, SAMPLES, samples);
     nat::publish(image, config);
     Ok(())
 }
@@ -49,14 +53,15 @@ mod tests {
     fn a_key_is_drawn_once_and_kept() {
         let image = Image::heap(32, 4, 64, 16, 64);
         let read = || image.config.run(0, HASH_KEY, 2).collect::<Vec<_>>();
-        publish(&image, None, &NatConfig::default()).unwrap();
+        publish(&image, None, 0, &NatConfig::default()).unwrap();
         let drawn = read();
         assert!(drawn.iter().any(|word| *word != 0));
-        publish(&image, None, &NatConfig { flows: 7, ..NatConfig::default() }).unwrap();
+        publish(&image, None, 100, &NatConfig { flows: 7, ..NatConfig::default() }).unwrap();
         assert_eq!(read(), drawn);
-        publish(&image, Some([1, 2]), &NatConfig::default()).unwrap();
+        publish(&image, Some([1, 2]), 1, &NatConfig::default()).unwrap();
         assert_eq!(read(), [1, 2]);
         assert_eq!(image.config.word(0, 0), 0);
-        assert_eq!(image.config.get(0).sample_mask, Config::SAMPLE_MASK);
+        let config = image.config.get(0);
+        assert_eq!((config.sample_mask, config.flow_sample), (Config::SAMPLE_MASK, 1 << 31));
     }
 }

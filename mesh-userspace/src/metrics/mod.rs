@@ -80,6 +80,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_config_reloads_total", "Attempts to reload the configuration"),
     ("mesh_config_reload_failures_total", "Attempts to reload the configuration that failed"),
     ("mesh_flow_log_lines_total", "Lines that the flow log has written"),
+    ("mesh_flow_log_lost_total", "Sampled flows that the packet path had no room to tell the flow log of"),
     ("mesh_flow_log_dropped_total", "Lines that the flow log has dropped because its place was slow or not there"),
     ("mesh_service_packets_total", "Packets for a service, by the reason for what became of them"),
     ("mesh_service_bytes_total", "Bytes for a service, by the reason for what became of their packets"),
@@ -147,6 +148,7 @@ fn publications(page: &mut Page, snapshot: &Snapshot) {
     page.counter("mesh_config_reload_failures_total", none, p.reload_failures);
     page.counter("mesh_flow_log_lines_total", none, p.flows_logged);
     page.counter("mesh_flow_log_dropped_total", none, p.flows_dropped);
+    page.counter("mesh_flow_log_lost_total", none, p.flows_lost);
     page.gauge("mesh_plan_duration_seconds", none, seconds(p.last_plan_us, 1e6));
     page.gauge("mesh_publish_duration_seconds", none, seconds(p.last_apply_us, 1e6));
 }

@@ -74,6 +74,7 @@ const UNSAFE: &[&str] = &[
     "mesh-userspace/src/api/tests/access.rs",
     "mesh-userspace/src/dataplane/counters.rs",
     "tests/src/fixture/verifier.rs",
+    "mesh-userspace/src/dataplane/flow_records.rs",
     "mesh-userspace/src/dataplane/kernel_log.rs",
     "mesh-userspace/src/dataplane/net/gratuitous.rs",
     "mesh-userspace/src/dataplane/grace.rs",

@@ -178,6 +178,7 @@ pub(crate) fn snapshot() -> Snapshot {
             reload_failures: 1,
             flows_logged: 8,
             flows_dropped: 2,
+            flows_lost: 1,
         },
     }
 }
