@@ -1,10 +1,16 @@
 //! Breakers, limits and backups under the real daemon, on real flows.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, Process, mesh_binary},
     peer::{self, Held},
     stage::Stage,
     world::{BACKENDS, PATIENCE, World},
@@ -13,7 +19,10 @@ use serde_json::Value;
 
 /// A world whose backends have keys of their own beside name and address.
 fn world(group: &str, more: &str, keys: [&str; 3]) -> Result<World> {
-    let mut stage = Stage::build(group, &BACKENDS)?;
+    world_on(Stage::build(group, &BACKENDS)?, more, keys)
+}
+
+fn world_on(mut stage: Stage, more: &str, keys: [&str; 3]) -> Result<World> {
     let mut backends = String::new();
     for ((name, _), keys) in BACKENDS.iter().zip(keys) {
         stage.serve(name)?;
@@ -62,15 +71,94 @@ fn refusals_open_the_breaker_and_a_trial_that_goes_well_closes_it() -> Result<()
     Ok(())
 }
 
-#[test]
-fn while_it_is_open_new_flows_go_to_the_others_and_old_ones_stay() -> Result<()> {
-    let mut world = world("mesh-brk-old", "health: none, breaker: {consecutive: 2, open: 1h, max_open: 1h}", ["", "", ""])?;
+/// Makes the backends own the VIP, and serve at it, as a mode wants it that does not translate. What is returned runs beside them.
+fn at_the_vip(stage: &mut Stage, mode: &str) -> Result<Vec<Process>> {
+    let vip: SocketAddr = "10.77.0.100:8080".parse()?;
+    let mut agents = Vec::new();
+    for (name, _) in BACKENDS {
+        let host = &stage.backends[name];
+        match mode {
+            "tunnel" => {
+                let mut agent = host.ns.command(mesh_binary()?);
+                agent.args(["agent", "--interface", "eth0", "--vip", &vip.ip().to_string()]);
+                agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
+            }
+            "dsr" => host.own_quietly(vip.ip())?,
+            _ => continue,
+        }
+        let end = Instant::now() + PATIENCE;
+        // An address that the agent has not put there yet can't be listened at.
+        while stage.backends[name].ns.enter(|| TcpListener::bind(vip))?.is_err() {
+            ensure!(Instant::now() < end, "{name} does not own {vip}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stage.serve_at(name, vip)?;
+    }
+    Ok(agents)
+}
+
+fn new_flows_go_to_the_others(mode: &str) -> Result<()> {
+    let mut stage = Stage::build(&format!("mesh-brk-{mode}"), &BACKENDS)?;
+    let _agents = at_the_vip(&mut stage, mode)?;
+    let more = format!("mode: {mode}, health: none, breaker: {{consecutive: 2, open: 1h, max_open: 1h}}");
+    let mut world = world_on(stage, &more, ["", "", ""])?;
+    ensure!(world.ask(60)?.len() == 3, "all three serve");
     world.stage.kill("b2")?;
     ask_until(&world, "b2's breaker is open", |w| Ok(!w.became("b2", "open")?.is_empty()))?;
     let counts = world.ask(90)?;
     ensure!(!counts.contains_key("b2") && counts.len() == 2, "{counts:?}");
     let state = backend(&world, "b2")?;
     ensure!(state["state"] == "open" && state["slots"] == 0 && state["breaker"]["state"] == "open", "{state}");
+    Ok(())
+}
+
+#[test]
+fn while_it_is_open_new_flows_go_to_the_others_in_nat() -> Result<()> {
+    new_flows_go_to_the_others("nat")
+}
+
+#[test]
+fn while_it_is_open_new_flows_go_to_the_others_in_dsr() -> Result<()> {
+    new_flows_go_to_the_others("dsr")
+}
+
+#[test]
+fn while_it_is_open_new_flows_go_to_the_others_in_tunnels() -> Result<()> {
+    new_flows_go_to_the_others("tunnel")
+}
+
+/// All breakers are open, one after the other, and the backends live again.
+fn all_open(when_empty: &str) -> Result<World> {
+    let more = format!("health: none, when_empty: {when_empty}, breaker: {{consecutive: 2, open: 1h, max_open: 1h}}");
+    let mut world = world(&format!("mesh-brk-{}", &when_empty[..4]), &more, ["", "", ", backup: 1"])?;
+    for name in ["b1", "b2", "b3"] {
+        world.stage.kill(name)?;
+        ask_until(&world, &format!("{name}'s breaker is open"), |w| Ok(!w.became(name, "open")?.is_empty()))?;
+        if name == "b2" {
+            ask_until(&world, "the backup stands in", |w| Ok(w.ask(30).is_ok_and(|who| who.into_keys().eq(["b3"]))))?;
+        }
+    }
+    BACKENDS.iter().try_for_each(|(name, _)| world.stage.serve(name))?;
+    Ok(world)
+}
+
+#[test]
+fn when_all_are_open_who_fails_static_uses_them_all_the_same() -> Result<()> {
+    let world = all_open("fail_static")?;
+    ask_until(&world, "both that are no backup serve", |w| Ok(w.ask(30)?.into_keys().eq(["b1", "b2"])))?;
+    ensure!(backend(&world, "b1")?["breaker"]["state"] == "open", "it is used in spite of its breaker");
+    Ok(())
+}
+
+#[test]
+fn when_all_are_open_who_rejects_refuses() -> Result<()> {
+    let world = all_open("reject")?;
+    let vip = world.vip;
+    world.until("connections are refused", |w| {
+        let tried = w.stage.client.ns.enter(|| TcpStream::connect_timeout(&vip, PATIENCE))?;
+        Ok(tried.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
+    })?;
+    ensure!(BACKENDS.iter().all(|(name, _)| backend(&world, name).is_ok_and(|b| b["slots"] == 0)), "nobody is given anything");
     Ok(())
 }
 

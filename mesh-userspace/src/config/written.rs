@@ -95,7 +95,7 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_via: Option<Placed<String>>,
     /// While no backend takes new flows: `drop` (default), `reject` (clients are told at once), `pass` (the host gets the packets) or `fail_static`
-    /// (backends whose heartbeat failed are used all the same).
+    /// (backends whose breaker is open, and where there are none, those whose heartbeat failed, are used all the same).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_empty: Option<Placed<WhenEmpty>>,
     /// Who makes the VIP reachable: `none` (default), or `address: IFACE` to have the daemon put it on an interface.

@@ -284,15 +284,20 @@ impl PlannedBackend {
     }
 }
 
-/// Where nobody takes new flows, those whose heartbeat failed do, as if it had not.
+/// Where nobody takes new flows, those do whose breaker is open, and where there are none, those whose heartbeat failed; backups only where there is nobody else.
 fn hold(members: &mut [PlannedBackend]) {
     if members.iter().any(|m| m.effective > 0) {
         return;
     }
-    for member in members.iter_mut().filter(|m| m.standing == Standing::Unhealthy) {
-        member.state = BackendState::Active;
-        member.factor = Factor::ONE;
-        member.effective = weights::effective(member.configured, Factor::ONE);
+    for standing in [Standing::Broken, Standing::Unhealthy] {
+        let fits = |m: &PlannedBackend| m.standing == standing && m.configured.0 > 0;
+        let Some(level) = members.iter().filter(|m| fits(m)).map(|m| m.backup).min() else { continue };
+        for member in members.iter_mut().filter(|m| fits(m) && m.backup == level) {
+            member.state = BackendState::Active;
+            member.factor = Factor::ONE;
+            member.effective = weights::effective(member.configured, Factor::ONE);
+        }
+        return;
     }
 }
 

@@ -114,6 +114,31 @@ fn breakers_and_limits_keep_new_flows_away_and_a_trial_gets_its_share() {
 }
 
 #[test]
+fn who_fails_static_uses_open_breakers_before_the_dead_and_backups_last() {
+    let mut f = Fixture::new("web", &[1; 4]);
+    f.spec.when_empty = WhenEmpty::FailStatic;
+    f.endpoints[2].backup = 1;
+    let live = |f: &Fixture| slots(&f.plan()).iter().map(|n| *n > 0).collect::<Vec<_>>();
+    f.gates = [(id(0), Gate::Open)].into();
+    f.health(1, Health::Down);
+    f.health(3, Health::Down);
+    assert_eq!(live(&f), [false, false, true, false], "the backup stands in");
+    f.gates.insert(id(2), Gate::Open);
+    assert_eq!(live(&f), [true, false, false, false], "its breaker is open, but it lives");
+    let held = f.plan();
+    let member = &held.services[0].members[0];
+    assert_eq!((member.standing, member.state, held.services[0].no_backends), (Standing::Broken, BackendState::Active, false));
+    f.gates.insert(id(0), Gate::Full);
+    assert_eq!(live(&f), [false, false, true, false], "a limit is no doubt");
+    f.gates.insert(id(2), Gate::Full);
+    assert_eq!(live(&f), [false, true, false, true], "the dead, for nobody else is left");
+    f.endpoints[3].weight = Weight(0);
+    assert_eq!(live(&f), [false, true, false, false]);
+    f.spec.when_empty = WhenEmpty::Drop;
+    assert!(f.plan().services[0].no_backends);
+}
+
+#[test]
 fn backups_stand_in_by_priority() {
     let mut f = Fixture::new("web", &[1, 1, 1, 1, 2]);
     (f.endpoints[2].backup, f.endpoints[3].backup, f.endpoints[4].backup) = (1, 1, 2);
