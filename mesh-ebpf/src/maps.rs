@@ -116,14 +116,13 @@ static RELAYED: PerCpuArray<Relayed> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
 
-/// A global function, so that the verifier follows it once, and not from each place and state that it is called from.
+/// A global function, as the following ones: the verifier follows it once, and not from each place and state that it is called from.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mesh_open_flow() -> u64 {
     nat::open_flow(&Maps)
 }
 
-/// A global function, as the other one is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
@@ -131,7 +130,7 @@ pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
     0
 }
 
-/// A global function, as the other ones are: the words of a [`Beginning`].
+/// The words of a [`Beginning`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mesh_tell_flow(client: u64, more: u64, key: u64, whose: u64, ports: u64) -> u32 {
@@ -139,7 +138,6 @@ pub extern "C" fn mesh_tell_flow(client: u64, more: u64, key: u64, whose: u64, p
     0
 }
 
-/// A global function, as the other ones are.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mesh_explain_open() -> u64 {
@@ -160,7 +158,6 @@ pub extern "C" fn mesh_explain_follow(slot: u32, base: u32, hash: u64, sent: u64
     places::follow(&Copies, slot, base, hash, sent)
 }
 
-/// A global function, as the others are.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mesh_guard(first: u64, second: u64, limits: u64, question: u64) -> u32 {
@@ -322,8 +319,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn tell_flow(&self, beginning: Beginning) {
-        let Beginning { client: [client, more], key, whose, ports } = beginning;
-        mesh_tell_flow(client, more, key, whose, ports);
+        let [client, more] = beginning.client;
+        mesh_tell_flow(client, more, beginning.key, beginning.whose, beginning.ports);
     }
 
     #[inline(always)]
