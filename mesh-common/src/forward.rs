@@ -349,6 +349,10 @@ impl<'a, A> Arrival<'a, A> {
             return Sent::Datagram;
         }
         let number = packet.at::<8>(self.headers.l4).map_or(0, |tcp| u32::from_be(u32_at::<4, _>(tcp)));
-        if self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN { Sent::Syn { isn: number } } else { Sent::Segment { seq: number } }
+        match self.flags & (tcp::SYN | tcp::ACK | tcp::RST) {
+            tcp::SYN => Sent::Syn { isn: number },
+            flags if flags & tcp::RST != 0 => Sent::Reset,
+            _ => Sent::Segment { seq: number },
+        }
     }
 }

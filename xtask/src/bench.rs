@@ -46,6 +46,8 @@ enum Subject {
     Scale,
     /// Latency of HTTP backends of different speed under equal, ideal and controlled weights, beside HAProxy (needs root).
     Weights,
+    /// Connections broken by drains, additions, weights, a failure, restarts, an upgrade and a flood: none may be (needs root).
+    Churn,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -62,6 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
         Subject::Probes => release("probes", args),
         Subject::Scale => release("scale", args),
         Subject::Weights => release("weights", args),
+        Subject::Churn => release("churn", args),
         Subject::Discovery => {
             setup::ensure(&[Need::Peers])?;
             release("discovery", args)

@@ -20,6 +20,7 @@ impl Sent {
     const SYN: u64 = 1 << 32;
     const SEGMENT: u64 = 2 << 32;
     const DATAGRAM: u64 = 3 << 32;
+    const RESET: u64 = 0;
 
     #[inline(always)]
     pub(crate) const fn pack(self) -> u64 {
@@ -27,6 +28,7 @@ impl Sent {
             Self::Syn { isn } => Self::SYN | isn as u64,
             Self::Segment { seq } => Self::SEGMENT | seq as u64,
             Self::Datagram => Self::DATAGRAM,
+            Self::Reset => Self::RESET,
         }
     }
 
@@ -36,7 +38,8 @@ impl Sent {
         match word & 3 << 32 {
             Self::SYN => Self::Syn { isn: number },
             Self::SEGMENT => Self::Segment { seq: number },
-            _ => Self::Datagram,
+            Self::DATAGRAM => Self::Datagram,
+            _ => Self::Reset,
         }
     }
 }

@@ -9,6 +9,8 @@ pub enum Sent {
     Syn { isn: u32 },
     /// Any other TCP segment.
     Segment { seq: u32 },
+    /// TCP, the client's RST: its flow is over, or a backend has answered for an older flow of the same tuple.
+    Reset,
     /// A protocol without handshake.
     Datagram,
 }
@@ -83,6 +85,7 @@ fn choose<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Stand
     }
     match sent {
         Sent::Syn { isn } => begin(slot.flags(), owners, isn, memory),
+        Sent::Reset => (!owners.old_is_dead).then_some(owners.old),
         _ => go_on(slot.flags(), owners, memory),
     }
 }
@@ -122,6 +125,8 @@ impl Owners {
 #[inline(always)]
 fn by_entry<M: Memory>(entry: Entry, sent: Sent, memory: &mut M) -> Option<u16> {
     match (entry.kind, sent) {
+        // Whoever got the SYN may still hold a socket of the tuple's last use: then this is what frees it for the SYN's repetition.
+        (_, Sent::Reset) => {}
         // A late or forged SYN does not end a flow that lives.
         (Kind::Flow, _) => memory.touch(),
         (Kind::Pending { isn }, Sent::Syn { isn: again }) if isn == again => memory.touch(),

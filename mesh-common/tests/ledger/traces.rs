@@ -202,6 +202,18 @@ fn a_reused_tuple_is_another_flow() {
     story.ack_reaches_soon(to.expect("the second attempt reaches somebody"));
 }
 
+/// A backend that still has a socket of the tuple's last use answers the SYN by an ACK, and the client by a RST whose number is that of the old flow: it has
+/// to reach that backend, or no SYN ever does anything but ask for one more. It moves no flow.
+#[test]
+fn a_reset_reaches_whoever_got_the_syn() {
+    let mut story = Story::new().changed_to(B, C).began_with(B);
+    assert_eq!(story.0.deliver(0, Sent::Reset), Some(u16::from(B)));
+    story.ack_reaches_soon(B);
+    let mut open = Story::new().open_with(A).changed_to(B, C).then(Event::Stray(0, false));
+    open.0.deliver(0, Sent::Reset);
+    open.then(Event::Data(0));
+}
+
 /// A bucket without room turns no flow away from its backend, for as long as that lasts.
 #[test]
 fn a_full_ledger_moves_nobody() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mesh_tests::bench::{
-    self, Driver, Figure, Rig,
+    self, Driver, Figure, Rig, churn,
     discovery::{self, Place},
     failover::{self, Mode, Settings, Way},
     probes::{self, Cost, Kind},
@@ -34,6 +34,8 @@ enum Subject {
     Scale(Scale),
     /// What weights do for the latency of backends of different speed.
     Weights(Weights),
+    /// What becomes of connections while everything changes around them.
+    Churn(Churn),
 }
 
 #[derive(clap::Args)]
@@ -93,6 +95,7 @@ fn main() -> Result<()> {
         Subject::Probes(args) => run_probes(&args),
         Subject::Scale(args) => run_scale(&args),
         Subject::Weights(args) => run_weights(&args),
+        Subject::Churn(args) => run_churn(&args),
     }
 }
 
@@ -251,6 +254,40 @@ fn run_weights(args: &Weights) -> Result<()> {
         println!("{}", if args.json { serde_json::to_string(figure)? } else { figure.to_string() });
         Ok(())
     })
+}
+
+#[derive(clap::Args)]
+struct Churn {
+    /// Print one JSON object a mode and step.
+    #[arg(long)]
+    json: bool,
+    /// Modes [default: each in turn].
+    #[arg(long = "mode", value_delimiter = ',')]
+    modes: Vec<churn::Way>,
+    /// Seconds that a connection may be silent for.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(4..=1800))]
+    idle: u64,
+    /// Connections of each patience that are opened at once.
+    #[arg(long, default_value_t = 6)]
+    each: usize,
+    /// Forged SYNs a second in the flood.
+    #[arg(long, default_value_t = 20_000)]
+    flood: u32,
+}
+
+fn run_churn(args: &Churn) -> Result<()> {
+    let options = churn::Options { idle: Duration::from_secs(args.idle), each: args.each.max(1), flood: args.flood };
+    if !args.json {
+        println!("{}", churn::Figure::HEAD);
+    }
+    let mut broken = 0;
+    churn::measure(&or_all(&args.modes), &options, |figure| {
+        broken += figure.broken;
+        println!("{}", if args.json { serde_json::to_string(figure)? } else { figure.to_string() });
+        Ok(())
+    })?;
+    anyhow::ensure!(broken == 0, "{broken} connections were broken");
+    Ok(())
 }
 
 fn or_all<T: clap::ValueEnum + Copy>(chosen: &[T]) -> Vec<T> {

@@ -4,8 +4,8 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -19,8 +19,16 @@ use crate::netns::Namespace;
 /// Connections that are held open and asked in turn until stopped.
 #[derive(Debug)]
 pub struct Held {
-    stop: Arc<AtomicBool>,
-    worker: Option<JoinHandle<Vec<HeldReport>>>,
+    shared: Arc<Shared>,
+    worker: Option<JoinHandle<()>>,
+}
+
+/// What the asking thread and whoever looks at it know of each other.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    turns: AtomicU64,
+    reports: Mutex<Vec<HeldReport>>,
 }
 
 /// The life of one held connection.
@@ -39,28 +47,49 @@ impl Held {
         let mut connections = ns
             .enter(|| (0..count).map(|_| Connection::open(to, timeout)).collect::<io::Result<Vec<_>>>())?
             .with_context(|| format!("failed to open long connections to {to}"))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let shared = Arc::new(Shared::default());
+        shared.note(&connections);
+        let seen = shared.clone();
         let worker = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
+            while !seen.stop.load(Ordering::Relaxed) {
                 connections.iter_mut().for_each(Connection::ask_again);
+                seen.note(&connections);
+                seen.turns.fetch_add(1, Ordering::Release);
                 std::thread::sleep(pause);
             }
-            connections.into_iter().map(|c| c.report).collect()
         });
-        Ok(Self { stop, worker: Some(worker) })
+        Ok(Self { shared, worker: Some(worker) })
+    }
+
+    /// How often all of them have been asked since they were opened.
+    pub fn turns(&self) -> u64 {
+        self.shared.turns.load(Ordering::Acquire)
+    }
+
+    /// How each has fared until the last turn.
+    pub fn so_far(&self) -> Vec<HeldReport> {
+        self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Closes them and says how each fared.
     pub fn finish(mut self) -> Vec<HeldReport> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.worker.take().and_then(|w| w.join().ok()).unwrap_or_default()
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+        self.so_far()
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn note(&self, connections: &[Connection]) {
+        *self.reports.lock().unwrap_or_else(PoisonError::into_inner) = connections.iter().map(|c| c.report.clone()).collect();
     }
 }
 

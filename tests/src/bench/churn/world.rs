@@ -8,10 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    daemon::{Daemon, Process, mesh_binary},
+    daemon::{Daemon, LIMIT, Process, mesh_binary},
     netns::Host,
     peer::{self, Held, HeldReport},
     stage::Stage,
@@ -24,9 +27,11 @@ const HANDSHAKE: Duration = Duration::from_secs(2);
 /// A request that takes longer has broken its connection.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Modes in which the backend owns the VIP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How packets reach a backend: all but the first leave them as they are, so that the backend has to own the VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Way {
+    Nat,
     Dsr,
     Tunnel,
 }
@@ -34,6 +39,7 @@ pub enum Way {
 impl Way {
     pub fn name(self) -> &'static str {
         match self {
+            Self::Nat => "nat",
             Self::Dsr => "dsr",
             Self::Tunnel => "tunnel",
         }
@@ -48,6 +54,7 @@ pub struct Churn {
     _agents: Vec<Process>,
     pub stage: Stage,
     pub vip: SocketAddr,
+    way: Way,
 }
 
 impl Churn {
@@ -60,6 +67,7 @@ impl Churn {
             stage.serve(name)?;
             let host = &stage.backends[name];
             match way {
+                Way::Nat => continue,
                 Way::Dsr => host.own_quietly(vip.ip())?,
                 Way::Tunnel => {
                     let mut agent = host.ns.command(mesh_binary()?);
@@ -83,7 +91,7 @@ impl Churn {
             way.name()
         );
         let daemon = Daemon::start(&stage.balancer.ns, &config)?;
-        let churn = Self { daemon, _agents: agents, stage, vip };
+        let churn = Self { daemon, _agents: agents, stage, vip, way };
         // From then on flows are promised something.
         std::thread::sleep(HANDSHAKE);
         churn.daemon.until("every backend gets its share of new connections", || {
@@ -116,6 +124,26 @@ impl Churn {
     pub fn until_new_reach(&self, name: &str, reached: bool) -> Result<()> {
         let what = format!("new connections {} {name}", if reached { "reach" } else { "do not reach" });
         self.daemon.until(&what, || Ok(self.owners(40)?.contains(name) == reached))
+    }
+
+    /// Ends the daemon with this signal and starts it again; what it has loaded and pinned is adopted.
+    pub fn restart(&mut self, signal: Signal) -> Result<()> {
+        self.daemon.stop(signal)?;
+        self.daemon.launch()?;
+        self.daemon.wait_ready(LIMIT)
+    }
+
+    /// Number that the kernel gave the program behind the balancer's link.
+    pub fn program(&self) -> Result<u64> {
+        let output = self.stage.balancer.ns.command("ip").args(["-j", "link", "show", "dev", "eth0"]).output()?;
+        let links: Value = serde_json::from_slice(&output.stdout).context("`ip -j link` printed no JSON")?;
+        links[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("no XDP program is attached: {links}"))
+    }
+
+    /// Starts a backend again that was killed.
+    pub fn revive(&mut self, name: &'static str) -> Result<()> {
+        self.stage.serve(name)?;
+        if self.way == Way::Nat { Ok(()) } else { self.stage.serve_at(name, self.vip) }
     }
 
     pub fn ledger(&self) -> Result<Value> {

@@ -1,0 +1,143 @@
+//! Clients of every patience: short connections all the time, long ones that are asked often, and some that are silent for nearly as long as they may be.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::{Churn, Options, world::PATIENCE};
+use crate::peer::{Answer, Held, Load};
+
+/// Silence of a connection that is asked often.
+const BUSY: Duration = Duration::from_millis(200);
+
+/// All connections of one mode.
+pub struct Crowd {
+    generations: Vec<Generation>,
+    short: Load,
+    /// The backend that does not live, and since when nobody else is to be broken by its death.
+    dead: Option<(&'static str, Option<Instant>)>,
+}
+
+/// What a step has done to them.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub connections: u64,
+    pub broken: u64,
+    pub killed: u64,
+    pub because: Vec<String>,
+}
+
+struct Generation {
+    held: Held,
+    pause: Duration,
+    opened: usize,
+    /// Broken ones that have been counted.
+    counted: Vec<bool>,
+}
+
+impl Crowd {
+    pub fn new(churn: &Churn, options: &Options) -> Result<Self> {
+        let short = Load::start(&churn.stage.client.ns, churn.vip, 2, Duration::from_millis(10), PATIENCE)?;
+        let mut crowd = Self { generations: Vec::new(), short, dead: None };
+        crowd.open(churn, options)?;
+        Ok(crowd)
+    }
+
+    /// Opens connections of each patience, to be held until the end.
+    pub fn open(&mut self, churn: &Churn, options: &Options) -> Result<()> {
+        // What a busy machine may be late by is left of the silence that is promised.
+        for pause in [BUSY, options.idle.mul_f64(0.8)] {
+            let held = churn.hold(options.each, pause)?;
+            self.generations.push(Generation { held, pause, opened: options.each, counted: vec![false; options.each] });
+        }
+        Ok(())
+    }
+
+    /// From now on this backend's connections may break.
+    pub fn bury(&mut self, name: &'static str) {
+        self.dead = Some((name, None));
+    }
+
+    /// Nothing new is sent to the dead one any more.
+    pub fn mourned(&mut self) {
+        if let Some((_, until)) = &mut self.dead {
+            *until = Some(Instant::now());
+        }
+    }
+
+    /// Waits until each has been asked, from now on.
+    pub fn ask_all(&self) -> Result<()> {
+        let before: Vec<u64> = self.generations.iter().map(|g| g.held.turns()).collect();
+        let longest = self.generations.iter().map(|g| g.pause).max().unwrap_or_default();
+        let end = Instant::now() + longest + 3 * PATIENCE;
+        // The turn that is under way may have begun before.
+        while self.generations.iter().zip(&before).any(|(g, before)| g.held.turns() < before + 2) {
+            ensure!(Instant::now() < end, "connections were not asked in time");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// What has happened since the last call.
+    pub fn tally(&mut self) -> Tally {
+        let mut tally = Tally::default();
+        let dead = self.dead;
+        for generation in &mut self.generations {
+            generation.tally(dead.map(|(name, _)| name), &mut tally);
+        }
+        for answer in self.short.drain() {
+            tally.connections += 1;
+            if let Err(error) = &answer.from {
+                let fault = dead.is_some_and(|(_, until)| until.is_none_or(|until| answer.at <= until)) && answered(&answer);
+                tally.add(fault, || format!("a short one after {:?}: {error}", answer.took));
+            }
+        }
+        tally
+    }
+
+    /// Closes those that are held.
+    pub fn leave(&mut self) {
+        for generation in self.generations.drain(..) {
+            generation.held.finish();
+        }
+    }
+
+    /// It answers again.
+    pub fn revived(&mut self) {
+        self.dead = None;
+    }
+}
+
+impl Generation {
+    fn tally(&mut self, dead: Option<&str>, tally: &mut Tally) {
+        tally.connections += std::mem::take(&mut self.opened) as u64;
+        for (report, counted) in self.held.so_far().iter().zip(&mut self.counted) {
+            let Some(why) = report.broken.as_ref().filter(|_| !*counted) else { continue };
+            *counted = true;
+            let name = &report.owner;
+            tally.add(dead == Some(name.as_str()), || {
+                format!("one of {name}, silent for {:?} at a time, after {} answers: {why}", self.pause, report.requests)
+            });
+        }
+        // Those that live count in the next step too.
+        self.opened = self.counted.iter().filter(|broken| !**broken).count();
+    }
+}
+
+impl Tally {
+    fn add(&mut self, killed: bool, why: impl FnOnce() -> String) {
+        if killed {
+            self.killed += 1;
+            return;
+        }
+        self.broken += 1;
+        if self.because.len() < 5 {
+            self.because.push(why());
+        }
+    }
+}
+
+/// A dead process is answered for by its kernel, at once; who waited in vain was not sent there.
+fn answered(answer: &Answer) -> bool {
+    answer.took < PATIENCE
+}

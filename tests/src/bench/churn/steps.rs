@@ -1,0 +1,150 @@
+//! What happens to the balancer, one thing after the other. A step does not wait until the slots that the one before it moves are at rest.
+
+use std::{net::SocketAddr, thread::sleep, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use super::{
+    Churn, Figure, Flood, Options, Way,
+    crowd::{Crowd, Tally},
+};
+
+/// Goes through all steps.
+pub fn run(churn: Churn, way: Way, options: &Options, show: &mut dyn FnMut(&Figure) -> Result<()>) -> Result<()> {
+    let crowd = Crowd::new(&churn, options)?;
+    let mut play = Play { churn, crowd, way, options: *options, show, entries: 0, moving: 0 };
+    play.planned()?;
+    play.failure()?;
+    play.restarts()?;
+    play.flood()?;
+    // Whoever is left is remembered, slots change their default, and nobody is to notice.
+    play.step("hold", |play| Ok(sleep(2 * play.options.idle)))?;
+    play.step("settle", |play| play.rest())
+}
+
+struct Play<'a> {
+    // Clients end before the namespaces that they run in.
+    crowd: Crowd,
+    churn: Churn,
+    way: Way,
+    options: Options,
+    show: &'a mut dyn FnMut(&Figure) -> Result<()>,
+    entries: u64,
+    moving: u64,
+}
+
+impl Play<'_> {
+    fn planned(&mut self) -> Result<()> {
+        self.step("drain", |play| {
+            play.order(&["drain", "web", "b2"])?;
+            play.until_reach("b2", false)
+        })?;
+        self.step("add", |play| {
+            play.order(&["add", "web", "10.77.0.14", "--name", "b4"])?;
+            play.until_reach("b4", true)
+        })?;
+        for (step, backend, weight) in
+            [("weight 1", "b1", "4"), ("weight 2", "b3", "2"), ("weight 3", "b1", "1"), ("weight 4", "b4", "3"), ("weight 5", "b4", "1")]
+        {
+            self.step(step, |play| play.order(&["weight", "web", backend, weight]))?;
+        }
+        Ok(())
+    }
+
+    fn failure(&mut self) -> Result<()> {
+        self.step("failure", |play| {
+            play.crowd.bury("b3");
+            play.churn.stage.kill("b3")?;
+            // Until then some are refused.
+            play.churn.daemon.until("b3 is not sent anything", || Ok(play.churn.owners(40).is_ok_and(|names| !names.contains("b3"))))?;
+            play.crowd.mourned();
+            play.opened()
+        })?;
+        self.step("return", |play| {
+            play.churn.revive("b3")?;
+            play.crowd.revived();
+            play.until_reach("b3", true)
+        })
+    }
+
+    /// Each in the middle of a change.
+    fn restarts(&mut self) -> Result<()> {
+        self.step("restart", |play| {
+            play.order(&["undrain", "web", "b2"])?;
+            play.churn.restart(Signal::SIGTERM)?;
+            play.until_reach("b2", true)
+        })?;
+        self.step("kill -9", |play| {
+            play.order(&["weight", "web", "b1", "0"])?;
+            play.churn.restart(Signal::SIGKILL)?;
+            play.until_reach("b1", false)
+        })?;
+        self.step("upgrade", |play| {
+            let before = play.churn.program()?;
+            play.order(&["weight", "web", "b1", "1"])?;
+            play.opened()?;
+            play.churn.restart(Signal::SIGTERM)?;
+            ensure!(play.churn.program()? != before, "the program behind the link is the same as before");
+            play.until_reach("b1", true)
+        })
+    }
+
+    /// While the flood lasts new flows may stay with who is drained, for there is no room to remember them; none of them may break.
+    fn flood(&mut self) -> Result<()> {
+        self.step("flood", |play| {
+            let SocketAddr::V4(vip) = play.churn.vip else { bail!("forged SYNs are made for IPv4 only") };
+            let flood = Flood::start(&play.churn.stage.client.ns, vip, play.options.flood)?;
+            sleep(Duration::from_millis(500));
+            play.order(&["drain", "web", "b4"])?;
+            play.opened()?;
+            sleep(Duration::from_secs(5));
+            play.opened()?;
+            ensure!(flood.finish()? > 1000, "there was no flood");
+            play.until_reach("b4", false)
+        })
+    }
+
+    /// A flow that is not with its slot's target keeps it from rest; when the last of them has gone, nothing stays behind.
+    fn rest(&mut self) -> Result<()> {
+        self.look()?;
+        self.crowd.leave();
+        self.churn.daemon.until("every slot is at rest", || Ok(self.churn.moving()? == 0))
+    }
+
+    fn step(&mut self, step: &'static str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        (self.entries, self.moving) = (0, 0);
+        act(self)?;
+        self.look()?;
+        self.crowd.ask_all()?;
+        self.look()?;
+        let Tally { connections, broken, killed, because } = self.crowd.tally();
+        let (mode, entries, moving) = (self.way, self.entries, self.moving);
+        (self.show)(&Figure { mode, step, connections, broken, killed, entries, moving, because })
+    }
+
+    /// `mesh backend ...`, and connections that begin right after it.
+    fn order(&mut self, words: &[&str]) -> Result<()> {
+        self.churn.daemon.ok(&[&["backend"], words].concat())?;
+        self.opened()
+    }
+
+    /// Waits until the change has come to new connections, and opens more of them.
+    fn until_reach(&mut self, name: &str, reached: bool) -> Result<()> {
+        self.look()?;
+        self.churn.until_new_reach(name, reached)?;
+        self.opened()
+    }
+
+    fn opened(&mut self) -> Result<()> {
+        self.look()?;
+        self.crowd.open(&self.churn, &self.options)
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let ledger = self.churn.ledger()?;
+        self.entries = self.entries.max(ledger["entries"]["used"].as_u64().unwrap_or(0));
+        self.moving = self.moving.max(ledger["moving"].as_u64().unwrap_or(0));
+        Ok(())
+    }
+}
