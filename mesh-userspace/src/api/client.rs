@@ -21,7 +21,7 @@ use super::{BackendRef, WeightBody, paths};
 use crate::{
     control::{
         BackendSpec, ControlError, DrainSpec, DrainView, ExplainView, Intention, PacketSpec, PlanView, ServiceSpec,
-        view::{BackendView, Beat, ServiceView, SourceView, Status},
+        view::{BackendView, Beat, LedgerView, MovingView, ServiceView, SourceView, Status},
     },
     events::Event,
     model::ServiceName,
@@ -158,6 +158,16 @@ impl Client {
 
     pub async fn reload(&self) -> Result<()> {
         self.call(Method::POST, paths::RELOAD, NOTHING).await
+    }
+
+    /// What the ledger holds and has done.
+    pub async fn ledger(&self) -> Result<LedgerView> {
+        self.get(paths::LEDGER).await
+    }
+
+    /// Slots on their way to another owner.
+    pub async fn moving(&self) -> Result<Vec<MovingView>> {
+        self.get(paths::LEDGER_SLOTS).await
     }
 
     /// What a change would do.

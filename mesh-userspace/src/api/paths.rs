@@ -10,6 +10,8 @@ pub const HEARTBEAT: &str = "/v1/services/{service}/backends/{backend}/heartbeat
 pub const EVENTS: &str = "/v1/events";
 pub const RELOAD: &str = "/v1/reload";
 pub const DRAINS: &str = "/v1/drains";
+pub const LEDGER: &str = "/v1/ledger";
+pub const LEDGER_SLOTS: &str = "/v1/ledger/slots";
 pub const PLAN: &str = "/v1/plan";
 pub const EXPLAIN: &str = "/v1/explain";
 

@@ -130,6 +130,9 @@ pub enum Query {
     /// Show where backends are found
     #[command(subcommand)]
     Source(SourceCommand),
+    /// Show which slots are on their way to another owner, and the flows that are remembered meanwhile
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Show what happened lately
     Events(EventsArgs),
     /// Read the configuration file again
@@ -138,6 +141,15 @@ pub enum Query {
     Plan(PlanArgs),
     /// Show what the loaded program would make of a packet, decision by decision; nothing is sent, changed or counted
     Explain(ExplainArgs),
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// List slots on their way, by service, owners and stage
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show entries, refusals, the oldest entry, and how long slots took to come to rest
+    Stats,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::{
 
 use super::{
     Failure,
-    args::{BackendCommand, BeatArgs, EventsArgs, Query, ServiceCommand, SourceCommand, Target, Which},
+    args::{BackendCommand, BeatArgs, EventsArgs, LedgerCommand, Query, ServiceCommand, SourceCommand, Target, Which},
     output::{Format, print, print_line},
     tables,
 };
@@ -76,6 +76,8 @@ async fn ask(query: &Query, client: &Client, target: &Target, out: &mut impl Wri
         Query::Service(command) => service(command, client, format, out).await?,
         Query::Backend(command) => backend(command, client, format, out).await?,
         Query::Source(SourceCommand::Ls) => print(out, format, &client.sources().await?, |sources, wide| tables::sources(sources, wide))?,
+        Query::Ledger(LedgerCommand::Ls) => print(out, format, &client.moving().await?, |rows, _| tables::moving(rows.as_slice()))?,
+        Query::Ledger(LedgerCommand::Stats) => print(out, format, &client.ledger().await?, |ledger, _| tables::ledger(ledger))?,
         Query::Events(args) => events(args, client, format, out).await?,
         Query::Reload => {
             client.reload().await?;

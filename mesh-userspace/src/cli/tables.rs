@@ -8,8 +8,9 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
-    control::view::{BackendView, ServiceView, SourceView, Status, Traffic, Usage},
+    control::view::{BackendView, LedgerView, MovingView, ServiceView, SourceView, Status, Traffic, Usage},
     events::Event,
+    model::BackendId,
 };
 
 /// Columns for the names of values; the longest one is a reason, indented.
@@ -53,6 +54,31 @@ pub(super) fn status(status: &Status, wide: bool) -> String {
     }
     line("pins", status.pins.display().to_string());
     lines.concat()
+}
+
+pub(super) fn ledger(ledger: &LedgerView) -> String {
+    let span = |ms: u64| format!("{:.1} s", ms as f64 / 1e3);
+    let mean = ledger.settle_ms.checked_div(ledger.settled).map_or_else(|| "-".into(), span);
+    let lines = [
+        ("on their way", format!("{} slots", ledger.moving)),
+        ("entries", format!("{}, {} of them handshakes", usage(ledger.entries), ledger.pending)),
+        ("oldest", span(ledger.oldest_ms)),
+        ("remembered", ledger.remembered.to_string()),
+        ("refused", ledger.refused.to_string()),
+        ("led elsewhere", format!("{} packets", ledger.elsewhere)),
+        ("came to rest", format!("{} slots, in {mean} on average, {} at most", ledger.settled, span(ledger.settle_longest_ms))),
+    ];
+    lines.into_iter().map(|(key, value)| format!("{:<KEY$}{value}\n", format!("{key}:"))).collect()
+}
+
+pub(super) fn moving(rows: &[MovingView]) -> String {
+    let mut table = table(&["SERVICE", "FROM", "TO", "STAGE", "SLOTS", "LONGEST"], 4..6);
+    for row in rows {
+        let name = |id: Option<BackendId>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+        let longest = format!("{:.1} s", row.longest_ms as f64 / 1e3);
+        table.add_row([row.service.to_string(), name(row.from), name(row.to), row.stage.name().to_owned(), row.slots.to_string(), longest]);
+    }
+    finish(&table)
 }
 
 pub(super) fn services(services: &[ServiceView], wide: bool) -> String {

@@ -290,6 +290,22 @@ async fn a_drain_is_waited_for_and_listed() {
 }
 
 #[tokio::test]
+async fn slots_on_their_way_are_listed_and_the_ledger_is_told_of() {
+    let seam = Seam::start().await;
+    let expected = "SERVICE  FROM           TO             STAGE    SLOTS  LONGEST\n\
+                    web      10.0.0.1:8080  10.0.0.1:8080  prepare      1   12.3 s\n\
+                    web      10.0.0.1:8080  10.0.0.2:8080  divert      40   12.3 s\n\
+                    web      10.0.0.1:8080  -              learn        2   12.3 s\n";
+    assert_eq!(run(&seam, "ledger ls").await.as_deref(), Ok(expected));
+    let stats = run(&seam, "ledger stats").await.unwrap();
+    for line in ["on their way:      3 slots\n", "came to rest:      4 slots, in 12.5 s on average, 0.0 s at most\n"] {
+        assert!(stats.contains(line), "{stats}");
+    }
+    schema::check("ledger-ls", &json(&seam, "ledger ls").await);
+    schema::check("ledger-stats", &json(&seam, "ledger stats").await);
+}
+
+#[tokio::test]
 async fn a_packet_is_explained_decision_by_decision() {
     let seam = Seam::start().await;
     let said = run(&seam, "explain 198.51.100.7:40000 192.0.2.10:80/tcp").await.unwrap();

@@ -43,6 +43,7 @@ impl Daemon {
                 let seed = table_seed(self.plane.hash_key());
                 drop(answer.send(self.core.what_if(*intention, seed, now)));
             }
+            Command::Moving(answer) => drop(answer.send(Ok(self.moving()))),
             Command::Explain(packet, answer) => drop(answer.send(self.explain(*packet))),
             Command::Beat(service, id, beat, answer) => {
                 let done = self.core.beat(&service, id, &beat, now);

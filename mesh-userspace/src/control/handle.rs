@@ -6,7 +6,7 @@ use super::{
     drains::{DrainSpec, DrainView},
     error::ControlError,
     explaining::{ExplainView, PacketSpec},
-    view::{Admin, BackendView, Beat, Readiness, ServiceView, Snapshot, SourceView, Status},
+    view::{Admin, BackendView, Beat, MovingView, Readiness, ServiceView, Snapshot, SourceView, Status},
     whatif::{Intention, PlanView},
 };
 use crate::{
@@ -44,6 +44,7 @@ pub enum Command {
     Reload(Answer<()>),
     Drain(ServiceName, BackendId, DrainSpec, Answer<BackendView>),
     Drains(Answer<Vec<DrainView>>),
+    Moving(Answer<Vec<MovingView>>),
     Plan(Box<Intention<BackendId>>, Answer<PlanView>),
     Explain(Box<PacketSpec>, Answer<ExplainView>),
 }
@@ -123,6 +124,11 @@ impl Handle {
     /// How the drains go, those that ended a while ago included.
     pub async fn drains(&self) -> Result<Vec<DrainView>, ControlError> {
         self.ask(Command::Drains).await
+    }
+
+    /// Slots on their way to another owner.
+    pub async fn moving(&self) -> Result<Vec<MovingView>, ControlError> {
+        self.ask(Command::Moving).await
     }
 
     pub async fn undrain(&self, service: ServiceName, id: BackendId) -> Result<BackendView, ControlError> {

@@ -112,6 +112,9 @@ impl Facts<'_> {
             remembered: stats.remembered,
             refused: stats.refused,
             elsewhere: stats.elsewhere,
+            settled: self.nat.settled.slots,
+            settle_ms: self.nat.settled.took.as_millis() as u64,
+            settle_longest_ms: self.nat.settled.longest.as_millis() as u64,
         }
     }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
-pub use super::ledger_view::LedgerView;
+pub use super::ledger_view::{LedgerView, MovingView, Stage};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,

@@ -62,9 +62,11 @@ pub use options::{HookChoice, InterfaceOptions, LedgerTimes, Limits, NatOptions,
 use pins::Pins;
 use reconcile::{
     Batch, Hops, Translation,
-    moves::{Clock, Moves},
+    moves::{Clock, Moves, Standings},
 };
-pub use report::{Adopted, AdoptedService, AttachedIface, Counters, Hook, NatReport, OpenFlows, Published, ServiceCounters};
+pub use report::{
+    Adopted, AdoptedService, AttachedIface, Counters, Hook, Journey, NatReport, OpenFlows, Published, ServiceCounters, Settled,
+};
 
 use crate::{
     model::{BackendId, Epoch, VipAddr},
@@ -92,6 +94,8 @@ pub struct Dataplane {
     applied: Vec<Arc<ServicePlan>>,
     /// Why the program that only looks could not be loaded.
     unexplained: Option<String>,
+    /// Slots that came to rest since the start.
+    settled: Settled,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -146,6 +150,7 @@ impl Dataplane {
             gone: Gone::default(),
             applied: Vec::new(),
             unexplained,
+            settled: Settled::default(),
         };
         Ok((plane, adopted))
     }
@@ -220,6 +225,24 @@ impl Dataplane {
         (services().map(Moves::slots).sum(), services().any(|moves| !moves.at_rest()))
     }
 
+    /// Slots on their way to another owner, by service, owners and stage.
+    pub fn journeys(&self) -> Vec<Journey> {
+        let of = |service: &layout::Service| {
+            let standings = Standings { image: &self.loaded.image, table: service.table, base: service.base };
+            let id = |local: u16| Some(service.entries.get(usize::from(local))?.as_ref()?.id);
+            let journey = |j: &reconcile::moves::Journey| Journey {
+                vip: service.vip,
+                from: id(j.from),
+                to: id(j.to),
+                flags: j.flags,
+                slots: j.slots,
+                longest: nat::span(j.longest),
+            };
+            service.moves.journeys(&standings, nat::tick()).iter().map(journey).collect::<Vec<_>>()
+        };
+        self.layout.services.values().filter(|s| s.moves.slots() > 0).flat_map(of).collect()
+    }
+
     /// How often slots on their way are looked at: a tick of the kernel half's clock.
     pub const STEP: Duration = Duration::from_millis(134);
 
@@ -270,7 +293,15 @@ impl Dataplane {
             notes: swept.notes,
             ledger,
             moving: self.layout.services.values().map(|s| s.moves.slots() as u64).sum(),
+            settled: Settled::default(),
         };
+        for service in self.layout.services.values_mut() {
+            let settled = service.moves.take_settled();
+            self.settled.slots += settled.slots;
+            self.settled.took += nat::span(u32::try_from(settled.took).unwrap_or(u32::MAX));
+            self.settled.longest = self.settled.longest.max(nat::span(settled.longest));
+        }
+        report.settled = self.settled;
         let freed = retire::collect(image, &mut self.layout, &swept.live);
         report.freed = freed.backends.len();
         execute(image, &freed.ops);

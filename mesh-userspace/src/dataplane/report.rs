@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mesh_common::abi::{BackendSignals, BackendState, BackendStats, LedgerStats, Mode, Reason, ReasonStats, SlotWord};
+use mesh_common::abi::{BackendSignals, BackendState, BackendStats, LedgerStats, Mode, Reason, ReasonStats, SlotFlags, SlotWord};
 
 use super::flow_watch::FlowNote;
 use super::ledger::Entries;
@@ -133,4 +133,29 @@ pub struct NatReport {
     pub ledger: Entries,
     /// ... slots on their way to another owner.
     pub moving: u64,
+    /// Slots that came to rest since the daemon started.
+    pub settled: Settled,
+}
+
+/// Slots of a service that are at the same stage of the same way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Journey {
+    pub vip: VipAddr,
+    /// Who has the flows that nothing else is remembered of.
+    pub from: Option<BackendId>,
+    /// Who gets new flows.
+    pub to: Option<BackendId>,
+    pub flags: SlotFlags,
+    pub slots: u32,
+    /// Since the first of them set out.
+    pub longest: Duration,
+}
+
+/// Slots that came to rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settled {
+    pub slots: u64,
+    /// Time on their way, of all together, and the longest.
+    pub took: Duration,
+    pub longest: Duration,
 }

@@ -40,6 +40,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_ledger_entries", "Flows that the ledger remembers"),
     ("mesh_ledger_entries_limit", "Flows that the ledger has room for"),
     ("mesh_ledger_pending_entries", "Handshakes that the ledger remembers"),
+    ("mesh_ledger_settle_longest_seconds", "The longest time that a slot was on its way, since the daemon started"),
     ("mesh_ledger_oldest_seconds", "Age of the entry that was used longest ago"),
     ("mesh_slots_used", "Slots of all tables together"),
     ("mesh_slots_limit", "Slots there is room for"),
@@ -84,6 +85,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_flow_log_dropped_total", "Lines that the flow log has dropped because its place was slow or not there"),
     ("mesh_service_packets_total", "Packets for a service, by the reason for what became of them"),
     ("mesh_service_bytes_total", "Bytes for a service, by the reason for what became of their packets"),
+    ("mesh_ledger_settled_slots_total", "Slots that came to rest with another owner"),
+    ("mesh_ledger_settle_seconds_total", "Time that those slots were on their way, all together"),
     ("mesh_ledger_remembered_total", "Entries that the ledger made"),
     ("mesh_ledger_refused_total", "Flows that the ledger had no room for; they stayed where they were"),
     ("mesh_ledger_elsewhere_packets_total", "Packets that went to somebody who is not the target of their slot"),
@@ -120,6 +123,9 @@ fn node(page: &mut Page, status: &Status) {
     page.gauge("mesh_ledger_entries_limit", none, status.ledger.entries.limit as f64);
     page.gauge("mesh_ledger_pending_entries", none, status.ledger.pending as f64);
     page.gauge("mesh_ledger_oldest_seconds", none, seconds(status.ledger.oldest_ms, 1e3));
+    page.gauge("mesh_ledger_settle_longest_seconds", none, seconds(status.ledger.settle_longest_ms, 1e3));
+    page.counter("mesh_ledger_settled_slots_total", none, status.ledger.settled);
+    page.counter("mesh_ledger_settle_seconds_total", none, status.ledger.settle_ms / 1000);
     page.counter("mesh_ledger_remembered_total", none, status.ledger.remembered);
     page.counter("mesh_ledger_refused_total", none, status.ledger.refused);
     page.counter("mesh_ledger_elsewhere_packets_total", none, status.ledger.elsewhere);

@@ -16,7 +16,7 @@ use crate::{
     api::{BackendRef, EventsQuery, WeightBody, paths},
     control::{
         BackendSpec, ControlError, DrainSpec, DrainView, ServiceSpec,
-        view::{BackendView, Beat, ServiceView, SourceView, Status},
+        view::{BackendView, Beat, LedgerView, MovingView, ServiceView, SourceView, Status},
     },
     model::{BackendId, ServiceName},
 };
@@ -34,6 +34,8 @@ pub(super) fn routes() -> Router<App> {
         .route(paths::HEARTBEAT, put(beat).delete(leave))
         .route(paths::SOURCES, get(sources))
         .route(paths::DRAINS, get(drains))
+        .route(paths::LEDGER, get(ledger))
+        .route(paths::LEDGER_SLOTS, get(moving))
         .route(paths::EVENTS, get(events))
         .route(paths::RELOAD, post(reload))
         .fallback(unknown)
@@ -42,6 +44,14 @@ pub(super) fn routes() -> Router<App> {
 
 async fn status(State(app): State<App>) -> Answer<Status> {
     Answer(app.handle.status().await)
+}
+
+async fn ledger(State(app): State<App>) -> Answer<LedgerView> {
+    Answer(app.handle.status().await.map(|status| status.ledger))
+}
+
+async fn moving(State(app): State<App>) -> Answer<Vec<MovingView>> {
+    Answer(app.handle.moving().await)
 }
 
 async fn sources(State(app): State<App>) -> Answer<Vec<SourceView>> {

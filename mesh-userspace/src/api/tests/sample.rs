@@ -8,9 +8,9 @@ use crate::{
         DrainEnd, DrainState, DrainView, ExplainView, Intention, PacketSpec, PlanView, Then, WeightView,
         explaining::{EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
         view::{
-            Admin, BackendView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LedgerView, LimitView, NatView,
-            NextHopView, Origin, Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, StateWord,
-            Status, TimesView, Traffic, Usage,
+            Admin, BackendView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LedgerView, LimitView, MovingView,
+            NatView, NextHopView, Origin, Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, Stage,
+            StateWord, Status, TimesView, Traffic, Usage,
         },
     },
     health::breaker::{Circuit, Reading},
@@ -42,7 +42,7 @@ pub(crate) fn status() -> Status {
             ("not_for_vip".into(), traffic(100)),
             ("fragment".into(), traffic(0)),
         ]),
-        ledger: LedgerView { moving: 3, entries: Usage { used: 2, limit: 64 }, ..LedgerView::default() },
+        ledger: LedgerView { moving: 3, entries: Usage { used: 2, limit: 64 }, settled: 4, settle_ms: 50_000, ..LedgerView::default() },
         nat: NatView { flows: Usage { used: 5, limit: 1024 }, half_open: 1 },
         services: 2,
         backends: BTreeMap::from([(StateWord::Active, 2), (StateWord::Down, 1), (StateWord::Soft, 0)]),
@@ -50,6 +50,11 @@ pub(crate) fn status() -> Status {
         maps: BTreeMap::from([("backends".into(), Usage { used: 3, limit: 16_384 })]),
         stale: vec![source()],
     }
+}
+
+pub(crate) fn moving() -> Vec<MovingView> {
+    let row = |stage, to, slots| MovingView { service: "web".parse().unwrap(), from: Some(id(1)), to, stage, slots, longest_ms: 12_340 };
+    vec![row(Stage::Prepare, Some(id(1)), 1), row(Stage::Divert, Some(id(2)), 40), row(Stage::Learn, None, 2)]
 }
 
 pub(crate) fn service(name: &str) -> ServiceView {

@@ -107,6 +107,7 @@ async fn take_commands(mut inbox: mpsc::Receiver<Command>) {
             }
             Command::Drain(name, id, _, answer) => reply(answer, node.change(&name, id, |b| set_admin(b, Admin::Drain))),
             Command::Drains(answer) => reply(answer, Ok(node.drains())),
+            Command::Moving(answer) => reply(answer, Ok(sample::moving())),
             Command::Plan(intention, answer) => reply(answer, Ok(sample::plan(&intention))),
             Command::Explain(packet, answer) => reply(answer, Ok(sample::explained(*packet))),
             Command::Reload(answer) => reply(answer, Err(ControlError::Invalid("mesh.yaml:1:1: no such key".into()))),

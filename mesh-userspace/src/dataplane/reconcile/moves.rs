@@ -21,14 +21,52 @@ use crate::{
 /// What is under way in one service. Whatever is forgotten of it begins to count anew, which takes longer and breaks nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Moves {
-    /// Slots that are not at rest, by their number: since which tick their word is what it is.
-    since: BTreeMap<u32, u32>,
+    /// Slots that are not at rest, by their number.
+    under_way: BTreeMap<u32, Since>,
+    /// Slots that came to rest.
+    settled: Settled,
     /// Backends that were suspected until then, by local index.
     settling: BTreeMap<u16, u32>,
     /// Backends whose state has to wait.
     waiting: BTreeSet<u16>,
     /// The slots have not been compared yet with what is wished.
     behind: bool,
+}
+
+/// Since which tick a slot's word is what it is, and since when the slot is on its way.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    word: u32,
+    began: u32,
+}
+
+/// Slots that have come to rest, and how long they were on their way, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settled {
+    pub slots: u64,
+    /// Of all of them together.
+    pub took: u64,
+    pub longest: u32,
+}
+
+impl Settled {
+    fn count(&mut self, took: u32) {
+        self.slots += 1;
+        self.took += u64::from(took);
+        self.longest = self.longest.max(took);
+    }
+}
+
+/// Slots of a service that are at the same stage of the same way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Journey {
+    /// Local indices of the owner before, and of the one to be.
+    pub from: u16,
+    pub to: u16,
+    pub flags: SlotFlags,
+    pub slots: u32,
+    /// Ticks since the first of them set out.
+    pub longest: u32,
 }
 
 /// Time as the kernel half knows it, and how long things take.
@@ -76,15 +114,14 @@ impl Standings<'_> {
 impl Moves {
     /// What a daemon finds that takes over: everything has just begun.
     pub fn adopted(standings: &Standings<'_>, locals: impl Iterator<Item = u16>, now: u32) -> Self {
-        let since =
-            (0..).zip(standings.words()).filter(|(_, word)| word.flags() != SlotFlags::STEADY).map(|(slot, _)| (slot, now)).collect();
+        let under_way = set_out(standings.words(), now);
         let settling = locals.filter(|l| standings.state(*l) == BackendState::Settling).map(|l| (l, now)).collect();
-        Self { since, settling, ..Self::default() }
+        Self { under_way, settling, ..Self::default() }
     }
 
     /// Nothing is under way, and no entry of the ledger means anything for the service.
     pub fn at_rest(&self) -> bool {
-        self.since.is_empty() && self.settling.is_empty() && self.waiting.is_empty() && !self.behind
+        self.under_way.is_empty() && self.settling.is_empty() && self.waiting.is_empty() && !self.behind
     }
 
     pub fn is_behind(&self) -> bool {
@@ -93,7 +130,26 @@ impl Moves {
 
     /// Slots that are not at rest.
     pub fn slots(&self) -> usize {
-        self.since.len()
+        self.under_way.len()
+    }
+
+    /// Slots that came to rest since the last call.
+    pub fn take_settled(&mut self) -> Settled {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// The ways that slots are on, each stage of each once.
+    pub fn journeys(&self, standings: &Standings<'_>, now: u32) -> Vec<Journey> {
+        let Some(at) = standings.table else { return Vec::new() };
+        let mut journeys: BTreeMap<(u16, u16, u16), Journey> = BTreeMap::new();
+        for (slot, since) in &self.under_way {
+            let word = SlotWord(standings.image.slots.word((at.base() + slot) as usize, 0));
+            let (from, to, flags) = (word.default(), word.target(), word.flags());
+            let journey = journeys.entry((from, to, flags.0)).or_insert(Journey { from, to, flags, slots: 0, longest: 0 });
+            journey.slots += 1;
+            journey.longest = journey.longest.max(now.wrapping_sub(since.began));
+        }
+        journeys.into_values().collect()
     }
 
     /// The states to be published for these members (local index, wanted state), given what is published.
@@ -162,32 +218,42 @@ impl Moves {
         self.behind = false;
         let slots: Vec<u32> = match which {
             Which::All => (0..1 << at.log2_slots()).collect(),
-            Which::Moving => self.since.keys().copied().collect(),
+            Which::Moving => self.under_way.keys().copied().collect(),
         };
         let mut changes = Vec::new();
         for slot in slots {
             let word = SlotWord(standings.image.slots.word((at.base() + slot) as usize, 0));
             let wished = entry::slot(wish.table, wished_slot(slot, at, wish.table), wish.locals);
-            let held = Held { word, since: self.since.get(&slot).copied().unwrap_or(clock.now) };
+            let held = Held { word, since: self.under_way.get(&slot).map_or(clock.now, |since| since.word) };
             let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: wish.handshakes };
             if let Some(then) = step(&seen, wished, clock, standing) {
                 changes.push((slot, then));
-                if then.flags() == SlotFlags::STEADY {
-                    self.since.remove(&slot)
-                } else {
-                    self.since.insert(slot, clock.now)
-                };
+                self.stepped(slot, then, clock.now);
             }
         }
         changes
+    }
+
+    fn stepped(&mut self, slot: u32, word: SlotWord, now: u32) {
+        if word.flags() != SlotFlags::STEADY {
+            self.under_way.entry(slot).or_insert(Since { word: now, began: now }).word = now;
+        } else if let Some(since) = self.under_way.remove(&slot) {
+            self.settled.count(now.wrapping_sub(since.began));
+        }
     }
 
     /// The slots of a table begin to count anew, for they are in another place.
     pub fn moved(&mut self, words: &[SlotWord], now: u32) {
         self.behind = true;
         self.settling.values_mut().for_each(|since| *since = now);
-        self.since = (0..).zip(words).filter(|(_, word)| word.flags() != SlotFlags::STEADY).map(|(slot, _)| (slot, now)).collect();
+        self.under_way = set_out(words.iter().copied(), now);
     }
+}
+
+/// Those of a table's slots that are not at rest, as if they had just set out.
+fn set_out(words: impl Iterator<Item = SlotWord>, now: u32) -> BTreeMap<u32, Since> {
+    let moving = (0..).zip(words).filter(|(_, word)| word.flags() != SlotFlags::STEADY);
+    moving.map(|(slot, _)| (slot, Since { word: now, began: now })).collect()
 }
 
 /// What the slots of a service shall say.
