@@ -1,9 +1,13 @@
 //! Real connections through services that nobody translates, while their tables change: none breaks.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
-use mesh_tests::bench::churn::{Churn, Way, unbroken};
+use anyhow::{Result, bail, ensure};
+use mesh_tests::bench::churn::{Churn, Flood, Way, unbroken};
+use nix::sys::signal::Signal;
 
 /// Generous where a busy machine is slow, short where a slot has to come to rest.
 const IDLE: Duration = Duration::from_secs(10);
@@ -36,9 +40,49 @@ fn survives(group: &str, way: Way) -> Result<()> {
     unbroken(&before)?;
     unbroken(&between)?;
     ensure!(before.iter().any(|r| r.owner == "b2") && before.iter().any(|r| r.owner == "b1"), "the flows are with too few: {before:?}");
-    churn.daemon.until("every slot is at rest", || Ok(churn.moving()? == 0))?;
+    churn.rest()?;
     ensure!(churn.owners(60)?.into_iter().eq(["b1", "b3", "b4"]), "new connections do not reach all there are");
     Ok(())
+}
+
+/// Forged SYNs take up all room there is: new flows then stay with who is drained, until the flood is over, and nobody is torn away.
+#[test]
+fn a_flood_holds_a_drain_up_and_breaks_nothing() -> Result<()> {
+    let churn = Churn::with("mesh-ledger-syn", Way::Dsr, IDLE, "limits: {ledger: 8192}\n")?;
+    let SocketAddr::V4(vip) = churn.vip else { bail!("forged SYNs are made for IPv4 only") };
+    let before = churn.hold(HELD, PAUSE)?;
+    let flood = Flood::start(&churn.stage.client.ns, vip, 10_000)?;
+    std::thread::sleep(Duration::from_millis(300));
+    churn.daemon.ok(&["backend", "drain", "web", "b2"])?;
+    let during = churn.hold(HELD, PAUSE)?;
+    std::thread::sleep(Duration::from_secs(4));
+    let ledger = churn.ledger()?;
+    ensure!(ledger["refused"].as_u64() > Some(0), "there was room for all: {ledger}");
+    ensure!(flood.finish()? > 1000, "there was no flood");
+    churn.until_new_reach("b2", false)?;
+    let (before, during) = (before.finish(), during.finish());
+    unbroken(&before)?;
+    unbroken(&during)?;
+    ensure!(before.iter().any(|r| r.owner == "b2"), "no flow is with b2: {before:?}");
+    churn.rest()
+}
+
+/// A daemon that is killed amidst a change leaves it to the next one, which begins to count anew.
+#[test]
+fn a_killed_daemon_leaves_its_changes_to_the_next() -> Result<()> {
+    let mut churn = Churn::new("mesh-ledger-die", Way::Dsr, IDLE)?;
+    let before = churn.hold(HELD, PAUSE)?;
+    churn.daemon.ok(&["backend", "drain", "web", "b2"])?;
+    churn.restart(Signal::SIGKILL)?;
+    let between = churn.hold(HELD, PAUSE)?;
+    churn.until_new_reach("b2", false)?;
+    churn.daemon.ok(&["backend", "add", "web", "10.77.0.14", "--name", "b4"])?;
+    churn.restart(Signal::SIGTERM)?;
+    churn.until_new_reach("b4", true)?;
+    let (before, between) = (before.finish(), between.finish());
+    unbroken(&before)?;
+    unbroken(&between)?;
+    churn.rest()
 }
 
 #[test]

@@ -78,6 +78,11 @@ impl Seen {
         self.memo.refused != 0 && self.since_written(self.memo.refused)
     }
 
+    /// A refusal is of a SYN that may be repeated for so long, and then it is over.
+    fn refused_within(&self, ticks: u32) -> bool {
+        self.memo.refused != 0 && self.now.wrapping_sub(self.memo.refused) as i32 <= ticks as i32
+    }
+
     /// The moment is not before the daemon looked, to write the word that stands.
     fn since_written(&self, moment: u32) -> bool {
         moment.wrapping_sub(self.held.since).wrapping_add(LOOK) as i32 >= 0
@@ -106,7 +111,7 @@ impl Seen {
             let kept = flags.without(SlotFlags::LEARN).without(SlotFlags::STRICT);
             return word.with_flags(kept.with(SlotFlags::TRANSITION).with(SlotFlags::PREPARE));
         }
-        if self.refused() || self.age() <= times.handshake {
+        if self.refused_within(times.handshake + LOOK) || self.age() <= times.handshake {
             return word;
         }
         SlotWord::new(target, word.default(), word.secondary(), SlotFlags::TRANSITION)
@@ -159,5 +164,30 @@ impl Seen {
         } else {
             SlotWord::steady(word.target(), word.secondary())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10 };
+
+    fn prepared(refused: u32, now: u32) -> Option<SlotWord> {
+        let word = SlotWord::new(0, 0, 1, SlotFlags::TRANSITION.with(SlotFlags::PREPARE));
+        let seen = Seen { held: Held { word, since: 1000 }, memo: SlotMemo { seen: 0, refused }, now, handshakes: true };
+        next(&seen, Wish { target: 1, secondary: 2 }, &TIMES, |_| Standing::Takes).filter(|then| then.target() == 1)
+    }
+
+    #[test]
+    fn a_refusal_holds_a_change_up_for_the_time_of_a_handshake_and_no_longer() {
+        assert_eq!(prepared(0, 1020), None);
+        assert!(prepared(0, 1021).is_some());
+        for now in 1005..=1005 + TIMES.handshake + LOOK {
+            assert_eq!(prepared(1005, now), None, "{now}");
+        }
+        assert!(prepared(1005, 1006 + TIMES.handshake + LOOK).is_some());
+        // Another CPU's clock is a little ahead.
+        assert_eq!(prepared(1022, 1021), None);
     }
 }

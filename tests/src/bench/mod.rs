@@ -14,6 +14,7 @@ mod rig;
 mod run;
 pub mod scale;
 mod stall;
+pub mod transition;
 pub mod weighted;
 
 pub use cases::{Case, Flows, Kind, cases};

@@ -8,7 +8,10 @@ use mesh::{
     model::{BackendId, Weight},
     table::{self, BaseTable},
 };
-use mesh_common::abi::{Config, Mode, NatBucket, NatFlow, Proto, REASONS, Reason, SlotWord, TableRef};
+use mesh_common::abi::{
+    Config, LedgerBucket, LedgerConfig, LedgerWord, Mode, NatBucket, NatFlow, Proto, REASONS, Reason, SlotFlags, SlotMemo, SlotWord,
+    TableRef,
+};
 
 use super::{Case, Driver, Kind, cases::PORT};
 use crate::fixture::{Engine, Hook, INGRESS, Kernel, Maps, Member, Nat, Service, Sizes, place, rows};
@@ -82,6 +85,23 @@ impl Rig {
         maps.nat_gauges.half_open = 0;
     }
 
+    /// Has so many percent of the slots be on their way to their secondary, and the others at rest.
+    pub fn set_out(&mut self, percent: u32) {
+        let maps = self.kernel.maps();
+        for (slot, word) in (0_u32..).zip(maps.slots.iter_mut()) {
+            // Who is on the way at 1 % is so at 5 % too, wherever in the table that is.
+            let moves = slot.wrapping_mul(0x9e37_79b1) / (u32::MAX / 100) < percent;
+            let (owner, other) = (word.default(), if word.target() == word.default() { word.secondary() } else { word.target() });
+            *word = if moves { SlotWord::new(other, owner, owner, SlotFlags::TRANSITION) } else { SlotWord::steady(owner, other) };
+        }
+        maps.slot_memos.fill(SlotMemo::default());
+    }
+
+    /// Forgets all flows of slots on their way.
+    pub fn forget_ledger(&mut self) {
+        self.kernel.maps().ledger.fill(LedgerBucket::default());
+    }
+
     /// Packets that went as they should so far, and those of flows that found no room.
     pub fn counted(&self, case: &Case) -> Result<Count> {
         let counters = self.kernel.counters();
@@ -148,6 +168,8 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
     nat.publish(maps);
     maps.config.hash_key = [0x0123_4567_89ab_cdef, 0x0f1e_2d3c_4b5a_6978];
     maps.config.sample_mask = Config::SAMPLE_MASK;
+    let long = LedgerWord::SEEN / 2;
+    maps.config.ledger = LedgerConfig { bucket_mask: maps.ledger.len() as u32 - 1, handshake_ticks: long, idle_ticks: long, reserved: 0 };
     maps.slots[..slots.len()].copy_from_slice(slots);
     let table = TableRef::new(0, slots.len().trailing_zeros());
     let mut vips = Vec::new();

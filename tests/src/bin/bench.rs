@@ -312,6 +312,20 @@ fn packet(args: &Packet) -> Result<()> {
         show(&figure, args.json)?;
         spoiled += u32::from(figure.bad > 0);
     }
+    for case in bench::transition::cases().iter().filter(|c| bench::transition::names(c).iter().any(|name| name.contains(&args.case))) {
+        let fitting = match rig.take().filter(|r| r.fits(case)) {
+            Some(rig) => rig,
+            None => Rig::load(case.services, 1 << 20)?,
+        };
+        for figure in bench::transition::measure(&mut driver, rig.insert(fitting), case, args.rounds)? {
+            spoiled += u32::from(figure.bad > 0);
+            if args.json {
+                println!("{}", serde_json::to_string(&figure)?);
+            } else {
+                println!("{:<28} {:>8} {:>+8} over rest {:>6}", figure.case, figure.net_ns, figure.over_rest_ns, figure.bad);
+            }
+        }
+    }
     anyhow::ensure!(spoiled == 0, "{spoiled} cases had packets that went wrong: their figures mean nothing");
     Ok(())
 }

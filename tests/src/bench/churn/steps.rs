@@ -19,7 +19,10 @@ pub fn run(churn: Churn, way: Way, options: &Options, show: &mut dyn FnMut(&Figu
     play.restarts()?;
     play.flood()?;
     // Whoever is left is remembered, slots change their default, and nobody is to notice.
-    play.step("hold", |play| Ok(sleep(2 * play.options.idle)))?;
+    play.step("hold", |play| {
+        sleep(2 * play.options.idle);
+        Ok(())
+    })?;
     play.step("settle", |play| play.rest())
 }
 
@@ -109,7 +112,7 @@ impl Play<'_> {
     fn rest(&mut self) -> Result<()> {
         self.look()?;
         self.crowd.leave();
-        self.churn.daemon.until("every slot is at rest", || Ok(self.churn.moving()? == 0))
+        self.churn.rest()
     }
 
     fn step(&mut self, step: &'static str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {

@@ -60,6 +60,11 @@ pub struct Churn {
 impl Churn {
     /// `idle`: the longest silence of a flow that is promised to find its backend again.
     pub fn new(group: &str, way: Way, idle: Duration) -> Result<Self> {
+        Self::with(group, way, idle, "")
+    }
+
+    /// The same with more lines in the configuration.
+    pub fn with(group: &str, way: Way, idle: Duration, lines: &str) -> Result<Self> {
         let mut stage = Stage::build(group, &BACKENDS)?;
         let vip: SocketAddr = "10.77.0.100:8080".parse()?;
         let mut agents = Vec::new();
@@ -83,7 +88,7 @@ impl Churn {
             members += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
         }
         let config = format!(
-            "interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: 1s}}\nservices:\n  \
+            "{lines}interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: 1s}}\nservices:\n  \
              - {{name: web, vip: '{vip}', mode: {}, slots: 256, announce: {{address: eth0}}, \
              health: {{type: tcp, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
             HANDSHAKE.as_secs(),
@@ -144,6 +149,12 @@ impl Churn {
     pub fn revive(&mut self, name: &'static str) -> Result<()> {
         self.stage.serve(name)?;
         if self.way == Way::Nat { Ok(()) } else { self.stage.serve_at(name, self.vip) }
+    }
+
+    /// Waits until nothing is on its way any more.
+    pub fn rest(&self) -> Result<()> {
+        let rested = self.daemon.until("every slot is at rest", || Ok(self.moving()? == 0));
+        rested.with_context(|| self.daemon.ok(&["ledger", "ls"]).unwrap_or_default())
     }
 
     pub fn ledger(&self) -> Result<Value> {
