@@ -85,6 +85,32 @@ fn a_killed_daemon_leaves_its_changes_to_the_next() -> Result<()> {
     churn.rest()
 }
 
+/// A backend whose host is gone says nothing any more: whoever gets its flows' next packets answers them by a RST, so that clients connect anew instead of
+/// waiting in vain.
+fn resets_the_dead(group: &str, way: Way) -> Result<()> {
+    let churn = Churn::new(group, way, IDLE)?;
+    let held = churn.hold(HELD, PAUSE)?;
+    churn.stage.backends["b2"].unplug()?;
+    let of_dead = || held.so_far().into_iter().filter(|r| r.owner == "b2").collect::<Vec<_>>();
+    ensure!(!of_dead().is_empty(), "no flow is with b2: {:?}", held.so_far());
+    churn.daemon.until("all clients of b2 are told", || Ok(of_dead().iter().all(|r| r.broken.is_some())))?;
+    for report in held.finish() {
+        let told = report.broken.as_deref().is_some_and(|why| why.contains("Connection reset"));
+        ensure!(told == (report.owner == "b2"), "{report:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dead_backends_flows_are_reset_in_dsr() -> Result<()> {
+    resets_the_dead("mesh-reset-dsr", Way::Dsr)
+}
+
+#[test]
+fn a_dead_backends_flows_are_reset_in_a_tunnel() -> Result<()> {
+    resets_the_dead("mesh-reset-tun", Way::Tunnel)
+}
+
 #[test]
 fn dsr_keeps_its_connections() -> Result<()> {
     survives("mesh-ledger-dsr", Way::Dsr)
