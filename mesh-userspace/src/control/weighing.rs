@@ -1,10 +1,6 @@
 //! Dynamic weights as the daemon carries them out: what was seen of each backend to the controllers, and their factors to the plan.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use mesh_common::abi::Mode;
 
@@ -17,7 +13,7 @@ use super::{
 };
 use crate::{
     config::balanced::SignalWord,
-    health::TargetKey,
+    health::{TargetKey, Waited},
     model::{BackendId, ServiceName, VipAddr},
     plan::{PlannedBackend, ServicePlan},
     weights::{Act, Controller, Factor, Observation, Reading},
@@ -31,7 +27,6 @@ pub(super) type Words = BTreeMap<TargetKey, Word>;
 pub struct Weighing {
     services: BTreeMap<ServiceName, Weigher>,
     agents: Agents,
-    began: Option<Instant>,
     last: Option<Instant>,
 }
 
@@ -39,8 +34,8 @@ pub struct Weighing {
 #[derive(Debug, Default)]
 struct Weigher {
     controller: Controller,
-    /// Heartbeats that were taken in, and flows begun and open when that was done last.
-    heard: BTreeMap<BackendId, u64>,
+    /// What its heartbeats took, and flows begun and open when that was done last.
+    heard: BTreeMap<BackendId, Waited>,
     flows: BTreeMap<BackendId, (u64, u64)>,
 }
 
@@ -48,9 +43,7 @@ impl Daemon {
     /// Lets the controllers take a step. To be called every second or so.
     pub(super) fn weigh(&mut self, now: Instant) {
         self.ask_agents();
-        let began = *self.weighing.began.get_or_insert(now);
         let dt = self.weighing.last.replace(now).map_or(1.0, |last| now.saturating_duration_since(last).as_secs_f64()).clamp(0.1, 5.0);
-        let at = now.saturating_duration_since(began).as_secs_f64();
         let begun = self.flows_begun();
         let words = self.weighing.agents.words();
         let mut services = std::mem::take(&mut self.weighing.services);
@@ -62,9 +55,9 @@ impl Daemon {
             let mut factors = BTreeMap::new();
             if is_controlled(merged) {
                 let weigher = services.entry(plan.name.clone()).or_default();
-                let seen = plan.members.iter().filter(|m| m.state.takes_new() && m.configured.0 > 0);
+                let seen = plan.members.iter().filter(|m| m.configured.0 > 0);
                 let seen = seen.map(|m| (m.id, self.sight(weigher, (merged, plan), m, &begun))).collect();
-                weigher.controller.step(at, dt, &seen);
+                weigher.controller.step(dt, &seen);
                 factors = weigher.controller.factors();
             }
             if merged.service.weights.agent.is_some() {
@@ -135,9 +128,9 @@ impl Daemon {
         let by_load = merged.service.weights.by == SignalWord::Load;
         let load = self.core.beat_of(&key).filter(|_| by_load).and_then(Lease::load);
         let status = self.monitor.status(&key).filter(|_| !by_load);
-        let heard = status.as_ref().map_or(0, |s| s.checks_done);
-        let news = weigher.heard.insert(member.id, heard) != Some(heard);
-        let latency = status.filter(|s| news && s.last_error.is_none()).and_then(|s| s.last_rtt).as_ref().map(Duration::as_secs_f64);
+        let waited = status.map(|s| s.waited).unwrap_or_default();
+        // Who is followed from now on says nothing of before; and a target that begins anew counts from 0.
+        let heard = weigher.heard.insert(member.id, waited).and_then(|before| waited.since(before)).filter(|w| w.checks > 0);
         let now = (
             begun.get(&(place(plan.vip), member.id)).copied().unwrap_or(0),
             self.nat.open.get(&(plan.vip, member.id)).map_or(0, |o| o.flows),
@@ -149,8 +142,9 @@ impl Daemon {
         // A few flows a second say nothing of who keeps up.
         let flows = flows.filter(|(arrivals, _)| *arrivals >= 20.0);
         Observation {
-            weight: f64::from(member.configured.0) * member.parts.ramp.as_f64(),
-            latency,
+            weight: if member.state.takes_new() { f64::from(member.configured.0) * member.parts.ramp.as_f64() } else { 0.0 },
+            latency: heard.map(|w| w.time.as_secs_f64() / w.checks as f64),
+            checks: heard.map_or(0.0, |w| w.checks as f64),
             load,
             arrivals: flows.map(|f| f.0),
             completions: flows.map(|f| f.1),
@@ -221,6 +215,7 @@ fn because(r: &Reading) -> String {
     };
     match r.act {
         Act::Blind => "nothing was seen of its latency or load yet".to_owned(),
+        Act::Out => format!("{stands}, and it takes no new flows: the factor waits for it"),
         Act::Even => format!("{stands}, about as all are ({all:.2})"),
         Act::Raised => format!("{stands}, all are {all:.2} times: it gets more"),
         Act::Lowered => format!("{stands}, all are {all:.2} times: it gets less"),

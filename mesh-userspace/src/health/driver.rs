@@ -238,7 +238,12 @@ impl Driver {
         if matches!(&outcome.result, Err(e) if is_answer(e)) {
             board.heard();
         }
+        let waited = matches!(&outcome.result, Ok(()) | Err(ProbeError::Timeout(_))).then_some(outcome.elapsed);
         let sample = sample(outcome, circumstances);
+        let of_target = !matches!(sample, Sample::Excused { .. }) && turn.occasion != Occasion::Doubt;
+        if let Some(waited) = waited.filter(|_| of_target) {
+            board.waited(turn.id, waited);
+        }
         if turn.occasion == Occasion::Doubt {
             board.tried(turn.id, sample, refused, now);
         } else if board.record(turn.id, sample, refused, now) {

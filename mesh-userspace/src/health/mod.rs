@@ -21,4 +21,4 @@ pub use driver::{Monitor, Options};
 pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
 pub use probe::{Fault, Outcome, ProbeError, probe};
 pub use pulse::PulseSockets;
-pub use watch::{HealthEvent, MonitorHandle, Suspicion, TargetStatus, Traffic};
+pub use watch::{HealthEvent, MonitorHandle, Suspicion, TargetStatus, Traffic, Waited};

@@ -3,8 +3,11 @@
 //! What is made equal is *inflation*, latency over the backend's own unloaded latency: equal latency would starve slow backends and overfill fast
 //! ones. Pure: observations and the time in, factors out.
 
-use std::collections::{BTreeMap, VecDeque};
+mod pace;
 
+use std::collections::BTreeMap;
+
+use self::pace::Pace;
 use super::Factor;
 use crate::model::BackendId;
 
@@ -37,10 +40,12 @@ impl Default for Settings {
 /// What was seen of one backend since the last step.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Observation {
-    /// Configured weight, times the slow start's factor.
+    /// Configured weight, times the slow start's factor; 0 = it takes no new flows now, and its factor waits for it.
     pub weight: f64,
-    /// Mean latency, seconds; `None` = none was seen.
+    /// Mean latency, seconds, of what did not answer in time as well; `None` = none was seen.
     pub latency: Option<f64>,
+    /// Checks or requests that it is the mean of; 0 = one.
+    pub checks: f64,
     /// Latency without load, seconds, where somebody knows it better than the smallest one of the last minutes.
     pub unloaded: Option<f64>,
     /// Load that the backend reports, 0 to 1 of what it can take: goes before latency.
@@ -66,10 +71,13 @@ pub struct Reading {
 }
 
 /// What the last step did with a weight.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Act {
     /// Nothing was seen of the backend yet.
+    #[default]
     Blind,
+    /// It takes no new flows: its factor waits for it.
+    Out,
     /// It is as slow as the others.
     Even,
     Raised,
@@ -91,44 +99,66 @@ pub struct Controller {
     reference: f64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Node {
-    /// Smoothed logarithm of the inflation, and one that is smoothed less: who can't keep up has to be known in seconds.
+    pace: Pace,
+    /// What is taken in is the load that it reports, and no latency.
+    reports: bool,
+    /// Logarithm of the inflation, smoothed, and smoothed less.
     x: Option<f64>,
-    sudden: Option<f64>,
+    sudden: f64,
     /// Logarithm of the factor, and of the one that is published.
     w: f64,
     published: f64,
-    lowest: Lowest,
     seen: Observation,
+    latency: Option<f64>,
     unloaded: Option<f64>,
+    /// What comes beyond what is done, as a smoothed part of it; and seconds for which what was seen as unloaded is still in doubt for that.
+    growth: f64,
+    doubt: f64,
     act: Act,
 }
 
-/// Seconds after which the smallest latency is forgotten.
-const WINDOW: f64 = 300.0;
 /// Inflation beyond the median's by this much, in logarithms, with more arrivals than completions: it can't keep up.
 const OVERLOAD: f64 = 1.2;
-/// Weight of the newest observation in what overload is judged by.
-const SUDDEN: f64 = 0.5;
+/// Bounds of what is left of a weight by one step of relief.
+const RELIEF: (f64, f64) = (0.4, 0.98);
+/// A report says as much as so many checks.
+const MANY: f64 = 4.0;
+/// The largest inflation that is reckoned with, as a logarithm.
+const MOST: f64 = 8.0;
+/// The same where it is seen that what waits becomes more and more.
+const STRAIN: f64 = 0.4;
+/// Weight of the newest difference of what comes and what is done; beyond this part of it the backend does not keep up, ...
+const GROWTH: f64 = 0.3;
+const GROWS: f64 = 0.1;
+/// ... and so long after that it is taken to be at most so many times as slow by itself as others are: 8, as a logarithm.
+const DOUBT: f64 = 60.0;
+const SPREAD: f64 = 2.08;
 
 impl Controller {
     pub fn new(settings: Settings) -> Self {
         Self { settings, ..Self::default() }
     }
 
-    /// One step at `now`, `dt` seconds after the last; both in seconds. Backends that are not observed any more are forgotten. Tells whether a
+    /// One step, `dt` seconds after the last. Backends that are not observed any more are forgotten. Tells whether a
     /// factor changed.
-    pub fn step(&mut self, now: f64, dt: f64, seen: &BTreeMap<BackendId, Observation>) -> bool {
+    pub fn step(&mut self, dt: f64, seen: &BTreeMap<BackendId, Observation>) -> bool {
         self.nodes.retain(|id, _| seen.contains_key(id));
         for (id, observation) in seen {
-            self.nodes.entry(*id).or_insert_with(Node::new).observe(observation, now, &self.settings);
+            self.nodes.entry(*id).or_default().learn(observation, dt, self.settings.smoothing);
         }
+        let usual = lower_median(self.nodes.values().filter(|n| n.in_use() && n.pace.is_known()).map(|n| n.pace.unloaded));
+        self.nodes.values_mut().for_each(|node| node.judge(usual.unwrap_or(f64::INFINITY)));
         let reference = self.mean_inflation();
         self.reference = reference;
         let median = self.median();
-        let overloaded = self.nodes.values().filter(|n| n.is_overloaded(median)).count();
-        let held = 2 * overloaded > self.nodes.len();
+        let (in_use, overloaded) = self
+            .nodes
+            .values()
+            .filter(|n| n.in_use())
+            .fold((0, 0), |(all, over), node| (all + 1, over + usize::from(node.is_overloaded(median))));
+        let held = 2 * overloaded > in_use;
         let settings = self.settings;
         let mut wishes: Vec<f64> = self.nodes.values_mut().map(|node| node.wish(&settings, dt, reference, median, held)).collect();
         self.fit_budget(&mut wishes, dt);
@@ -162,9 +192,7 @@ impl Controller {
     }
 
     fn median(&self) -> f64 {
-        let mut known: Vec<f64> = self.nodes.values().filter_map(|n| n.x).collect();
-        known.sort_by(f64::total_cmp);
-        known.get(known.len() / 2).copied().unwrap_or(0.0)
+        lower_median(self.nodes.values().filter(|n| n.in_use()).filter_map(|n| n.x)).unwrap_or(0.0)
     }
 
     /// Scales changes down until no more slots move than the budget allows. Relief is exempt.
@@ -203,6 +231,13 @@ impl Controller {
     }
 }
 
+/// The lower one of two in the middle: where half of few backends can't keep up, the other half says what is usual.
+fn lower_median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
 /// What is published of a logarithm that changes all the time: it stays as it is until it is more than `step` off. A random walk of small steps then
 /// moves fewer slots than a table would have to that follows each of them.
 pub fn steady(published: f64, wanted: f64, step: f64) -> f64 {
@@ -210,28 +245,52 @@ pub fn steady(published: f64, wanted: f64, step: f64) -> f64 {
 }
 
 impl Node {
-    fn new() -> Self {
-        let lowest = Lowest::default();
-        Self { x: None, sudden: None, w: 0.0, published: 0.0, lowest, seen: Observation::default(), unloaded: None, act: Act::Blind }
+    /// Takes in what was seen.
+    fn learn(&mut self, seen: &Observation, dt: f64, part: f64) {
+        let latency = seen.latency.filter(|l| l.is_finite() && *l > 0.0);
+        let reported = seen.load.filter(|l| l.is_finite()).map(|load| -(1.0 - load.clamp(0.0, 0.98)).ln());
+        if self.reports != reported.is_some() {
+            (self.reports, self.pace) = (reported.is_some(), Pace::default());
+        }
+        let checks = if self.reports { MANY } else { Some(seen.checks).filter(|c| c.is_finite()).map_or(1.0, |c| c.max(1.0)) };
+        if let Some(value) = reported.or(latency.map(f64::ln)) {
+            self.pace.take(value, checks, part);
+        }
+        self.latency = latency.or(self.latency);
+        let leaves = self.in_use() && seen.weight <= 0.0;
+        // Who went out because it could not keep up would come back to the same.
+        if leaves && self.growth > GROWS {
+            self.w += (0.97 * (1.0 - self.growth)).clamp(RELIEF.0, RELIEF.1).ln();
+        }
+        self.seen = Observation { latency, ..*seen };
+        let growth = self.flows().map_or(0.0, |(arrivals, completions)| (arrivals - completions) / arrivals.max(completions).max(1.0));
+        self.growth += GROWTH * (growth - self.growth);
+        self.doubt = if self.growth > GROWS { DOUBT } else { (self.doubt - dt).max(0.0) };
     }
 
-    fn observe(&mut self, seen: &Observation, now: f64, settings: &Settings) {
-        let latency = seen.latency.filter(|l| l.is_finite() && *l > 0.0);
-        let own = latency.map(|latency| self.lowest.take(now, latency));
-        self.unloaded = seen.unloaded.filter(|u| u.is_finite() && *u > 0.0).or(own).or(self.unloaded);
-        let reported = seen.load.filter(|l| l.is_finite()).map(|load| -(1.0 - load.clamp(0.0, 0.98)).ln());
-        let measured = latency.zip(self.unloaded).map(|(latency, unloaded)| (latency / unloaded).ln().max(0.0));
-        if let Some(x) = reported.or(measured) {
-            let smoothed = |old: Option<f64>, part: f64| Some(old.map_or(x, |old| old + part * (x - old)));
-            self.x = smoothed(self.x, settings.smoothing);
-            self.sudden = smoothed(self.sudden, SUDDEN);
+    /// Compares with the unloaded latency. `usual`: logarithm of the others'.
+    fn judge(&mut self, usual: f64) {
+        if !self.pace.is_known() {
+            return;
         }
-        self.seen = Observation { latency: latency.or(self.seen.latency), ..*seen };
+        let known = self.seen.unloaded.filter(|u| u.is_finite() && *u > 0.0).map(f64::ln);
+        // Who has been overloaded since it is known was never seen without load.
+        let likely = if self.doubt > 0.0 { usual + SPREAD } else { f64::INFINITY };
+        let unloaded = if self.reports { 0.0 } else { known.unwrap_or(self.pace.unloaded.min(likely)) };
+        self.unloaded = (!self.reports).then(|| unloaded.exp());
+        let inflation = |level: f64| (level - unloaded).clamp(0.0, MOST);
+        (self.x, self.sudden) = (Some(inflation(self.pace.level)), inflation(self.pace.sudden));
+    }
+
+    /// It takes new flows.
+    fn in_use(&self) -> bool {
+        self.seen.weight > 0.0
     }
 
     fn is_overloaded(&self, median: f64) -> bool {
-        let grows = self.flows().is_some_and(|(arrivals, completions)| arrivals > 0.9 * completions);
-        grows && self.sudden.is_some_and(|x| x - median > OVERLOAD)
+        let Some((arrivals, completions)) = self.flows() else { return false };
+        let slower = |by: f64| self.sudden - median > by && self.x.is_some_and(|x| x - median > by / 2.0);
+        (arrivals > 0.9 * completions && slower(OVERLOAD)) || (arrivals > completions && self.growth > GROWS && slower(STRAIN))
     }
 
     fn flows(&self) -> Option<(f64, f64)> {
@@ -247,6 +306,9 @@ impl Node {
 
     fn judged(&self, settings: &Settings, dt: f64, reference: f64, median: f64, held: bool) -> (Act, f64) {
         let Some(x) = self.x else { return (Act::Blind, 0.0) };
+        if !self.in_use() {
+            return (Act::Out, 0.0);
+        }
         if held {
             return (Act::Held, 0.0);
         }
@@ -254,9 +316,9 @@ impl Node {
         if self.is_overloaded(median)
             && let Some((arrivals, completions)) = self.flows()
         {
-            return (Act::Relieved, (0.97 * completions / arrivals.max(1e-9)).clamp(0.4, 0.98).ln());
+            return (Act::Relieved, (0.97 * completions / arrivals.max(1e-9)).clamp(RELIEF.0, RELIEF.1).ln());
         }
-        if error.abs() < settings.deadband {
+        if error.abs() < settings.deadband.max(self.pace.noise(settings.smoothing)) {
             return (Act::Even, 0.0);
         }
         // The backlog goes already: pushing on would starve it when it is gone.
@@ -273,26 +335,16 @@ impl Node {
     }
 
     fn reading(&self, reference: f64) -> Reading {
-        let Observation { latency, load, .. } = self.seen;
         let inflation = self.x.map_or(1.0, f64::exp);
-        Reading { factor: self.factor(), inflation, reference, latency, unloaded: self.unloaded, load, act: self.act }
-    }
-}
-
-/// The smallest value of the last [`WINDOW`].
-#[derive(Clone, Debug, Default)]
-struct Lowest(VecDeque<(f64, f64)>);
-
-impl Lowest {
-    fn take(&mut self, now: f64, value: f64) -> f64 {
-        while self.0.back().is_some_and(|(_, larger)| *larger >= value) {
-            self.0.pop_back();
+        Reading {
+            factor: self.factor(),
+            inflation,
+            reference,
+            latency: self.latency,
+            unloaded: self.unloaded,
+            load: self.seen.load,
+            act: self.act,
         }
-        self.0.push_back((now, value));
-        while self.0.front().is_some_and(|(at, _)| now - at > WINDOW) {
-            self.0.pop_front();
-        }
-        self.0.front().map_or(value, |(_, lowest)| *lowest)
     }
 }
 

@@ -1,12 +1,21 @@
 //! What weights do for latency, on real HTTP backends of different speed: `cargo xtask bench weights`.
 //!
 //! Each backend is a few workers that take a time of their own for each request, one after the other; what waits, waits in the backlog. Requests come at times
-//! that were drawn before (Poisson), whoever is slow: a latency counts from when its request was due.
+//! that were drawn before (Poisson), whoever is slow: a latency counts from when its request was due. Checks wait for a worker like requests, and then
+//! take a twentieth of their mean time. Suspicion is off: a backend whose backlog is full looks dead to it, and only weights are compared here, with a proxy that
+//! checks nothing.
 
 mod backend;
 mod requests;
+mod trace;
 
-use std::{fmt, net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -61,6 +70,8 @@ pub struct Options {
     pub warm: Duration,
     pub measured: Duration,
     pub settle: Duration,
+    /// Tell on standard error every five seconds what the controller makes of each backend.
+    pub trace: bool,
 }
 
 /// Measures one policy after the other, and shows each as soon as it is there.
@@ -80,7 +91,14 @@ pub fn measure(policies: &[Policy], options: &Options, mut show: impl FnMut(&Fig
         let capacity = WORKERS as f64 * f64::from(SPEEDS.iter().sum::<u16>()) / SERVICE.as_secs_f64();
         let load = Load { to: VIP.parse()?, rate: capacity * options.load, seed: 7 };
         let warm = if *policy == Policy::Controller { options.settle } else { options.warm };
-        load.run(&client.ns, warm)?;
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let daemon = balanced.daemon.as_ref().filter(|_| options.trace && *policy == Policy::Controller);
+            let _tracer = daemon.map(|daemon| scope.spawn(|| trace::follow(daemon, &over)));
+            let warmed = load.run(&client.ns, warm);
+            over.store(true, Ordering::Relaxed);
+            warmed
+        })?;
         let before: Vec<u64> = backends.iter().map(Backend::answered).collect();
         let answers = load.run(&client.ns, options.measured)?;
         let counts: Vec<u64> = backends.iter().zip(before).map(|(b, before)| b.answered() - before).collect();
@@ -101,20 +119,22 @@ pub fn measure(policies: &[Policy], options: &Options, mut show: impl FnMut(&Fig
 
 /// A running balancer; it ends with this value.
 struct Balanced {
-    _daemon: Option<Daemon>,
+    daemon: Option<Daemon>,
     _proxy: Option<(Process, tempfile::TempDir)>,
 }
 
 impl Balanced {
     fn start(policy: Policy, balancer: &Host, backends: &[SocketAddr]) -> Result<Self> {
         if policy == Policy::Haproxy {
-            return Ok(Self { _daemon: None, _proxy: Some(haproxy(balancer, backends)?) });
+            return Ok(Self { daemon: None, _proxy: Some(haproxy(balancer, backends)?) });
         }
         let weight = |speed: u16| if policy == Policy::Ideal { speed } else { 1 };
         let list: Vec<String> =
             backends.iter().zip(SPEEDS).map(|(at, speed)| format!("{{address: \"{at}\", weight: {}}}", weight(speed))).collect();
         let keys = match policy {
-            Policy::Controller => "health: {type: http, path: /, interval: 250ms, timeout: 2s, fall: 10}, weights: {by: latency}",
+            Policy::Controller => {
+                "health: {type: http, path: /check, interval: 250ms, timeout: 2s, fall: 10, detector: rise_fall}, weights: {by: latency}"
+            }
             _ => "health: none",
         };
         let config = format!(
@@ -122,7 +142,7 @@ impl Balanced {
              backends: [{}]}}\n",
             list.join(", ")
         );
-        Ok(Self { _daemon: Some(Daemon::start(&balancer.ns, &config)?), _proxy: None })
+        Ok(Self { daemon: Some(Daemon::start(&balancer.ns, &config)?), _proxy: None })
     }
 }
 

@@ -236,8 +236,11 @@ struct Weights {
     #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// Seconds that the controller has before.
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = 30)]
     settle: u64,
+    /// Tell on standard error what the controller makes of each backend.
+    #[arg(long)]
+    trace: bool,
 }
 
 fn run_weights(args: &Weights) -> Result<()> {
@@ -246,6 +249,7 @@ fn run_weights(args: &Weights) -> Result<()> {
         warm: Duration::from_secs(5),
         measured: Duration::from_secs(args.seconds.max(1)),
         settle: Duration::from_secs(args.settle),
+        trace: args.trace,
     };
     if !args.json {
         println!("{}", weighted::Figure::HEAD);

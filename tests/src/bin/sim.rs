@@ -41,6 +41,9 @@ struct Weights {
     /// Simulated seconds of each case; the second half is told.
     #[arg(long, default_value_t = 200)]
     seconds: u32,
+    /// Only cases whose title contains this.
+    #[arg(long = "case", default_value = "")]
+    only: String,
     #[command(flatten)]
     drawn: Drawn,
 }
@@ -66,7 +69,7 @@ fn main() -> Result<()> {
     match Args::parse().subject {
         Subject::Detect(args) => detect(&args),
         Subject::Churn(args) => show::churn(args.svg.as_deref()),
-        Subject::Weights(args) => show::weights(f64::from(args.seconds.max(40)), args.drawn.svg.as_deref()),
+        Subject::Weights(args) => show::weights(f64::from(args.seconds.max(40)), &args.only, args.drawn.svg.as_deref()),
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::{
     churn,
     draw::{self, Panel, Series},
-    weights::{self, Case, POLICIES, Policy},
+    weights::{self, Case, Fleet, POLICIES, Policy},
 };
 
 /// Slots moved by each builder and by the overlay; drawn into `picture`.
@@ -90,18 +90,20 @@ fn jitters() -> Result<Vec<Series>> {
     Ok(series)
 }
 
-/// Latency under each policy; drawn into `picture`.
-pub fn weights(seconds: f64, picture: Option<&Path>) -> Result<()> {
-    let case = Case { cores: 8.0, rho: 0.8, heavy: false, slow_down: None, seconds, seed: 1 };
+/// Latency under each policy, in the cases whose title has `only` in it; drawn into `picture`.
+pub fn weights(seconds: f64, only: &str, picture: Option<&Path>) -> Result<()> {
+    let case = Case { fleet: Fleet::Forty, cores: 8.0, rho: 0.8, heavy: false, slow_down: None, seconds, seed: 1 };
     let cases = [
         ("one core, load 0.7", Case { cores: 1.0, rho: 0.7, ..case }),
         ("8 cores, load 0.8", case),
         ("8 cores, load 0.8, one request in 20 ten times as large", Case { heavy: true, ..case }),
         ("8 cores, load 0.7, the fastest loses 3/4 half-way", Case { rho: 0.7, slow_down: Some(seconds / 2.0), ..case }),
+        ("4 cores, load 0.7", Case { fleet: Fleet::Four, cores: 4.0, rho: 0.7, ..case }),
+        ("4 cores, load 0.8", Case { fleet: Fleet::Four, cores: 4.0, ..case }),
     ];
     let mut panels = Vec::new();
-    for (title, case) in cases {
-        println!("\n40 backends, speeds 0.5 to 2, {title}: second half of {seconds} s");
+    for (title, case) in cases.into_iter().filter(|(title, _)| title.contains(only)) {
+        println!("\n{}, {title}: second half of {seconds} s", case.fleet);
         println!("{:<22} {:>9} {:>9} {:>11} {:>14}", "policy", "p50 ms", "p99 ms", "of oracle's", "slots/s");
         let mut oracle = f64::NAN;
         let mut series = Vec::new();
@@ -112,9 +114,14 @@ pub fn weights(seconds: f64, picture: Option<&Path>) -> Result<()> {
             }
             let ratio = outcome.p99 / oracle;
             println!("{:<22} {:>9.1} {:>9.1} {ratio:>10.2}x {:>13.2}%", outcome.policy, outcome.p50, outcome.p99, outcome.churn * 100.0);
-            if case.slow_down.is_some() {
-                let tail: Vec<_> = outcome.windows.iter().skip(outcome.windows.len() / 2).map(|w| format!("{w:.0}")).collect();
+            if case.slow_down.is_some() || case.fleet == Fleet::Four {
+                let since = outcome.windows.iter().skip(case.slow_down.map_or(0, |_| outcome.windows.len() / 2));
+                let tail: Vec<_> = since.map(|w| format!("{w:.0}")).collect();
                 println!("{:<22} p99 of each 10 s since: {}", "", tail.join(" "));
+            }
+            if let (Some(at), true) = (case.slow_down, policy != Policy::Equal) {
+                let after = outcome.recovered.map_or("not in time".to_owned(), |at| format!("after {at:.0} s"));
+                println!("{:<22} as before {after}: p99 of 5 s no more than half above that of the {:.0} s before", "", at / 2.0);
             }
             let points = outcome.windows.iter().enumerate().map(|(i, w)| ((i as f64 + 1.0) * 10.0, *w)).collect();
             series.push(Series { name: outcome.policy, points, labels: Vec::new(), line: true });

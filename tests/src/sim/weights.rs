@@ -1,6 +1,10 @@
 //! Policies of choosing a backend on the same queues: latency of requests under each, by the project's controller and tables.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::Ipv4Addr,
+};
 
 use mesh::{
     model::{BackendId, Weight},
@@ -13,6 +17,8 @@ use super::{queue::Backend, random::Random};
 /// What is simulated.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Case {
+    /// Speeds of the backends.
+    pub fleet: Fleet,
     /// Cores of each backend.
     pub cores: f64,
     /// Load of all together.
@@ -25,6 +31,15 @@ pub struct Case {
     pub seed: u64,
 }
 
+/// How fast backends are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fleet {
+    /// 40 backends, evenly over the logarithm from 0.5 to 2.
+    Forty,
+    /// Those of `cargo xtask bench weights`: 4, 2, 1 and 1 times as fast as the slowest, which takes 40 ms for a request.
+    Four,
+}
+
 /// Who chooses, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
@@ -34,8 +49,10 @@ pub enum Policy {
     Oracle,
     /// The controller, from equal weights on, by the latency of all requests, ...
     Requests,
-    /// ... or by that of one probe a second.
+    /// ... by that of one small probe a second, ...
     Probes,
+    /// ... or by that of four checks a second which each take a time drawn as a request's is, and are given up after two seconds.
+    Checks,
     /// Fewest open requests for its capacity, by somebody who sees all of them.
     LeastConnections,
 }
@@ -48,35 +65,47 @@ pub struct Outcome {
     pub p99: f64,
     /// p99 of each ten seconds, from the begin.
     pub windows: Vec<f64>,
+    /// Seconds after the slow-down from which on no five seconds have a p99 that is half above what it was before.
+    pub recovered: Option<f64>,
     /// Share of the slots that moved in a second, on average.
     pub churn: f64,
 }
 
-pub const POLICIES: [Policy; 5] = [Policy::Equal, Policy::Oracle, Policy::Requests, Policy::Probes, Policy::LeastConnections];
+pub const POLICIES: [Policy; 6] =
+    [Policy::Equal, Policy::Oracle, Policy::Requests, Policy::Probes, Policy::Checks, Policy::LeastConnections];
 /// Mean work of a request: milliseconds at speed 1.
 const WORK: f64 = 0.020;
-const BACKENDS: usize = 40;
 const LOG2_SLOTS: u8 = 13;
 /// Work of a probe, beside which a request is large.
 const PROBE: f64 = 0.002;
+/// A check that takes longer is given up.
+const PATIENCE: f64 = 2.0;
+/// Steps of the simulation's clock in a second: that many checks are made.
+const TICKS: f64 = 4.0;
 const WINDOW: f64 = 10.0;
+/// Of these p99s recovery is judged by.
+const STRETCH: f64 = 5.0;
 
 /// Runs one case under one policy; what is told is of its second half, and of each window.
 pub fn run(case: &Case, policy: Policy) -> Outcome {
     let mut world = World::new(case, policy);
-    let mut second = 1.0;
+    let mut ticks = 1.0;
     let mut slowed = false;
     while world.now < case.seconds {
         if case.slow_down.is_some_and(|at| !slowed && world.now >= at) {
             slowed = true;
-            let (fastest, speed) = (BACKENDS - 1, world.backends[BACKENDS - 1].speed / 4.0);
+            let fastest = world.backends.len() - 1;
+            let speed = world.backends[fastest].speed / 4.0;
             world.backends[fastest].set_speed(world.now, speed);
             world.refresh(fastest);
         }
         world.event(case, policy);
-        if world.now >= second {
-            world.tick(policy, second);
-            second += 1.0;
+        if world.now >= ticks / TICKS {
+            if ticks % TICKS == 0.0 {
+                world.second(policy);
+            }
+            world.ask(policy, ticks % TICKS == 0.0);
+            ticks += 1.0;
         }
     }
     world.outcome(case, policy)
@@ -96,22 +125,24 @@ struct World {
     unloaded: Vec<f64>,
     /// Of the running second: latencies, their number, arrivals, completions; of probes.
     seen: Vec<[f64; 4]>,
-    probed: Vec<Option<f64>>,
+    probed: Vec<[f64; 2]>,
+    /// When the checks under way began.
+    asked: Vec<VecDeque<f64>>,
     moved: f64,
     latencies: Vec<(f64, f32)>,
 }
 
 impl World {
     fn new(case: &Case, policy: Policy) -> Self {
-        // A spread of four, evenly over the logarithm.
-        let speeds: Vec<f64> = (0..BACKENDS).map(|i| 0.5 * 4f64.powf(i as f64 / (BACKENDS - 1) as f64)).collect();
+        let speeds = case.fleet.speeds();
+        let count = speeds.len();
         let capacity: f64 = speeds.iter().sum::<f64>() * case.cores / WORK;
-        let members: Vec<_> = (0..BACKENDS).map(|i| Member { id: id(i), weight: configured(policy, speeds[i]) }).collect();
+        let members: Vec<_> = (0..count).map(|i| Member { id: id(i), weight: configured(policy, speeds[i]) }).collect();
         let base = BaseTable::build(&members, LOG2_SLOTS, 7).ok();
         Self {
             now: 0.0,
             backends: speeds.iter().map(|s| Backend::new(*s, case.cores)).collect(),
-            next: vec![f64::INFINITY; BACKENDS],
+            next: vec![f64::INFINITY; count],
             arrival: 0.0,
             rate: case.rho * capacity,
             random: Random::new(case.seed),
@@ -119,8 +150,9 @@ impl World {
             base,
             controller: Controller::default(),
             unloaded: speeds.iter().map(|s| WORK / s).collect(),
-            seen: vec![[0.0; 4]; BACKENDS],
-            probed: vec![None; BACKENDS],
+            seen: vec![[0.0; 4]; count],
+            probed: vec![[0.0; 2]; count],
+            asked: vec![VecDeque::new(); count],
             moved: 0.0,
             latencies: Vec::new(),
         }
@@ -142,7 +174,11 @@ impl World {
         if let Some(done) = self.backends[who].finish(at) {
             let took = at - done.came;
             if done.probe {
-                self.probed[who] = Some(took);
+                // Who was given up is not asked for any more.
+                if let Some(place) = self.asked[who].iter().position(|came| *came == done.came) {
+                    self.asked[who].remove(place);
+                    self.waited(who, took);
+                }
             } else {
                 let seen = &mut self.seen[who];
                 (seen[0], seen[1], seen[3]) = (seen[0] + took, seen[1] + 1.0, seen[3] + 1.0);
@@ -178,24 +214,44 @@ impl World {
         self.next[who] = self.backends[who].next();
     }
 
+    fn waited(&mut self, who: usize, took: f64) {
+        let probed = &mut self.probed[who];
+        *probed = [probed[0] + took.min(PATIENCE), probed[1] + 1.0];
+    }
+
+    /// Checks are given up and begin.
+    fn ask(&mut self, policy: Policy, whole_second: bool) {
+        for who in 0..self.backends.len() {
+            while self.asked[who].front().is_some_and(|came| self.now - came > PATIENCE) {
+                self.asked[who].pop_front();
+                self.waited(who, PATIENCE);
+            }
+            let work = match policy {
+                Policy::Probes if whole_second => PROBE,
+                Policy::Checks => WORK * self.random.exponential(),
+                _ => continue,
+            };
+            self.asked[who].push_back(self.now);
+            self.backends[who].arrive(self.now, work, true);
+            self.refresh(who);
+        }
+    }
+
     /// A second is over: the controller takes a step.
-    fn tick(&mut self, policy: Policy, second: f64) {
-        if !matches!(policy, Policy::Requests | Policy::Probes) {
+    fn second(&mut self, policy: Policy) {
+        if !matches!(policy, Policy::Requests | Policy::Probes | Policy::Checks) {
             return;
         }
         let seen = self.seen.iter().zip(&self.probed).zip(&self.unloaded).enumerate().map(|(i, ((s, probed), unloaded))| {
-            let by_requests = (s[1] > 0.0).then(|| s[0] / s[1].max(1.0));
-            let (latency, unloaded) = match policy {
-                Policy::Requests => (by_requests, Some(*unloaded)),
-                _ => (*probed, None),
-            };
-            (id(i), Observation { weight: 1.0, latency, unloaded, load: None, arrivals: Some(s[2]), completions: Some(s[3]) })
+            let ([sum, checks], unloaded) = if policy == Policy::Requests { ([s[0], s[1]], Some(*unloaded)) } else { (*probed, None) };
+            let latency = (checks > 0.0).then_some(sum / checks);
+            (id(i), Observation { weight: 1.0, latency, checks, unloaded, load: None, arrivals: Some(s[2]), completions: Some(s[3]) })
         });
         let seen: BTreeMap<_, _> = seen.collect();
-        if self.controller.step(second, 1.0, &seen) {
+        if self.controller.step(1.0, &seen) {
             let factors = self.controller.factors();
-            let weights: Vec<u32> =
-                (0..BACKENDS).map(|i| effective(Weight::ONE, factors.get(&id(i)).copied().unwrap_or(Factor::ONE))).collect();
+            let factor = |i| factors.get(&id(i)).copied().unwrap_or(Factor::ONE);
+            let weights: Vec<u32> = (0..self.backends.len()).map(|i| effective(Weight::ONE, factor(i))).collect();
             if let Some(base) = &self.base {
                 let owner = owners(base, &weights, SLACK_PERMILLE);
                 self.moved += owner.iter().zip(&self.owner).filter(|(a, b)| a != b).count() as f64 / owner.len() as f64;
@@ -203,13 +259,7 @@ impl World {
             }
         }
         self.seen.iter_mut().for_each(|s| *s = [0.0; 4]);
-        self.probed.iter_mut().for_each(|p| *p = None);
-        if policy == Policy::Probes {
-            for who in 0..BACKENDS {
-                self.backends[who].arrive(self.now, PROBE, true);
-                self.refresh(who);
-            }
-        }
+        self.probed.iter_mut().for_each(|p| *p = [0.0; 2]);
     }
 
     fn outcome(self, case: &Case, policy: Policy) -> Outcome {
@@ -226,8 +276,39 @@ impl World {
             p50: quantile(&mut steady, 0.5),
             p99: quantile(&mut steady, 0.99),
             windows: windows.iter_mut().map(|w| quantile(w, 0.99)).collect(),
+            recovered: case.slow_down.and_then(|at| recovered(&self.latencies, at, case.seconds)),
             churn: self.moved / case.seconds,
         }
+    }
+}
+
+fn recovered(latencies: &[(f64, f32)], slowed: f64, end: f64) -> Option<f64> {
+    let p99 = |from: f64, to: f64| {
+        let mut values: Vec<f32> = latencies.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, took)| *took).collect();
+        quantile(&mut values, 0.99)
+    };
+    let bound = 1.5 * p99(slowed / 2.0, slowed);
+    let windows = ((end - slowed) / STRETCH) as usize;
+    let bad = (0..windows).rev().find(|i| p99(slowed + *i as f64 * STRETCH, slowed + (i + 1) as f64 * STRETCH) > bound);
+    let after = bad.map_or(0, |i| i + 1);
+    (after < windows).then_some(after as f64 * STRETCH)
+}
+
+impl Fleet {
+    fn speeds(self) -> Vec<f64> {
+        match self {
+            Self::Forty => (0..40).map(|i| 0.5 * 4f64.powf(f64::from(i) / 39.0)).collect(),
+            Self::Four => vec![0.5, 0.5, 1.0, 2.0],
+        }
+    }
+}
+
+impl fmt::Display for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forty => "40 backends, speeds 0.5 to 2",
+            Self::Four => "4 backends, speeds 2, 1, 0.5 and 0.5",
+        })
     }
 }
 
@@ -238,6 +319,7 @@ pub fn name(policy: Policy) -> &'static str {
         Policy::Oracle => "weights by capacity",
         Policy::Requests => "controller, requests",
         Policy::Probes => "controller, probes",
+        Policy::Checks => "controller, checks",
         Policy::LeastConnections => "least connections",
     }
 }
@@ -266,9 +348,18 @@ mod tests {
 
     #[test]
     fn the_controller_comes_near_to_who_knows_everything() {
-        let case = Case { cores: 1.0, rho: 0.7, heavy: false, slow_down: None, seconds: 60.0, seed: 1 };
+        let case = Case { fleet: Fleet::Forty, cores: 1.0, rho: 0.7, heavy: false, slow_down: None, seconds: 60.0, seed: 1 };
         let p99 = |policy| run(&case, policy).p99;
         let (equal, oracle, controller) = (p99(Policy::Equal), p99(Policy::Oracle), p99(Policy::Requests));
         assert!(controller < equal / 2.0 && oracle < controller * 1.5, "{equal} {oracle} {controller}");
+    }
+
+    /// Half of the backends are overloaded from the first moment on, and nobody has ever seen what they do without load.
+    #[test]
+    fn probes_lead_out_of_an_overloaded_start() {
+        let case = Case { fleet: Fleet::Four, cores: 4.0, rho: 0.7, heavy: false, slow_down: None, seconds: 80.0, seed: 1 };
+        let p99 = |policy| run(&case, policy).p99;
+        let (oracle, probes) = (p99(Policy::Oracle), p99(Policy::Probes));
+        assert!(probes < oracle * 1.5, "{oracle} {probes}");
     }
 }

@@ -52,8 +52,24 @@ pub struct TargetStatus {
     pub checks_failed: u64,
     /// Checks that did not count because the fault was ours.
     pub checks_excused: u64,
+    /// What its checks took so far, each until it was answered or given up.
+    pub waited: Waited,
     /// The course of suspicion, where several channels are summed.
     pub suspicion: Option<Suspicion>,
+}
+
+/// Time that checks took in all: a check that ran out of time took that long at least, and one that failed at once says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Waited {
+    pub time: Duration,
+    pub checks: u64,
+}
+
+impl Waited {
+    /// What has come since `before`; `None` if that is not of the same target's life.
+    pub fn since(self, before: Self) -> Option<Self> {
+        Some(Self { time: self.time.checked_sub(before.time)?, checks: self.checks.checked_sub(before.checks)? })
+    }
 }
 
 /// How a target stands with the detector of suspicion.

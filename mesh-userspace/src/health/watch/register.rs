@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    TargetId, Traffic,
+    TargetId, Traffic, Waited,
     target::{Target, Trial},
     vantage::Vantage,
 };
@@ -129,6 +129,13 @@ impl Register {
     pub fn record(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) -> bool {
         let sample = self.seen(id, sample, refused, now);
         self.update(id, now, |t| t.checked(sample, refused, now))
+    }
+
+    /// A check has waited so long for its answer, or for nothing.
+    pub fn waited(&mut self, id: TargetId, time: Duration) {
+        if let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) {
+            target.waited = Waited { time: target.waited.time + time, checks: target.waited.checks + 1 };
+        }
     }
 
     /// Takes in what a trial brought.

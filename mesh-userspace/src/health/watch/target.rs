@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Suspicion, TargetId, TargetStatus, Traffic};
+use super::{Suspicion, TargetId, TargetStatus, Traffic, Waited};
 use crate::health::{Check, Health, HealthEvent, Sample, breaker::Meter, judge::Judge};
 
 /// From the end of one trial to the next one's start, at least.
@@ -27,6 +27,7 @@ pub struct Target {
     pub unsent: Option<HealthEvent>,
     pub trial: Trial,
     pub pulse_rtt: Option<Duration>,
+    pub waited: Waited,
     last_check: Option<Instant>,
     last_rtt: Option<Duration>,
     usual_rtt: Option<Duration>,
@@ -57,6 +58,7 @@ impl Target {
             unsent: None,
             trial: Trial::From(now),
             pulse_rtt: None,
+            waited: Waited::default(),
             last_check: None,
             last_rtt: None,
             usual_rtt: None,
@@ -134,6 +136,7 @@ impl Target {
             checks_done: self.done,
             checks_failed: self.failed,
             checks_excused: self.excused,
+            waited: self.waited,
             suspicion: self.judge.phase().map(|phase| Suspicion {
                 phase,
                 signals: self.judge.signals(now),

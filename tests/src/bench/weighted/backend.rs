@@ -38,7 +38,7 @@ impl Backend {
                         return;
                     }
                     // Who has gone by now is none of ours.
-                    if serve(stream, mean.mul_f64(random.exponential())).is_ok() {
+                    if let Ok(Served::Request) = serve(stream, mean, random.exponential()) {
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -53,14 +53,27 @@ impl Backend {
     }
 }
 
-fn serve(mut stream: TcpStream, time: Duration) -> std::io::Result<()> {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Served {
+    Request,
+    Check,
+}
+
+/// A check takes always the same: this part of the mean.
+const CHECK: u32 = 20;
+
+/// A request takes `share` of the mean time.
+fn serve(mut stream: TcpStream, mean: Duration, share: f64) -> std::io::Result<Served> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut request = [0; 1024];
-    if stream.read(&mut request)? == 0 {
+    let length = stream.read(&mut request)?;
+    if length == 0 {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
-    std::thread::sleep(time);
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+    let check = request[..length].starts_with(b"GET /check ");
+    std::thread::sleep(if check { mean / CHECK } else { mean.mul_f64(share) });
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")?;
+    Ok(if check { Served::Check } else { Served::Request })
 }
 
 impl Drop for Backend {
