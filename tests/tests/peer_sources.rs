@@ -2,6 +2,8 @@
 
 #[path = "peer_sources/consul.rs"]
 mod consul;
+#[path = "peer_sources/consul_real.rs"]
+mod consul_real;
 #[path = "peer_sources/dns.rs"]
 mod dns;
 #[path = "peer_sources/dns_broken.rs"]
@@ -14,6 +16,8 @@ mod follower;
 mod http;
 #[path = "peer_sources/kubernetes.rs"]
 mod kubernetes;
+#[path = "peer_sources/rough.rs"]
+mod rough;
 #[path = "peer_sources/secure.rs"]
 mod secure;
 #[path = "peer_sources/zookeeper.rs"]

@@ -91,7 +91,7 @@ impl Suite {
             Self::Host => host(&args.words),
             Self::Kernel => integration("kernel_", &[Need::Test], &args.words),
             Self::Netns => integration("netns_", &[Need::Test], &args.words),
-            Self::Peers => integration("peer_", &[Need::Test, Need::Peers], &args.words),
+            Self::Peers => peers(&args.words),
             Self::Image => integration("image_", &[Need::Test, Need::Image], &args.words),
             Self::Vm => vm::run(&args.kernels, &args.words),
             Self::K8s => k8s(&args.words),
@@ -111,6 +111,15 @@ fn host(words: &[String]) -> Result<()> {
 /// Runs the files `tests/tests/<prefix>*.rs`. They find the binaries that they start beside themselves.
 fn integration(prefix: &str, needs: &[Need], words: &[String]) -> Result<()> {
     execute(&mut prepared(prefix, needs, words)?)
+}
+
+/// The same with Consul, where it can be had, which its tests find by a variable.
+fn peers(words: &[String]) -> Result<()> {
+    let mut command = prepared("peer_", &[Need::Test, Need::Peers], words)?;
+    if let Some(consul) = setup::consul::ensure() {
+        command.env("MESH_CONSUL", consul);
+    }
+    execute(&mut command)
 }
 
 /// The same with the real API server of Kubernetes, which its test finds by a variable.

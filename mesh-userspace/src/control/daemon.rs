@@ -20,6 +20,7 @@ use super::{
     breaking::Breaking,
     core::Core,
     drains::Drains,
+    following::FileRead,
     handle::Command,
     publishing::{REPAIR, SWEEP},
     saver::{Done, Saver},
@@ -103,8 +104,8 @@ pub struct Daemon {
     pub(super) unremembered: bool,
     /// What of a cluster's wishes can't be, so that it is told once.
     pub(super) cluster_problems: Vec<String>,
-    /// What each service's file says is wrong, so that it is told once.
-    pub(super) file_problems: BTreeMap<ServiceName, String>,
+    /// How reading each service's file went.
+    pub(super) files_read: BTreeMap<ServiceName, FileRead>,
     pub(super) announce: watch::Sender<BTreeSet<Place>>,
     pub(super) saver: Saver,
     pub(super) followers: broadcast::Sender<Event>,
@@ -164,7 +165,7 @@ impl Daemon {
             memory: None,
             unremembered: false,
             cluster_problems: Vec::new(),
-            file_problems: BTreeMap::new(),
+            files_read: BTreeMap::new(),
             announce,
             saver,
             followers,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Instant, SystemTime},
 };
 
@@ -11,7 +11,7 @@ use super::{
     startup::{as_far_as_possible, needs_restart, reread, texts},
 };
 use crate::{
-    discovery::{Update, read_endpoints},
+    discovery::{SourceState, SourceStatus, Update, read_endpoints},
     events::{What, unix_ms},
 };
 
@@ -76,18 +76,33 @@ impl Daemon {
         let due: Vec<_> = followed.filter(|(_, file)| only.is_none_or(|only| only.contains(file))).collect();
         let mut changed = false;
         for (spec, file) in due {
+            let mut read = self.files_read.remove(&spec.name).filter(|read| read.file == file).unwrap_or_else(|| FileRead::new(&file));
             match read_endpoints(&file, spec.vip, spec.mode) {
                 Ok(endpoints) => {
-                    self.file_problems.remove(&spec.name);
-                    changed |= self.core.discovered(&spec.name, Update::Reset(endpoints));
+                    let before = (read.status.updates, read.status.failures);
+                    read.endpoints = endpoints.len();
+                    let news = self.core.discovered(&spec.name, Update::Reset(endpoints));
+                    read.status = SourceStatus {
+                        state: SourceState::Live,
+                        answered: Some(SystemTime::now()),
+                        error: None,
+                        updates: before.0 + u64::from(news),
+                        failures: before.1,
+                    };
+                    changed |= news;
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    if self.file_problems.insert(spec.name.clone(), error.clone()).as_ref() != Some(&error) {
-                        self.tell(What::SourceFailed { service: spec.name, source: file.display().to_string(), error });
+                    read.status.failures += 1;
+                    if read.status.answered.is_some() {
+                        read.status.state = SourceState::Stale;
+                    }
+                    if read.status.error.replace(error.clone()).as_ref() != Some(&error) {
+                        self.tell(What::SourceFailed { service: spec.name.clone(), source: file.display().to_string(), error });
                     }
                 }
             }
+            self.files_read.insert(spec.name, read);
         }
         changed
     }
@@ -98,5 +113,19 @@ impl Daemon {
         if !unread.is_empty() {
             self.read_endpoint_files(Some(&unread));
         }
+    }
+}
+
+/// How reading a file of backends went.
+#[derive(Clone, Debug)]
+pub struct FileRead {
+    pub file: PathBuf,
+    pub endpoints: usize,
+    pub status: SourceStatus,
+}
+
+impl FileRead {
+    fn new(file: &Path) -> Self {
+        Self { file: file.to_owned(), endpoints: 0, status: SourceStatus::default() }
     }
 }

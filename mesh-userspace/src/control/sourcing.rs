@@ -10,6 +10,7 @@ use crate::{
     config::written,
     discovery::{EndpointSet, Memory, News, Remembered, SourceKey, SourceState, SourceStatus, Update},
     events::{What, unix_ms},
+    model::ServiceName,
 };
 
 impl Daemon {
@@ -70,21 +71,29 @@ impl Daemon {
 
     pub(super) fn source_views(&self) -> Vec<SourceView> {
         let found = self.core.endpoints_found();
-        let view = |key: &SourceKey, status: &SourceStatus| SourceView {
-            service: key.service.clone(),
-            source: key.source.clone(),
+        let view = |service: &ServiceName, source: String, endpoints: usize, status: &SourceStatus| SourceView {
+            service: service.clone(),
+            source,
             state: match status.state {
                 SourceState::Starting => SourceStateWord::Starting,
                 SourceState::Live => SourceStateWord::Live,
                 SourceState::Stale => SourceStateWord::Stale,
             },
-            endpoints: found.get(key).map_or(0, |set| set.iter().count() as u32),
+            endpoints: endpoints as u32,
             answered_ms: status.answered.map(unix_ms),
             error: status.error.clone(),
             updates: status.updates,
             failures: status.failures,
         };
-        self.sources.statuses().map(|(key, status)| view(key, status)).collect()
+        let count = |key: &SourceKey| found.get(key).map_or(0, |set| set.iter().count());
+        let sources = self.sources.statuses().map(|(key, status)| view(&key.service, key.source.clone(), count(key), status));
+        let files = self.core.services().iter().filter_map(|(name, merged)| {
+            let (file, read) = (merged.service.backends_file.as_ref()?, self.files_read.get(name)?);
+            (read.file == *file).then(|| view(name, format!("file {}", file.display()), read.endpoints, &read.status))
+        });
+        let mut views: Vec<_> = sources.chain(files).collect();
+        views.sort_by(|a, b| (&a.service, &a.source).cmp(&(&b.service, &b.source)));
+        views
     }
 
     fn remembered(&self) -> Vec<Remembered> {

@@ -9,9 +9,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
-use super::apt;
+use super::apt::{self, Lists};
 use crate::workspace::{run, target};
 
 const PACKAGES: [&str; 6] = ["golang-go", "golang-github-modern-go-reflect2-dev", "rsync", "patch", "make", "xz-utils"];
@@ -40,37 +40,8 @@ pub fn ensure() -> Result<PathBuf> {
 
 /// Fetches the source package by lists of our own: the system's need not name sources.
 fn download(folder: &Path) -> Result<()> {
-    let sources = folder.join("sources");
-    fs::create_dir_all(&sources)?;
-    fs::create_dir_all(folder.join("lists/partial"))?;
-    let mut found = 0;
-    let system = Path::new("/etc/apt/sources.list.d");
-    let files = fs::read_dir(system).into_iter().flatten().flatten().map(|e| e.path()).chain([PathBuf::from("/etc/apt/sources.list")]);
-    for file in files {
-        let Ok(text) = fs::read_to_string(&file) else { continue };
-        let (name, lists) = (file.file_name().unwrap_or_default(), file.extension().and_then(|e| e.to_str()));
-        if !matches!(lists, Some("list" | "sources")) || !text.contains("debian") {
-            continue;
-        }
-        fs::write(sources.join(name), of_sources(&text))?;
-        found += 1;
-    }
-    ensure!(found > 0, "apt knows no archive of Debian: add one to {}", system.display());
-    let options = [
-        "Dir::Etc::SourceList=/dev/null".to_owned(),
-        format!("Dir::Etc::SourceParts={}", sources.display()),
-        format!("Dir::State::Lists={}", folder.join("lists").display()),
-    ];
-    let apt_get = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        for option in &options {
-            command.args(["--option", option]);
-        }
-        command.current_dir(folder).args(args).stdout(std::io::stderr());
-        command
-    };
-    run(&mut apt_get(&["update", "--quiet"])).context("the lists of source packages could not be had")?;
-    run(&mut apt_get(&["source", "--download-only", "kubernetes"])).context("Debian's source package kubernetes could not be had")
+    let lists = Lists::fetch(folder, |text| Some(of_sources(text)))?;
+    run(&mut lists.apt_get(&["source", "--download-only", "kubernetes"])).context("Debian's source package kubernetes could not be had")
 }
 
 /// The same archives, for source packages.

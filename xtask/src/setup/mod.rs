@@ -4,6 +4,7 @@
 
 pub mod apiserver;
 mod apt;
+pub mod consul;
 mod debian;
 mod ebpf;
 mod programs;
@@ -70,6 +71,10 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         apt::install(&programs::packages(&missing))?;
     }
     ebpf::ensure()?;
+    if needs.contains(&Need::Peers) {
+        // Its tests can do without.
+        let _ = consul::ensure();
+    }
     if needs.contains(&Need::Image) {
         python::ensure()?;
         debian::ensure()?;
