@@ -13,6 +13,7 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod peers;
 pub mod plan;
 pub mod priority;
 pub mod privilege;

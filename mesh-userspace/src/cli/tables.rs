@@ -48,6 +48,11 @@ pub(super) fn status(status: &Status, wide: bool) -> String {
     line("translation", format!("{} flows, {} half-open", usage(status.nat.flows), status.nat.half_open));
     let ledger = &status.ledger;
     line("ledger", format!("{} slots on their way, {} entries, {} refused", ledger.moving, usage(ledger.entries), ledger.refused));
+    for peer in status.peers.iter().flat_map(|peers| &peers.nodes) {
+        let heard = peer.age_ms.map_or_else(|| "never heard".into(), |age| format!("heard {age} ms ago"));
+        let vote = if peer.fresh { format!("doubts {} backends", peer.doubts) } else { "has no vote".into() };
+        line("peer", format!("{}, {heard}, {vote}", peer.address));
+    }
     line("received", traffic(status.rx));
     for (reason, t) in status.reasons.iter().filter(|(_, t)| wide || t.packets > 0) {
         line(&format!("  {reason}"), traffic(*t));

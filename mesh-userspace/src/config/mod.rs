@@ -11,6 +11,7 @@ mod health;
 pub mod keys;
 mod kubernetes;
 pub mod ledger;
+pub mod peers;
 pub mod placed;
 mod probe;
 pub mod protect;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 pub use diagnostic::{ConfigError, Diagnostic, Place};
 pub use ledger::Ledger;
+pub use peers::Peers;
 use placed::{Syntax, innermost_failure, split_place, with_places};
 pub use resolve::Findings;
 pub use resolved::{

@@ -77,6 +77,7 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
         interfaces: interfaces(&file.interfaces, findings),
         services: services(&file.services, base, findings),
         kubernetes: file.kubernetes.as_ref().and_then(|k| super::kubernetes::cluster(k, base, findings)).map(Arc::new),
+        peers: file.peers.as_ref().and_then(|p| super::peers::resolve(&p.value, base, findings)),
         nat: nat(&file.nat, findings),
         ledger: super::ledger::resolve(&file.ledger, findings),
         limits: limits(&file.limits, findings),

@@ -30,6 +30,7 @@ pub struct Config {
     pub services: BTreeMap<ServiceName, Service>,
     /// A cluster that asks for further ones.
     pub kubernetes: Option<Arc<ClusterSpec>>,
+    pub peers: Option<super::Peers>,
     pub nat: Nat,
     pub ledger: super::Ledger,
     pub limits: Limits,

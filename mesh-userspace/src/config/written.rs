@@ -34,6 +34,8 @@ pub struct File {
     pub services: Vec<Placed<Service>>,
     /// A Kubernetes cluster whose Services, Gateways and routes are balanced.
     pub kubernetes: Option<Placed<Kubernetes>>,
+    /// Other nodes whose votes count before a backend is taken out.
+    pub peers: Option<Placed<super::peers::Written>>,
     /// Translation (mode `nat`).
     #[serde(default)]
     pub nat: Nat,

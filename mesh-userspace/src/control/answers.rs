@@ -14,7 +14,7 @@ use super::{
     merge::Merged,
     publishing::table_seed,
     report::Facts,
-    view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, Status, Traffic},
+    view::{BackendView, InterfaceView, PeersView, ServiceView, Snapshot, SourceStateWord, Status, Traffic},
     weighing::Words,
 };
 use crate::{
@@ -199,12 +199,19 @@ impl Daemon {
             reasons: facts.reasons(),
             nat: facts.nat(),
             ledger: facts.ledger(),
+            peers: self.peers_view(facts.now),
             services: self.core.plan().services.len() as u32,
             backends: facts.backend_states(),
             slots: facts.slots(),
             maps: facts.maps(),
             stale: self.source_views().into_iter().filter(|source| source.state == SourceStateWord::Stale).collect(),
         }
+    }
+
+    fn peers_view(&self, now: Instant) -> Option<PeersView> {
+        let (quorum, counts) = self.peers.as_ref()?;
+        let (forged, refused) = counts.refused();
+        Some(PeersView { quorum: *quorum, nodes: self.monitor.peers(now).into_iter().map(Into::into).collect(), forged, refused })
     }
 
     fn interface_views(&self) -> Vec<InterfaceView> {

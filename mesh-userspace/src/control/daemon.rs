@@ -38,6 +38,7 @@ use crate::{
     flow_log::FlowLog,
     health::{HealthEvent, MonitorHandle},
     model::{BackendId, ServiceName},
+    peers,
     weights::Factor,
 };
 
@@ -124,6 +125,8 @@ pub struct Daemon {
     pub(super) ready: bool,
     pub(super) drains: Drains,
     pub(super) flow_log: Option<FlowLog>,
+    /// The quorum, and what was refused, where there are peers.
+    pub(super) peers: Option<(u32, peers::Counts)>,
     pub(super) weighing: Weighing,
     pub(super) breaking: Breaking,
     /// Nobody answers our checks, as was told last.
@@ -179,6 +182,7 @@ impl Daemon {
             ready: false,
             drains: Drains::default(),
             flow_log: None,
+            peers: None,
             weighing: Weighing::default(),
             breaking: Breaking::default(),
             blind: false,

@@ -26,6 +26,7 @@ mod ledger_view;
 mod merge;
 mod observing;
 mod orders;
+mod peers_view;
 mod planning;
 mod publishing;
 mod report;

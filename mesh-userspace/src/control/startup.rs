@@ -30,6 +30,7 @@ use crate::{
     events::{What, unix_ms},
     flow_log::FlowLog,
     health::{self, Monitor, PulseSockets},
+    peers,
     privilege::Opener,
     state::Store,
 };
@@ -55,6 +56,13 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let server = opener.run(move || runtime.block_on(Server::bind(&endpoints)))??;
     let (monitor, health) =
         Monitor::spawn_from(health::Options::default(), opener.run(PulseSockets::open)?).context("failed to start the health checks")?;
+    let peers = match &config.peers {
+        Some(peers) => {
+            let refused = peers::open(peers, &monitor).with_context(|| format!("failed to listen for peers at {}", peers.listen))?;
+            Some((peers.quorum, refused))
+        }
+        None => None,
+    };
     let next_hops = NextHops::start()?;
     let announcer = Announcer::with(opener.run(Teller::open)?)?;
     let (files, unwatched) = match Files::new() {
@@ -96,6 +104,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
     daemon.flow_log = flow_log;
+    daemon.peers = peers;
     daemon.remember(memory, &remembered);
     let problems = found.problem.into_iter().chain(unwatched).chain(forgotten).map(|error| What::StateFailed { error });
     if let Some(warning) = own_ports {
@@ -193,6 +202,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits", old.limits != new.limits),
         ("hash_key", old.hash_key != new.hash_key),
         ("nat", old.nat != new.nat),
+        ("peers", old.peers != new.peers),
         ("interfaces", old.interfaces != new.interfaces),
         ("log", old.log != new.log),
         ("flow_log", old.flow_log != new.flow_log),

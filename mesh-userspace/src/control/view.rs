@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
 pub use super::ledger_view::{LedgerView, MovingView, Stage};
+pub use super::peers_view::{PeerView, PeersView};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,
@@ -35,6 +36,8 @@ pub struct Status {
     pub reasons: BTreeMap<String, Traffic>,
     pub nat: NatView,
     pub ledger: LedgerView,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<PeersView>,
     pub services: u32,
     /// Backends by state.
     pub backends: BTreeMap<StateWord, u32>,

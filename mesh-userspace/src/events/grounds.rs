@@ -22,10 +22,12 @@ impl Grounds {
 
     /// What the health of a backend rests on.
     pub fn of(evidence: &Evidence) -> Self {
-        let Evidence { consecutive, rtt, signals, .. } = evidence;
+        let Evidence { consecutive, rtt, signals, votes, .. } = evidence;
         let mut values: BTreeMap<_, _> = signals.iter().flat_map(Signals::named).map(|(name, phi)| (name.to_owned(), phi)).collect();
         values.insert("checks_in_row".to_owned(), f64::from(*consecutive));
         values.extend(rtt.map(|rtt| ("rtt_ms".to_owned(), rtt.as_secs_f64() * 1e3)));
+        let votes = votes.map(|v| [("votes_against", v.against), ("votes_of", v.of), ("votes_needed", v.needed)]);
+        values.extend(votes.into_iter().flatten().map(|(name, value)| (name.to_owned(), f64::from(value))));
         Self { words: evidence.to_string(), values }
     }
 

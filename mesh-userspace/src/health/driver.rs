@@ -239,6 +239,7 @@ impl Driver {
             board.heard();
         }
         let waited = matches!(&outcome.result, Ok(()) | Err(ProbeError::Timeout(_))).then_some(outcome.elapsed);
+        board.spoke(turn.id, matches!(&outcome.result, Err(e) if is_answer(e)));
         let sample = sample(outcome, circumstances);
         let of_target = !matches!(sample, Sample::Excused { .. }) && turn.occasion != Occasion::Doubt;
         if let Some(waited) = waited.filter(|_| of_target) {

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::detector::Signals;
+use super::{ballot::Votes, detector::Signals};
 
 /// What is known about a target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct Evidence {
     pub error: Option<String>,
     /// What the channels say, where several are summed.
     pub signals: Option<Signals>,
+    /// The votes, where there are other nodes and this one is against it.
+    pub votes: Option<Votes>,
 }
 
 impl fmt::Display for Evidence {
@@ -77,7 +79,8 @@ impl fmt::Display for Evidence {
             (Some(error), _) => write!(f, "{n} failed in a row, last: {error}"),
             (None, Some(rtt)) => write!(f, "{n} passed in a row, last in {rtt:.1?}"),
             (None, None) => write!(f, "{n} in a row"),
-        }
+        }?;
+        self.votes.map_or(Ok(()), |votes| write!(f, "; {votes}"))
     }
 }
 
@@ -170,7 +173,7 @@ impl Streak {
             Sample::Passed { rtt } => (Some(*rtt), None),
             Sample::Failed { error } | Sample::Excused { error } => (None, Some(error.clone())),
         };
-        Evidence { consecutive: self.length, rtt, error, signals: None }
+        Evidence { consecutive: self.length, rtt, error, signals: None, votes: None }
     }
 }
 
@@ -289,9 +292,9 @@ mod tests {
 
     #[test]
     fn evidence_reads_well() {
-        let failed = Evidence { consecutive: 3, rtt: None, error: Some("connection refused".into()), signals: None };
+        let failed = Evidence { consecutive: 3, rtt: None, error: Some("connection refused".into()), signals: None, votes: None };
         assert_eq!(failed.to_string(), "3 failed in a row, last: connection refused");
-        let passed = Evidence { consecutive: 2, rtt: Some(Duration::from_micros(250)), error: None, signals: None };
+        let passed = Evidence { consecutive: 2, rtt: Some(Duration::from_micros(250)), error: None, signals: None, votes: None };
         assert_eq!(passed.to_string(), "2 passed in a row, last in 250.0µs");
     }
 }

@@ -5,6 +5,7 @@
 //!                          ^------------- status of every target ------------'
 //! ```
 
+mod ballot;
 pub mod breaker;
 mod check;
 pub mod detector;
@@ -16,9 +17,10 @@ mod pulse;
 mod stall;
 mod watch;
 
+pub use ballot::{Peer, Verdict, Votes, Word};
 pub use check::{BadCheck, Check, CheckKind, ExecCheck, HttpCheck, Part, StatusSet, TargetKey, TlsCheck, TlsSettings, UdpCheck};
 pub use driver::{Monitor, Options};
 pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
 pub use probe::{Fault, Outcome, ProbeError, probe};
 pub use pulse::PulseSockets;
-pub use watch::{HealthEvent, MonitorHandle, Suspicion, TargetStatus, Traffic, Waited};
+pub use watch::{HealthEvent, MonitorHandle, PeerDesk, Suspicion, TargetStatus, Traffic, Waited};

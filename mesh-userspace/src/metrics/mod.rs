@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use mesh_common::abi::{self, Action, Reason};
 
 use self::page::{Labels, Page};
-use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic};
+use crate::control::view::{BackendView, InterfaceView, PeersView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic};
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -42,6 +42,9 @@ const GAUGES: &[(&str, &str)] = &[
     ("mesh_ledger_pending_entries", "Handshakes that the ledger remembers"),
     ("mesh_ledger_settle_longest_seconds", "The longest time that a slot was on its way, since the daemon started"),
     ("mesh_ledger_oldest_seconds", "Age of the entry that was used longest ago"),
+    ("mesh_peer_fresh", "1 if the peer was heard of late, and its votes count"),
+    ("mesh_peer_age_seconds", "Time since the peer was heard last; missing if it never was"),
+    ("mesh_peer_doubts", "Backends that the peer doubts"),
     ("mesh_slots_used", "Slots of all tables together"),
     ("mesh_slots_limit", "Slots there is room for"),
     ("mesh_map_entries", "Entries in use of one of the kernel's maps"),
@@ -85,6 +88,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("mesh_flow_log_dropped_total", "Lines that the flow log has dropped because its place was slow or not there"),
     ("mesh_service_packets_total", "Packets for a service, by the reason for what became of them"),
     ("mesh_service_bytes_total", "Bytes for a service, by the reason for what became of their packets"),
+    ("mesh_peer_refused_datagrams_total", "Datagrams for the peers' port that were not taken"),
     ("mesh_ledger_settled_slots_total", "Slots that came to rest with another owner"),
     ("mesh_ledger_settle_seconds_total", "Time that those slots were on their way, all together"),
     ("mesh_ledger_remembered_total", "Entries that the ledger made"),
@@ -129,6 +133,7 @@ fn node(page: &mut Page, status: &Status) {
     page.counter("mesh_ledger_remembered_total", none, status.ledger.remembered);
     page.counter("mesh_ledger_refused_total", none, status.ledger.refused);
     page.counter("mesh_ledger_elsewhere_packets_total", none, status.ledger.elsewhere);
+    status.peers.iter().for_each(|p| peers(page, p));
     page.gauge("mesh_slots_used", none, status.slots.used as f64);
     page.gauge("mesh_slots_limit", none, status.slots.limit as f64);
     for (map, fill) in &status.maps {
@@ -142,6 +147,21 @@ fn node(page: &mut Page, status: &Status) {
         let labels = Labels::of(&[("reason", reason.name()), ("action", action(reason.action()))]);
         let traffic = status.reasons.get(reason.name()).copied().unwrap_or_default();
         count(page, "mesh_packets_total", "mesh_bytes_total", &labels, traffic);
+    }
+}
+
+fn peers(page: &mut Page, peers: &PeersView) {
+    for peer in &peers.nodes {
+        let address = peer.address.to_string();
+        let labels = Labels::of(&[("peer", &address)]);
+        page.gauge("mesh_peer_fresh", &labels, flag(peer.fresh));
+        if let Some(age) = peer.age_ms {
+            page.gauge("mesh_peer_age_seconds", &labels, seconds(age, 1e3));
+        }
+        page.gauge("mesh_peer_doubts", &labels, f64::from(peer.doubts));
+    }
+    for (why, count) in [("forged", peers.forged), ("other", peers.refused)] {
+        page.counter("mesh_peer_refused_datagrams_total", &Labels::of(&[("why", why)]), count);
     }
 }
 

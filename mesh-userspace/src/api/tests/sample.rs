@@ -9,8 +9,8 @@ use crate::{
         explaining::{EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
         view::{
             Admin, BackendView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LedgerView, LimitView, MovingView,
-            NatView, NextHopView, Origin, Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord, SourceView, Stage,
-            StateWord, Status, TimesView, Traffic, Usage,
+            NatView, NextHopView, Origin, PeerView, PeersView, Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord,
+            SourceView, Stage, StateWord, Status, TimesView, Traffic, Usage,
         },
     },
     health::breaker::{Circuit, Reading},
@@ -43,6 +43,12 @@ pub(crate) fn status() -> Status {
             ("fragment".into(), traffic(0)),
         ]),
         ledger: LedgerView { moving: 3, entries: Usage { used: 2, limit: 64 }, settled: 4, settle_ms: 50_000, ..LedgerView::default() },
+        peers: Some(PeersView {
+            quorum: 2,
+            nodes: vec![PeerView { address: ([192, 0, 2, 3], 7946).into(), age_ms: Some(40), fresh: true, doubts: 1 }],
+            forged: 3,
+            refused: 0,
+        }),
         nat: NatView { flows: Usage { used: 5, limit: 1024 }, half_open: 1 },
         services: 2,
         backends: BTreeMap::from([(StateWord::Active, 2), (StateWord::Down, 1), (StateWord::Soft, 0)]),

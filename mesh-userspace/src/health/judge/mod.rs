@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Evidence, Health, Machine, Sample, Thresholds, Transition,
+    Evidence, Health, Machine, Sample, Thresholds, Transition, Verdict, Votes,
     detector::{App, Budget, Detection, Detector, PROBE_CAP, Permit, Phase, PhiRules, Share, Signals, Silence, Unanswered},
 };
 
@@ -51,6 +51,10 @@ pub struct Judge {
     flows_fail: bool,
     /// Nobody answers us.
     blind: bool,
+    /// The target's last failure was an answer of its own, and no silence.
+    spoke: bool,
+    /// What other nodes say, where there are any and this one is against it.
+    votes: Option<Votes>,
     last: Sample,
     since: Instant,
     health: Health,
@@ -74,6 +78,8 @@ impl Judge {
             neighbour_failed: false,
             flows_fail: false,
             blind: false,
+            spoke: false,
+            votes: None,
             last: Sample::Excused { error: "not checked since the start".to_owned() },
             since: now,
             health: known,
@@ -100,7 +106,7 @@ impl Judge {
         self.machine.step(now, &sample);
         match sample {
             Sample::Passed { .. } => {
-                (self.trials, self.check_refused) = (0, false);
+                (self.trials, self.check_refused, self.spoke) = (0, false, false);
                 self.silence.forgive();
             }
             Sample::Failed { .. } => self.check_refused = refused,
@@ -166,6 +172,34 @@ impl Judge {
         self.blind = blind;
     }
 
+    /// Whether what was wrong with the last check was said by the target itself.
+    pub fn spoke(&mut self, spoke: bool) {
+        self.spoke = spoke;
+    }
+
+    /// What all nodes say together; `None` = there are no others, or this one is not against it.
+    pub fn vote(&mut self, votes: Option<Votes>) {
+        self.votes = votes;
+    }
+
+    /// What this node thinks by its own evidence, whatever may follow from it; `None` = it can't say.
+    pub fn verdict(&self, now: Instant) -> Option<Verdict> {
+        let signals = self.signals(now);
+        match (self.machine.health(), self.phi()) {
+            (Health::Unknown, _) => None,
+            (Health::Down, _) => Some(Verdict::Down),
+            (_, Some(_)) if self.detector.phase() == Phase::Down || signals.dead() => Some(Verdict::Down),
+            (_, Some(_)) if signals.suspect() => Some(Verdict::Soft),
+            _ => Some(Verdict::Up),
+        }
+    }
+
+    /// Silence alone takes nobody out while too few nodes hear it.
+    fn is_outvoted(&self) -> bool {
+        let certain = self.spoke || self.check_refused || self.armed() && self.refused >= REFUSED;
+        !certain && self.votes.is_some_and(|votes| !votes.agree())
+    }
+
     /// Whether what follows depends on the budget.
     pub fn is_doubtful(&self, now: Instant) -> bool {
         self.phi().is_some() && !self.is_fact() && self.signals(now).suspect()
@@ -189,6 +223,7 @@ impl Judge {
         loop {
             let signals = self.signals(now);
             let permit = if self.is_fact() || !signals.suspect() { FREE } else { permit(budget, weight) };
+            let permit = Permit { down: permit.down && !self.is_outvoted(), ..permit };
             let frozen = self.blind || frozen && !self.is_fact();
             let Some(change) = self.detector.step(now, &signals, Permit { frozen, ..permit }) else { return };
             match change.to {
@@ -272,6 +307,7 @@ impl Judge {
 
     fn judged(&self) -> Health {
         match (self.machine.health(), self.phi()) {
+            (Health::Down, None) if self.health == Health::Up && self.is_outvoted() => Health::Up,
             (Health::Unknown, _) | (_, None) => self.machine.health(),
             (_, Some(_)) => match self.detector.phase() {
                 Phase::Up | Phase::Recovering => Health::Up,
@@ -294,7 +330,7 @@ impl Judge {
             Sample::Passed { rtt } => (Some(*rtt), None),
             Sample::Failed { error } | Sample::Excused { error } => (None, Some(error.clone())),
         };
-        Evidence { consecutive: self.machine.consecutive(), rtt, error, signals: self.phi().map(|_| self.signals(now)) }
+        Evidence { consecutive: self.machine.consecutive(), rtt, error, signals: self.phi().map(|_| self.signals(now)), votes: self.votes }
     }
 
     fn phi(&self) -> Option<&PhiRules> {

@@ -8,7 +8,7 @@ mod vantage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ pub(super) use register::Register;
 use target::Target;
 
 use super::{
-    Check, Evidence, Health, TargetKey,
+    Check, Evidence, Health, Peer, TargetKey, Word,
     breaker::Counted,
     detector::{Phase, Signals},
 };
@@ -132,6 +132,21 @@ impl MonitorHandle {
         self.lease.0.with(|register, now| register.failed_neighbours(failed, now));
     }
 
+    /// Counts the votes of these nodes from now on, of which `quorum` have to be against a target, this one among them.
+    pub fn set_peers(&self, quorum: u32, interval: Duration, peers: &[SocketAddr]) {
+        self.lease.0.lock().set_peers(quorum, interval, peers);
+    }
+
+    /// For whoever talks to the peers.
+    pub fn desk(&self) -> PeerDesk {
+        PeerDesk(Arc::clone(&self.lease.0))
+    }
+
+    /// How the peers stand.
+    pub fn peers(&self, now: Instant) -> Vec<Peer> {
+        self.lease.0.lock().peers(now)
+    }
+
     /// What was last known before a restart: holds for targets that are or will be set, until their own checks say otherwise.
     /// Replaces what an earlier call left unclaimed.
     pub fn seed(&self, known: BTreeMap<TargetKey, Health>) {
@@ -152,6 +167,32 @@ impl MonitorHandle {
     /// Every target has been checked at least once.
     pub fn first_round_done(&self) -> bool {
         self.lease.0.lock().targets.values().all(Target::was_checked)
+    }
+}
+
+/// Where words of peers are taken in, and those for them are had. Does not keep the monitor alive.
+#[derive(Clone, Debug)]
+pub struct PeerDesk(Arc<Board>);
+
+impl PeerDesk {
+    /// A peer says what it sees.
+    pub fn peer_said(&self, peer: SocketAddr, words: Vec<Word>) {
+        self.0.with(|register, now| register.peer_said(peer, words, now));
+    }
+
+    /// What peers are to be told now.
+    pub fn words(&self) -> Vec<Word> {
+        self.0.lock().words(Instant::now())
+    }
+
+    /// Wakes whoever tells peers, when there is something new to be told.
+    pub fn word_changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.lock().word_changed)
+    }
+
+    /// The monitor has ended.
+    pub fn is_closed(&self) -> bool {
+        self.0.lock().closed
     }
 }
 

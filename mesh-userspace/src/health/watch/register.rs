@@ -1,9 +1,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use tokio::sync::Notify;
 
 use super::{
     TargetId, Traffic, Waited,
@@ -12,7 +14,8 @@ use super::{
 };
 use crate::{
     health::{
-        Check, Health, HealthEvent, Sample, TargetKey,
+        Check, Health, HealthEvent, Peer, Sample, TargetKey, Verdict, Word,
+        ballot::Ballot,
         breaker::{Course, excess},
         detector::{Budget, Guard, Pulse},
         judge::Beat,
@@ -34,6 +37,9 @@ pub struct Register {
     doubted: BTreeSet<TargetId>,
     guard: Guard,
     vantage: Vantage,
+    ballot: Ballot,
+    /// What this node thinks of a target has changed.
+    pub(super) word_changed: Arc<Notify>,
     pub closed: bool,
 }
 
@@ -194,6 +200,51 @@ impl Register {
         }
     }
 
+    /// Whether what was wrong with a check was said by the target itself. To be told before the check.
+    pub fn spoke(&mut self, id: TargetId, spoke: bool) {
+        if let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) {
+            target.judge.spoke(spoke);
+        }
+    }
+
+    /// Counts the votes of these nodes from now on.
+    pub fn set_peers(&mut self, quorum: u32, interval: Duration, peers: &[SocketAddr]) {
+        self.ballot.set(quorum, interval, peers);
+    }
+
+    /// Takes in what a peer says, and judges anew where that counts.
+    pub fn peer_said(&mut self, peer: SocketAddr, words: Vec<Word>, now: Instant) {
+        let keyed = words.into_iter().map(|w| (TargetKey { service: w.service, backend: w.backend }, w.verdict));
+        // What is no target of ours would be kept for nothing.
+        let known: Vec<_> = keyed.filter(|(key, _)| self.targets.contains_key(key)).collect();
+        if self.ballot.heard(peer, known, now) {
+            self.word_changed.notify_one();
+        }
+        for key in self.ballot.doubted() {
+            match self.targets.get(&key).map(|t| t.id) {
+                Some(id) => {
+                    self.update(id, now, |_| {});
+                }
+                None => self.ballot.clear(&key),
+            }
+        }
+    }
+
+    /// What peers are to be told: what is doubted here, and what they want to know.
+    pub fn words(&self, now: Instant) -> Vec<Word> {
+        let blind = self.vantage.blind(now);
+        let word = |(key, target): (&TargetKey, &Target)| {
+            let verdict = target.judge.verdict(now).filter(|_| !blind)?;
+            let told = verdict != Verdict::Up || self.ballot.is_asked(key, now);
+            told.then(|| Word { service: key.service.clone(), backend: key.backend, verdict })
+        };
+        self.targets.iter().filter_map(word).collect()
+    }
+
+    pub fn peers(&self, now: Instant) -> Vec<Peer> {
+        self.ballot.peers(now)
+    }
+
     /// A timer of the pulses was `late`.
     pub fn woke(&mut self, now: Instant, late: Duration) {
         self.guard.woke(now, late);
@@ -282,6 +333,18 @@ impl Register {
         let Some(target) = self.targets.get_mut(key) else { return false };
         let weight = u64::from(target.check.weight);
         target.judge.blind(blind);
+        let verdict = target.judge.verdict(now).filter(|_| !blind);
+        if self.ballot.in_use() {
+            if verdict == Some(Verdict::Down) {
+                target.judge.vote(Some(self.ballot.poll(key, now)));
+            } else {
+                self.ballot.clear(key);
+                target.judge.vote(None);
+            }
+            if std::mem::replace(&mut target.said, verdict) != verdict {
+                self.word_changed.notify_one();
+            }
+        }
         if let Some(transition) = target.judge.review(now, frozen, weight, &budget.unwrap_or_default()) {
             let event = HealthEvent { key: key.clone(), health: transition.to, evidence: transition.evidence };
             if target.unsent.replace(event).is_none() {

@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::{Suspicion, TargetId, TargetStatus, Traffic, Waited};
-use crate::health::{Check, Health, HealthEvent, Sample, breaker::Meter, judge::Judge};
+use crate::health::{Check, Health, HealthEvent, Sample, Verdict, breaker::Meter, judge::Judge};
 
 /// From the end of one trial to the next one's start, at least.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -26,6 +26,8 @@ pub struct Target {
     pub trials_excused: u32,
     pub unsent: Option<HealthEvent>,
     pub trial: Trial,
+    /// What the other nodes know that this one thinks of it.
+    pub said: Option<Verdict>,
     pub pulse_rtt: Option<Duration>,
     pub waited: Waited,
     last_check: Option<Instant>,
@@ -57,6 +59,7 @@ impl Target {
             trials_excused: 0,
             unsent: None,
             trial: Trial::From(now),
+            said: None,
             pulse_rtt: None,
             waited: Waited::default(),
             last_check: None,

@@ -6,7 +6,7 @@ use std::{
 use super::{Traffic, register::Register, target::Target};
 use crate::{
     health::{
-        Check, CheckKind, Health, Sample, TargetKey,
+        Check, CheckKind, Health, Sample, TargetKey, Verdict, Word,
         breaker::Counted,
         detector::{Detection, PhiRules},
         judge::Beat,
@@ -163,4 +163,34 @@ fn who_hears_nobody_takes_nobody_out_for_a_while() {
     let later = now + Duration::from_secs(11);
     ids.iter().for_each(|id| assert!(r.record(*id, lost(), false, later)));
     assert_eq!(down(&r), 4);
+}
+
+#[test]
+fn silence_needs_votes_and_a_wrong_answer_needs_none() {
+    let (mut r, t0) = (Register::default(), Instant::now());
+    let peer: std::net::SocketAddr = ([192, 0, 2, 1], 7946).into();
+    r.set_peers(2, Duration::from_millis(100), &[peer]);
+    let check = |n: u8| Check { rise: 1, fall: 1, ..Check::new(CheckKind::Tcp, ([10, 0, 0, n], 80).into()) };
+    let key = |n: u8| TargetKey { service: "web".parse().unwrap(), backend: BackendId(([10, 0, 0, n], 80).into()) };
+    r.set_targets((1..=2).map(|n| (key(n), check(n))).collect(), t0);
+    let ids = r.take_arrivals();
+    let word = |n: u8, verdict| Word { service: "web".parse().unwrap(), backend: key(n).backend, verdict };
+    for id in &ids {
+        r.record(*id, Sample::Passed { rtt: Duration::ZERO }, false, t0);
+    }
+    let health = |r: &Register, n: u8| r.targets[&key(n)].judge.health();
+    r.peer_said(peer, vec![word(1, Verdict::Up)], t0);
+    assert!(r.words(t0).is_empty(), "nobody doubts anything");
+    r.spoke(ids[0], false);
+    r.record(ids[0], Sample::Failed { error: "no answer".into() }, false, t0);
+    assert_eq!(health(&r, 1), Health::Up, "the other node sees it");
+    assert_eq!(r.words(t0), [word(1, Verdict::Down)]);
+    r.peer_said(peer, vec![word(1, Verdict::Soft), word(2, Verdict::Down), word(9, Verdict::Down)], t0);
+    assert_eq!(health(&r, 1), Health::Down, "both are against it");
+    assert_eq!(r.words(t0), [word(1, Verdict::Down), word(2, Verdict::Up)], "an answer to what the peer wants to know");
+    assert_eq!(r.peers(t0)[0].doubts, 2, "what is no target of ours is not kept");
+    r.peer_said(peer, vec![word(2, Verdict::Up)], t0);
+    r.spoke(ids[1], true);
+    r.record(ids[1], Sample::Failed { error: "status 503".into() }, false, t0);
+    assert_eq!(health(&r, 2), Health::Down, "it said so itself");
 }

@@ -1,0 +1,6 @@
+//! Other nodes that balance the same services.
+
+pub mod datagram;
+mod gossip;
+
+pub use gossip::{Counts, Gossip, open};
