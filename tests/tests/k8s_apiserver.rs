@@ -1,5 +1,5 @@
 //! The real kube-apiserver on the real etcd: `cargo xtask test k8s`. Debian's is of version 1.20, which has EndpointSlices as v1beta1 and no
-//! `loadBalancerClass`: nginx before it renames the one, and an annotation says the other.
+//! `loadBalancerClass`: nginx before it renames the one, and the topology as later servers do, and an annotation says the other.
 
 use std::{
     fs,
@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TOKEN: &str = "one-who-may-do-all";
+/// A service of the configuration, whose backends the cluster says.
+const NEAR: &str = "10.77.0.120:80";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 struct Cluster<'a> {
@@ -48,7 +50,8 @@ impl<'a> Cluster<'a> {
                  client_body_temp_path {dir}/a;\n  proxy_temp_path {dir}/b;\n  fastcgi_temp_path {dir}/c;\n  uwsgi_temp_path {dir}/d;\n\
                  scgi_temp_path {dir}/e;\n  server {{\n  listen 127.0.0.1:6443;\n  location / {{ {onward} }}\n\
                  location /apis/discovery.k8s.io/v1/ {{ rewrite ^/apis/discovery.k8s.io/v1/(.*)$ /apis/discovery.k8s.io/v1beta1/$1 break; {onward}\n\
-                 proxy_set_header Accept-Encoding ''; sub_filter discovery.k8s.io/v1beta1 discovery.k8s.io/v1; sub_filter_types *; sub_filter_once off; }}\n\
+                 proxy_set_header Accept-Encoding ''; sub_filter discovery.k8s.io/v1beta1 discovery.k8s.io/v1; sub_filter '\"topology\":' '\"deprecatedTopology\":';\n\
+                 sub_filter_types *; sub_filter_once off; }}\n\
                  }}\n}}\n"
             ),
         )?;
@@ -95,18 +98,20 @@ impl<'a> Cluster<'a> {
         self.ask("POST", path, Some(object))
     }
 
-    /// Replaces the one slice of a Service: backends and whether they are ready.
-    fn pods(&self, method: &str, service: &str, pods: &[(&str, bool)]) -> Result<()> {
+    /// Replaces the one slice of a Service: backends and whether they are ready. `b1` is on node `n1` in zone `z1`, and so on.
+    fn pods(&self, method: &str, service: &str, protocol: &str, pods: &[(&str, bool)]) -> Result<()> {
         let one = |(name, ready): &(&str, bool)| {
             let conditions = json!({"ready": ready, "serving": true, "terminating": !ready});
-            Ok(json!({"addresses": [self.stage.address(name, false)?.ip()], "conditions": conditions, "nodeName": "n1"}))
+            let topology = json!({"topology.kubernetes.io/zone": name.replace('b', "z")});
+            let address = self.stage.address(name, false)?.ip();
+            Ok(json!({"addresses": [address], "conditions": conditions, "nodeName": name.replace('b', "n"), "topology": topology}))
         };
         let endpoints = pods.iter().map(one).collect::<Result<Vec<_>>>()?;
         let name = format!("{service}-1");
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
             "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
-            "ports": [{"name": "web", "port": PORT, "protocol": "TCP"}],
+            "ports": [{"name": "web", "port": PORT, "protocol": protocol}],
         });
         let path = "/apis/discovery.k8s.io/v1beta1/namespaces/shop/endpointslices";
         let path = if method == "PUT" { format!("{path}/{name}") } else { path.to_owned() };
@@ -173,7 +178,10 @@ fn services_and_routes_of_the_real_api_server() -> Result<()> {
     )?;
     let config = format!(
         "interfaces: [{{name: eth0, hook: xdp}}]\nkubernetes:\n  kubeconfig: {}\n  gateways: true\n  addresses: [10.77.0.100-10.77.0.109]\n\
-         \x20 announce: {{address: eth0}}\n  health: {{type: tcp, interval: 100ms, timeout: 100ms}}\n",
+         \x20 announce: {{address: eth0}}\n  node: n1\n  health: {{type: tcp, interval: 500ms, timeout: 2s}}\nservices:\n  - name: near\n    vip: {NEAR}\n\
+         \x20   announce: {{address: eth0}}\n    locality: {{distances: {{z1: 1}}, elsewhere: 4}}\n\
+         \x20   sources: [{{type: kubernetes, kubeconfig: {}, service: shop/web, port_name: web}}]\n",
+        kubeconfig.display(),
         kubeconfig.display()
     );
     let daemon = Daemon::start(&stage.balancer.ns, &config)?;
@@ -182,36 +190,22 @@ fn services_and_routes_of_the_real_api_server() -> Result<()> {
     let spec = json!({"type": "LoadBalancer", "ports": [{"name": "web", "port": 80, "protocol": "TCP"}]});
     let metadata = json!({"name": "web", "annotations": {"mesh/class": "mesh/balancer"}});
     cluster.create("/api/v1/namespaces/shop/services", &json!({"metadata": metadata, "spec": spec}))?;
-    cluster.pods("POST", "web", &[("b1", true), ("b2", true)])?;
+    cluster.pods("POST", "web", "TCP", &[("b1", true), ("b2", true)])?;
     until(&daemon, "both pods take flows", || Ok(taking(&daemon, "shop/web/80")? == 2))?;
     let service = cluster.ask("GET", "/api/v1/namespaces/shop/services/web", None)?;
     ensure!(service["status"]["loadBalancer"]["ingress"] == json!([{"ip": "10.77.0.100"}]), "{service}");
     let vip: SocketAddr = "10.77.0.100:80".parse()?;
     let ask = || Ok(stage.client.ns.enter(|| peer::get(vip, "/", Duration::from_secs(1)))?.is_ok());
     until(&daemon, "clients are answered", ask)?;
-    cluster.pods("PUT", "web", &[("b1", true), ("b2", false)])?;
+    cluster.pods("PUT", "web", "TCP", &[("b1", true), ("b2", false)])?;
     until(&daemon, "b2 drains", || {
         let backends = daemon.json(&["backend", "ls", "shop/web/80"])?;
         Ok(backends.as_array().is_some_and(|all| all.len() == 2 && all.iter().any(|b| b["state"] == "draining")))
     })?;
-    cluster.pods("PUT", "web", &[("b1", true), ("b2", true)])?;
+    cluster.pods("PUT", "web", "TCP", &[("b1", true), ("b2", true)])?;
 
-    let group = |version: &str, kind: &str| format!("/apis/{GATEWAY}/{version}/namespaces/shop/{}", plural(kind));
-    let object = |version: &str, kind: &str, name: &str, spec: Value| json!({"apiVersion": format!("{GATEWAY}/{version}"), "kind": kind, "metadata": {"name": name}, "spec": spec});
-    let class = object("v1", "GatewayClass", "mesh", json!({"controllerName": "mesh/balancer"}));
-    cluster.create(&format!("/apis/{GATEWAY}/v1/gatewayclasses"), &class)?;
-    let listeners = json!([{"name": "web", "port": 81, "protocol": "TCP"}]);
-    cluster
-        .create(&group("v1", "Gateway"), &object("v1", "Gateway", "edge", json!({"gatewayClassName": "mesh", "listeners": listeners})))?;
-    let route = json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
-    cluster.create(&group("v1alpha2", "TCPRoute"), &object("v1alpha2", "TCPRoute", "web", route))?;
-    until(&daemon, "the route is balanced", || Ok(taking(&daemon, "gateway/shop/edge/web")? == 2))?;
-    until(&daemon, "the statuses are written", || {
-        let gateway = cluster.ask("GET", &format!("{}/edge", group("v1", "Gateway")), None)?;
-        let route = cluster.ask("GET", &format!("{}/web", group("v1alpha2", "TCPRoute")), None)?;
-        let resolved = &route["status"]["parents"][0]["conditions"][1];
-        Ok(gateway["status"]["listeners"][0]["attachedRoutes"] == 1 && resolved["type"] == "ResolvedRefs" && resolved["status"] == "True")
-    })?;
+    topology(&cluster, &daemon)?;
+    routes(&cluster, &daemon)?;
 
     let load = Load::start(&stage.client.ns, vip, 4, Duration::from_millis(2), Duration::from_secs(5))?;
     let state = |wanted: &str| Ok(daemon.json(&["source", "ls"])?.as_array().is_some_and(|all| all.iter().all(|s| s["state"] == wanted)));
@@ -227,4 +221,80 @@ fn services_and_routes_of_the_real_api_server() -> Result<()> {
     until(&daemon, "the service is gone", || Ok(taking(&daemon, "shop/web/80").is_err()))?;
     println!("kube-apiserver {version}: {} requests while it died and returned, none failed", answers.len());
     Ok(())
+}
+
+/// Nodes and zones: a Service that keeps traffic on its node has the pods there alone, a node port is one of this node's address, and the zone counts as
+/// the distance.
+fn topology(cluster: &Cluster<'_>, daemon: &Daemon) -> Result<()> {
+    let stage = cluster.stage;
+    let node = cluster.create("/api/v1/nodes", &json!({"metadata": {"name": "n1"}}))?;
+    let addresses = json!([{"type": "InternalIP", "address": stage.balancer.v4}]);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": node["metadata"], "status": {"addresses": addresses}});
+    cluster.ask("PUT", "/api/v1/nodes/n1/status", Some(&node))?;
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"name": "web", "port": 80, "protocol": "TCP"}]});
+    let metadata = json!({"name": "local", "annotations": {"mesh/class": "mesh/balancer"}});
+    cluster.create("/api/v1/namespaces/shop/services", &json!({"metadata": metadata, "spec": spec}))?;
+    cluster.pods("POST", "local", "TCP", &[("b1", true), ("b2", true)])?;
+    let ports = json!([{"name": "web", "port": 80, "nodePort": 30080, "protocol": "TCP"}]);
+    let metadata = json!({"name": "every", "annotations": {"mesh/balance": "cluster-ip, node-port"}});
+    cluster.create("/api/v1/namespaces/shop/services", &json!({"metadata": metadata, "spec": {"type": "NodePort", "ports": ports}}))?;
+    cluster.pods("POST", "every", "TCP", &[("b1", true), ("b2", true)])?;
+
+    let (b1, b2) = (stage.address("b1", false)?.to_string(), stage.address("b2", false)?.to_string());
+    let shares = |service: &str| -> Result<Vec<(String, f64)>> {
+        let backends = daemon.json(&["backend", "ls", service])?;
+        let share = |b: &Value| Some((b["id"].as_str()?.to_owned(), b["share"].as_f64()?));
+        Ok(backends.as_array().into_iter().flatten().filter_map(share).collect())
+    };
+    until(daemon, "the pod of this node has all the traffic that stays on it", || Ok(shares("shop/local/80")? == [(b1.clone(), 1.0)]))?;
+    until(daemon, "node port and cluster IP are balanced", || {
+        Ok(taking(daemon, "shop/every/30080/node-port")? == 2 && taking(daemon, "shop/every/80/cluster-ip")? == 2)
+    })?;
+    let at = SocketAddr::new(stage.balancer.v4.into(), 30080);
+    until(daemon, "the node port answers", || Ok(stage.client.ns.enter(|| peer::get(at, "/", Duration::from_secs(1)))?.is_ok()))?;
+    until(daemon, "the near zone has four times the far one's share", || {
+        let found = shares("near")?;
+        let share = |id: &String| found.iter().find(|(of, _)| of == id).map_or(0.0, |(_, share)| *share);
+        Ok(found.len() == 2 && (share(&b1) - 0.8).abs() < 0.02 && (share(&b2) - 0.2).abs() < 0.02)
+    })
+}
+
+/// A TCPRoute and a UDPRoute at one Gateway: real traffic by both, and what their statuses say.
+fn routes(cluster: &Cluster<'_>, daemon: &Daemon) -> Result<()> {
+    let group = |version: &str, kind: &str| format!("/apis/{GATEWAY}/{version}/namespaces/shop/{}", plural(kind));
+    let object = |version: &str, kind: &str, name: &str, spec: Value| json!({"apiVersion": format!("{GATEWAY}/{version}"), "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let class = object("v1", "GatewayClass", "mesh", json!({"controllerName": "mesh/balancer"}));
+    cluster.create(&format!("/apis/{GATEWAY}/v1/gatewayclasses"), &class)?;
+    let listeners = json!([{"name": "web", "port": 81, "protocol": "TCP"}, {"name": "echo", "port": 53, "protocol": "UDP"}]);
+    let gateway = object("v1", "Gateway", "edge", json!({"gatewayClassName": "mesh", "listeners": listeners}));
+    cluster.create(&group("v1", "Gateway"), &gateway)?;
+    let spec = json!({"ports": [{"name": "web", "port": 53, "protocol": "UDP"}]});
+    cluster.create("/api/v1/namespaces/shop/services", &json!({"metadata": {"name": "echo"}, "spec": spec}))?;
+    cluster.pods("POST", "echo", "UDP", &[("b1", true), ("b2", true)])?;
+    for (kind, name, port) in [("TCPRoute", "web", 80), ("UDPRoute", "echo", 53)] {
+        let parent = json!([{"name": "edge", "sectionName": name}]);
+        let route = json!({"parentRefs": parent, "rules": [{"backendRefs": [{"name": name, "port": port}]}]});
+        cluster.create(&group("v1alpha2", kind), &object("v1alpha2", kind, name, route))?;
+        until(daemon, &format!("the {kind} is balanced"), || Ok(taking(daemon, &format!("gateway/shop/edge/{name}"))? == 2))?;
+    }
+    let gateway = || cluster.ask("GET", &format!("{}/edge", group("v1", "Gateway")), None);
+    until(daemon, "the statuses are written", || {
+        let told = |kind: &str, name: &str| -> Result<bool> {
+            let route = cluster.ask("GET", &format!("{}/{name}", group("v1alpha2", kind)), None)?;
+            let conditions = &route["status"]["parents"][0]["conditions"];
+            let holds = |wanted: &str| conditions.as_array().into_iter().flatten().any(|c| c["type"] == wanted && c["status"] == "True");
+            Ok(holds("Accepted") && holds("ResolvedRefs"))
+        };
+        let listeners = &gateway()?["status"]["listeners"];
+        let attached = [0, 1].map(|at| listeners[at]["attachedRoutes"] == 1);
+        Ok(attached == [true; 2] && told("TCPRoute", "web")? && told("UDPRoute", "echo")?)
+    })?;
+    let address = gateway()?["status"]["addresses"][0]["value"].as_str().context("the Gateway has no address")?.parse()?;
+    let client = &cluster.stage.client.ns;
+    until(daemon, "the TCPRoute answers", || {
+        Ok(client.enter(|| peer::get(SocketAddr::new(address, 81), "/", Duration::from_secs(1)))?.is_ok())
+    })?;
+    until(daemon, "the UDPRoute answers", || {
+        Ok(client.enter(|| peer::ask_udp(SocketAddr::new(address, 53), "question", 1, Duration::from_secs(1)))?.is_ok())
+    })
 }

@@ -32,9 +32,8 @@ pub fn endpoints<'a>(
                 continue;
             }
         };
-        for told in
-            slice.endpoints.iter().filter(|e| spec.node.is_none() || e.node_name == spec.node).filter_map(|endpoint| told(endpoint, port))
-        {
+        let ours = |e: &&v1::Endpoint| spec.node.is_none() || node_of(e) == spec.node;
+        for told in slice.endpoints.iter().filter(ours).filter_map(|endpoint| told(endpoint, port)) {
             let name = told.name.clone().unwrap_or_else(|| told.address.clone());
             match fit.endpoint(told) {
                 // The same address may for a moment be in two slices; who is ready goes first.
@@ -70,10 +69,19 @@ fn told(endpoint: &v1::Endpoint, port: Option<u16>) -> Option<Told> {
         port,
         name: endpoint.target_ref.as_ref().and_then(|target| target.name.clone()),
         drain,
-        node: endpoint.node_name.clone(),
-        zone: endpoint.zone.clone(),
+        node: node_of(endpoint),
+        zone: endpoint.zone.clone().or_else(|| deprecated(endpoint, "topology.kubernetes.io/zone")),
         ..Told::default()
     })
+}
+
+fn node_of(endpoint: &v1::Endpoint) -> Option<String> {
+    endpoint.node_name.clone().or_else(|| deprecated(endpoint, "kubernetes.io/hostname"))
+}
+
+/// What slices say that were written as v1beta1, and not since.
+fn deprecated(endpoint: &v1::Endpoint, label: &str) -> Option<String> {
+    endpoint.deprecated_topology.as_ref()?.get(label).cloned()
 }
 
 /// The port of a slice's endpoints that is meant; `None` = it names none.
@@ -195,6 +203,8 @@ mod tests {
         let there = json!([pod(1, json!({})), {"addresses": ["10.0.0.2"], "nodeName": "n2"}]);
         let here = KubernetesSpec { node: Some("n2".into()), ..spec(None, None) };
         assert_eq!(look(&[slice(there, json!([{"port": 80}]))], &here), Ok(vec!["10.0.0.2:80*1".to_owned()]));
+        let old = json!([pod(1, json!({})), {"addresses": ["10.0.0.3"], "deprecatedTopology": {"kubernetes.io/hostname": "n2"}}]);
+        assert_eq!(look(&[slice(old, json!([{"port": 80}]))], &here), Ok(vec!["10.0.0.3:80*1".to_owned()]), "as v1beta1 said it");
         assert_eq!((shared(0, 3), shared(1, 9), shared(9, 0)), (Weight(0), Weight(1), Weight(9)));
         let six = json!({"metadata": {"name": "s-6"}, "addressType": "IPv6", "endpoints": [{"addresses": ["2001:db8::1"]}], "ports": []});
         assert_eq!(look(&[six], &spec(None, None)), Ok(Vec::new()), "the other family's");
