@@ -176,22 +176,34 @@ impl Dataplane {
     /// same value as then. Takes time in proportion to that.
     pub fn apply_changes(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, rerouted: &BTreeSet<IpAddr>) -> Published {
         let touched = |_, service: &ServicePlan| !rerouted.is_empty() && service.members.iter().any(|m| rerouted.contains(&m.id.0.ip()));
-        self.apply_some(plan, hops, touched)
+        self.apply_some(plan, hops, touched, self.clock())
     }
 
     /// Compares a part of the services with the maps, by their place in the plan, and puts right what differs.
     pub fn repair(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, part: std::ops::Range<usize>) -> Published {
-        self.apply_some(plan, hops, |place, _| part.contains(&place))
+        let clock = self.clock();
+        // A step of a slot on its way that is due now is no difference.
+        self.step_at(plan, hops, clock);
+        self.apply_some(plan, hops, |place, _| part.contains(&place), clock)
     }
 
     /// Takes slots on their way one step further.
     pub fn step(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
-        let moving: HashSet<VipAddr> = self.layout.services.values().filter(|s| !s.moves.at_rest()).map(|s| s.vip).collect();
-        self.apply_some(plan, hops, |_, service| moving.contains(&service.vip))
+        self.step_at(plan, hops, self.clock())
     }
 
-    fn apply_some(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, look_at: impl Fn(usize, &ServicePlan) -> bool) -> Published {
-        let clock = self.clock();
+    fn step_at(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, clock: Clock) -> Published {
+        let moving: HashSet<VipAddr> = self.layout.services.values().filter(|s| !s.moves.at_rest()).map(|s| s.vip).collect();
+        self.apply_some(plan, hops, |_, service| moving.contains(&service.vip), clock)
+    }
+
+    fn apply_some(
+        &mut self,
+        plan: &Plan,
+        hops: &BTreeMap<IpAddr, Resolution>,
+        look_at: impl Fn(usize, &ServicePlan) -> bool,
+        clock: Clock,
+    ) -> Published {
         let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
         let services = (&self.applied[..], &plan.services[..]);
         let (image, layout) = (&self.loaded.image, &mut self.layout);
