@@ -11,7 +11,8 @@ use super::{placed::Placed, words::Span};
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// `static` (default); `latency`: who answers its heartbeat more slowly than it could, compared with the others, gets less; `load`: who says in its own
+    /// `static` (default); `latency`: who answers its heartbeat more slowly than it could, compared with the others, gets less
+    /// (best with a check that takes always the same by itself, and waits where requests wait); `load`: who says in its own
     /// heartbeats (`heartbeat`) that it is more loaded than the others gets less.
     #[serde(default)]
     pub by: Placed<SignalWord>,
