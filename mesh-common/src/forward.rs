@@ -299,7 +299,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     const TUNNEL: u8 = Mode::Tunnel as u8;
     let service = read!(vip, Vip.service as u32);
     let wanted = read!(vip, Vip.flags as u16);
-    if wanted & (ServiceFlags::STRICT | ServiceFlags::RATES | ServiceFlags::SEVERAL) != 0 {
+    if wanted & (guard::ASKED | ServiceFlags::SEVERAL) != 0 {
         // Port 0 is what its entry is found by, and none of them.
         if wanted & ServiceFlags::SEVERAL != 0 && headers.ports >> 16 == 0 {
             return run.foreign();

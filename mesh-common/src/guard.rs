@@ -1,9 +1,10 @@
-//! Who may use a service: sources that can't be are kept out, and so are new connections beyond what one source, or all together, may open.
+//! Who may use a service: sources that can't be are kept out, and so are those that its list denies, and new connections beyond what one source, or all
+//! together, may open.
 //!
 //! A service that wants none of it pays for none of it: its flags are asked with its mode. What it wants is done by a function of its own.
 
 use crate::{
-    abi::{Family, Reason, ServiceFlags, Vip},
+    abi::{Family, Reason, ServiceFlags, SourcePrefix, Vip},
     answer::Answered,
     flow::{V4, V6},
     forward, hash,
@@ -24,6 +25,9 @@ pub const PACERS: u32 = SOURCES + SERVICES;
 const BURST: u64 = 1_000_000_000;
 /// Times that a word is tried to be changed, while other CPUs change it too.
 const TRIES: usize = 4;
+
+/// Flags of services that something is asked about here.
+pub(crate) const ASKED: u16 = ServiceFlags::STRICT | ServiceFlags::LISTS | ServiceFlags::RATES;
 
 /// What is asked about a packet: the flags, the family and the service, in one word.
 #[derive(Clone, Copy)]
@@ -49,30 +53,36 @@ pub(crate) fn refused<A: Ip, P: Packet, T: Tables>(
     wanted: u16,
     headers: &Headers<A>,
 ) -> Option<Reason> {
-    if wanted & (ServiceFlags::STRICT | ServiceFlags::RATES) == 0 {
+    if wanted & ASKED == 0 {
         return None;
     }
     // What is not sound is not counted.
     let (network, flags) = headers.check(packet).ok()?;
     let connects = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    let wanted = wanted & if connects { ServiceFlags::STRICT | ServiceFlags::RATES } else { ServiceFlags::STRICT };
+    let wanted = wanted & if connects { ASKED } else { ASKED & !ServiceFlags::RATES };
     if wanted == 0 {
         return None;
     }
-    let limits = read!(vip, Vip.source_limit as u32) as u64 | (read!(vip, Vip.service_limit as u32) as u64) << 32;
+    let last = read!(vip, Vip.service_limit as u64);
+    let limits = read!(vip, Vip.source_limit as u32) as u64 | last << 32;
     let question = Question(wanted as u64 | (A::FAMILY as u64) << 16 | (read!(vip, Vip.service as u32) as u64) << 32);
-    match tables.guard(network.src.words(), limits, question.0) {
+    match tables.guard(network.src.words(), limits, question.0, (last >> 32) as u32) {
         0 => None,
         reason => Some(Reason::from_u8(reason as u8)),
     }
 }
 
 /// 0, or the [`Reason`] that a packet is kept out for. `source`: its address, as the engine has it; `limits`: [`crate::abi::Vip::source_limit`] and,
-/// above it, [`crate::abi::Vip::service_limit`]; `question`: the flags, 16 bits, the
-/// family, and the service in the upper half.
+/// above it, [`crate::abi::Vip::service_limit`]; `question`: the flags, 16 bits, the family, and the service in the upper half; `list`:
+/// [`crate::abi::Vip::list`].
 #[inline(always)]
-pub fn guard<T: Tables>(tables: &T, source: [u64; 2], limits: u64, question: u64) -> u32 {
+pub fn guard<T: Tables>(tables: &T, source: [u64; 2], limits: u64, question: u64, list: u32) -> u32 {
     let question = Question(question);
+    // Before all that is kept for the rest: the key is 24 bytes of the stack.
+    let denied = question.wants(ServiceFlags::LISTS) && tables.listed(list, source) == SourcePrefix::DENIED;
+    if denied {
+        return Reason::Denied as u32;
+    }
     if (question.0 >> 16) as u8 == Family::V4 as u8 {
         judge(tables, V4(source[0] as u32), source[0], limits, question)
     } else {

@@ -1,5 +1,7 @@
 //! The engine on the host: a frame in a vector, tables in vectors. For tests, and for explaining what the kernel would do.
 
+mod frame;
+
 use core::cell::{Cell, RefCell};
 use std::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
 
@@ -8,108 +10,23 @@ use bytemuck::Zeroable;
 use crate::{
     abi::{
         Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket,
-        NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, VipHalf, VipKey, VipKind,
+        NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
-    aside::{self, Aside, Cause},
     flow_log::{self, Beginning},
     forward::Verdict,
     guard, handshake, hash,
     icmp::Relayed,
     ledger::places,
     nat::{Opening, open_flow},
-    packet::{Packet, PacketMut},
-    patch::{Patch, Quote},
-    rewrite::{Edit, Rewrite, by_stores},
+    packet::Packet,
+    patch::Quote,
     shared::Shared,
     tables::Tables,
 };
 
-/// A frame in a vector, where there is always room at the front.
-#[derive(Debug)]
-pub struct Frame<'a> {
-    bytes: &'a mut Vec<u8>,
-    ifindex: u32,
-}
-
-impl<'a> Frame<'a> {
-    /// `ifindex`: the interface that it came in by.
-    pub fn new(bytes: &'a mut Vec<u8>, ifindex: u32) -> Self {
-        Self { bytes, ifindex }
-    }
-}
-
-impl Packet for Frame<'_> {
-    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        self.bytes.get(offset..offset.checked_add(N)?)?.first_chunk()
-    }
-
-    fn size(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn holds(&self, len: usize) -> bool {
-        self.bytes.len() >= len
-    }
-
-    fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-}
-
-impl PacketMut for Frame<'_> {
-    fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        self.bytes.get_mut(offset..offset.checked_add(N)?)?.first_chunk_mut()
-    }
-
-    fn grow(&mut self, bytes: usize) -> bool {
-        self.bytes.splice(0..0, core::iter::repeat_n(0, bytes));
-        true
-    }
-}
-
-impl Patch for Frame<'_> {
-    fn patch<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> bool {
-        self.at_mut::<N>(offset).map(|place| *place = bytes).is_some()
-    }
-
-    fn resize(&mut self, len: usize) -> bool {
-        let old = self.bytes.len();
-        self.bytes.resize(len, 0);
-        old != 0
-    }
-
-    fn quote(&self, offset: usize, len: usize, to: Shared<'_, Quote>) -> bool {
-        let Some(bytes) = self.bytes.get(offset..offset + len) else { return false };
-        for (i, chunk) in bytes.chunks(size_of::<u64>()).enumerate() {
-            let mut word = to.at_word(i).load::<u64, 0>().to_ne_bytes();
-            word[..chunk.len()].copy_from_slice(chunk);
-            to.at_word(i).store::<u64, 0>(u64::from_ne_bytes(word));
-        }
-        true
-    }
-
-    fn put_quote(&mut self, offset: usize, len: usize, from: Shared<'_, Quote>) -> bool {
-        let Some(bytes) = self.bytes.get_mut(offset..offset + len) else { return false };
-        for (i, chunk) in bytes.chunks_mut(size_of::<u64>()).enumerate() {
-            chunk.copy_from_slice(&from.at_word(i).load::<u64, 0>().to_ne_bytes()[..chunk.len()]);
-        }
-        true
-    }
-}
-
-impl<T: Tables> Aside<T> for Frame<'_> {
-    fn aside(&mut self, tables: &T, cause: Cause) -> u64 {
-        aside::take(self, tables, cause)
-    }
-}
-
-impl Rewrite for Frame<'_> {
-    fn rewrite(&mut self, edit: &Edit) -> bool {
-        by_stores(self, edit)
-    }
-}
+pub use frame::Frame;
 
 /// Tables in vectors, of one CPU and one thread. Sizes are those of the vectors; a new one has one half of eight VIP positions and room for a few
 /// of everything. Publish VIPs by [`HostTables::publish`], the rest by setting elements.
@@ -144,6 +61,7 @@ pub struct HostTables {
     pub told: Vec<Cell<u64>>,
     pub flow_records: RefCell<Vec<FlowRecord>>,
     pub flow_log_stats: Cell<FlowLogStats>,
+    pub prefixes: Vec<SourcePrefix>,
     /// What [`Tables::nanoseconds`] says.
     pub nanoseconds: Cell<u64>,
 }
@@ -182,6 +100,7 @@ impl HostTables {
             told: vec![Cell::default(); flow_log::TOLD as usize],
             flow_records: RefCell::default(),
             flow_log_stats: Cell::default(),
+            prefixes: Vec::new(),
             nanoseconds: Cell::new(1 << 30),
         }
     }
@@ -345,8 +264,12 @@ impl Tables for HostTables {
         Some(Shared::of(&self.said))
     }
 
-    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32 {
-        guard::guard(self, source, limits, question)
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64, list: u32) -> u32 {
+        guard::guard(self, source, limits, question, list)
+    }
+
+    fn listed(&self, list: u32, source: [u64; 2]) -> u32 {
+        SourcePrefix::longest(&self.prefixes, &SourcePrefix::key(list, source))
     }
 
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {

@@ -45,7 +45,9 @@ pub trait Tables {
     /// How many errors this CPU has said lately.
     fn said(&self) -> Option<Shared<'_, Said>>;
     /// Whether a packet is kept out, by [`crate::guard::guard`]; where that runs is for the owner of the tables to say.
-    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32;
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64, list: u32) -> u32;
+    /// What list `list` says of a source: verdict of its longest prefix, see [`crate::abi::SourcePrefix`]; 0 = it says nothing.
+    fn listed(&self, list: u32, source: [u64; 2]) -> u32;
     /// One of [`crate::guard::PACERS`] words.
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>>;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.

@@ -17,7 +17,8 @@ use mesh_common::{
 };
 
 use crate::{
-    maps::{Maps, mesh_explain_follow, mesh_explain_guard, mesh_explain_open},
+    global::{mesh_explain_follow, mesh_explain_guard, mesh_explain_open},
+    maps::Maps,
     packet::XdpFrame,
 };
 
@@ -131,8 +132,13 @@ impl Tables for Copies {
     }
 
     #[inline(always)]
-    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32 {
-        mesh_explain_guard(source[0], source[1], limits, question)
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64, list: u32) -> u32 {
+        mesh_explain_guard(source[0], source[1], limits, question, list)
+    }
+
+    #[inline(always)]
+    fn listed(&self, list: u32, source: [u64; 2]) -> u32 {
+        MAPS.listed(list, source)
     }
 
     #[inline(always)]

@@ -6,25 +6,27 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, PerCpuArray, RingBuf},
+    maps::{Array, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use mesh_common::{
     abi::{
         Backend, BackendSignals, BackendStats, Config, Explained, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket,
-        NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip,
     },
     answer::Said,
     flow_log::{self, Beginning},
     guard, handshake,
     icmp::Relayed,
-    ledger::places,
-    nat::{self, Opening},
+    nat::Opening,
     patch::Quote,
     shared::Shared,
     tables::Tables,
 };
 
-use crate::explain::Copies;
+use crate::{
+    explain::Copies,
+    global::{mesh_follow, mesh_guard, mesh_note_handshake, mesh_open_flow, mesh_tell_flow},
+};
 
 /// Sizes that the object is built with; the loader sets others before it creates the maps.
 mod size {
@@ -78,6 +80,9 @@ static TOLD: Array<u64> = Array::with_max_entries(flow_log::TOLD, 0);
 static FLOW_RECORDS: RingBuf = RingBuf::with_byte_size(flow_log::RING, 0);
 #[map]
 static FLOW_LOG_STATS: PerCpuArray<FlowLogStats> = PerCpuArray::with_max_entries(1, 0);
+/// Who may use a service.
+#[map]
+static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(SOURCE_PREFIXES, 0);
 /// Tick of this CPU's last log line.
 #[map]
 static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
@@ -115,61 +120,6 @@ static RELAYED: PerCpuArray<Relayed> = PerCpuArray::with_max_entries(1, 0);
 /// Errors that this CPU has said lately.
 #[map]
 static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
-
-/// A global function, as the following ones: the verifier follows it once, and not from each place and state that it is called from.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_open_flow() -> u64 {
-    nat::open_flow(&Maps)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
-    handshake::note(&Maps, hash, stats, step);
-    0
-}
-
-/// The words of a [`Beginning`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_tell_flow(client: u64, more: u64, key: u64, whose: u64, ports: u64) -> u32 {
-    flow_log::tell(&Maps, Beginning { client: [client, more], key, whose, ports });
-    0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_explain_open() -> u64 {
-    nat::open_flow(&Copies)
-}
-
-/// As [`mesh_open_flow`]: what a packet does whose slot is not at rest.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
-    places::follow(&Maps, slot, base, hash, sent)
-}
-
-/// As [`mesh_explain_open`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_explain_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
-    places::follow(&Copies, slot, base, hash, sent)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_guard(first: u64, second: u64, limits: u64, question: u64) -> u32 {
-    guard::guard(&Maps, [first, second], limits, question)
-}
-
-/// As [`mesh_explain_open`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mesh_explain_guard(first: u64, second: u64, limits: u64, question: u64) -> u32 {
-    guard::guard(&Copies, [first, second], limits, question)
-}
 
 /// The tables as they stand in the maps.
 pub struct Maps;
@@ -271,8 +221,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn guard(&self, source: [u64; 2], limits: u64, question: u64) -> u32 {
-        mesh_guard(source[0], source[1], limits, question)
+    fn guard(&self, source: [u64; 2], limits: u64, question: u64, list: u32) -> u32 {
+        mesh_guard(source[0], source[1], limits, question, list)
+    }
+
+    #[inline(always)]
+    fn listed(&self, list: u32, source: [u64; 2]) -> u32 {
+        SOURCES.get(Key::new(SourcePrefix::KEY_BITS, SourcePrefix::key(list, source))).copied().unwrap_or(0)
     }
 
     #[inline(always)]

@@ -105,7 +105,7 @@ impl WhenEmpty {
 }
 
 /// What single modes have to know besides.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Ways {
     /// `tunnel`: a UDP header follows the outer IP header.
     pub gue: bool,
@@ -119,13 +119,24 @@ pub struct Ways {
 }
 
 /// Who may use a service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Protect {
     /// Packets are dropped whose source can't be.
     pub spoofed: bool,
     /// Time for each new connection of one source, and for each of all, in units of 1024 ns; 0 = no limit.
     pub source_limit: u32,
     pub service_limit: u32,
+    /// The longest prefix that a source is in says whether it may use the service; one in none may. Empty: everybody may.
+    pub sources: Vec<SourceRule>,
+}
+
+/// What is said of the sources of one prefix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct SourceRule {
+    /// Its first address.
+    pub addr: IpAddr,
+    pub bits: u8,
+    pub allowed: bool,
 }
 
 /// `tcp` or `udp`.

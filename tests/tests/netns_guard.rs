@@ -97,21 +97,31 @@ fn a_range_of_ports_and_any_port_are_served_and_no_other() -> Result<()> {
 
 /// One service of each family behind a guard, at [`GUARDED`].
 fn guarded(group: &str, guard: &str) -> Result<(Stage, Daemon)> {
+    guarded_by(group, &|_| guard.to_owned())
+}
+
+/// The same with a guard for each family.
+fn guarded_by(group: &str, guard: &dyn Fn(bool) -> String) -> Result<(Stage, Daemon)> {
     let mut stage = Stage::build(group, &BACKENDS)?;
     BACKENDS.iter().try_for_each(|(name, _)| stage.serve(name))?;
+    let daemon = Daemon::start(&stage.balancer.ns, &guarded_config(&stage, guard)?)?;
+    Ok((stage, daemon))
+}
+
+fn guarded_config(stage: &Stage, guard: &dyn Fn(bool) -> String) -> Result<String> {
     let mut config = "interfaces: [{name: eth0, hook: xdp}]\nservices:\n".to_owned();
     for (v6, family) in [(false, 4), (true, 6)] {
         let backends = BACKENDS.map(|(name, _)| stage.address(name, v6).map(|a| format!("\"{a}\"")));
         let backends = backends.into_iter().collect::<Result<Vec<_>>>()?.join(", ");
         config += &format!(
-            "  - {{name: web{family}, vip: \"{}\", port: {PORT}, announce: {{address: eth0}}, {guard}, backends: [{backends}]}}\n",
-            GUARDED[usize::from(v6)]
+            "  - {{name: web{family}, vip: \"{}\", port: {PORT}, announce: {{address: eth0}}, {}, backends: [{backends}]}}\n",
+            GUARDED[usize::from(v6)],
+            guard(v6)
         );
         config +=
             &format!("  - {{name: other{family}, vip: \"{}\", port: 80, health: none, backends: [{backends}]}}\n", ANY[usize::from(v6)]);
     }
-    let daemon = Daemon::start(&stage.balancer.ns, &config)?;
-    Ok((stage, daemon))
+    Ok(config)
 }
 
 /// The first connection is let in and goes on, the next is not: by `source_rate` or `rate`.
@@ -170,6 +180,61 @@ fn who_says_to_be_a_vip_is_not_heard() -> Result<()> {
         ensure!(told["reason"] == "spoofed" && told["service"] == service, "{told}");
         for life in held.finish() {
             ensure!(life.broken.is_none() && life.requests > 1, "who is somebody: {life:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Who is asked for, by a new connection.
+fn answers(stage: &Stage, vip: SocketAddr) -> Result<bool> {
+    Ok(stage.client.ns.enter(|| peer::get(vip, "/", SILENCE))?.is_ok())
+}
+
+#[test]
+fn lists_say_who_may_use_a_service_and_are_changed_at_once() -> Result<()> {
+    let other = |v6: bool| format!("protect: {{deny: [\"{}\"]}}", if v6 { "fd99::/16" } else { "10.99.0.0/16" });
+    let (stage, mut daemon) = guarded_by("mesh-lists", &other)?;
+    let (v4, v6) = (stage.client.v4, stage.client.v6);
+    let own = |v6_too: bool| if v6_too { v6.to_string() } else { v4.to_string() };
+    let change = |daemon: &Daemon, guard: &dyn Fn(bool) -> String| -> Result<()> {
+        daemon.write_config(&guarded_config(&stage, guard)?)?;
+        daemon.ok(&["reload"]).map(drop)
+    };
+    let vips = [at(GUARDED[0], PORT)?, at(GUARDED[1], PORT)?];
+    for vip in vips {
+        ensure!(answers(&stage, vip)?, "{vip}: nobody has denied the client");
+    }
+    // The client alone is let in by a longer prefix than all that is denied.
+    change(&daemon, &|v6| format!("protect: {{allow: [\"{}\"]}}", own(v6)))?;
+    for vip in vips {
+        let held = Held::open(&stage.client.ns, vip, 1, Duration::from_millis(10), PATIENCE)?;
+        ensure!(held.finish().iter().all(|life| life.broken.is_none()), "{vip}: the client is allowed");
+    }
+    let told = daemon.json(&["explain", "10.77.0.250:1000", &vips[0].to_string()])?;
+    ensure!(told["reason"] == "denied" && told["service"] == "web4", "{told}");
+    // What stands is cut off as well.
+    let held = vips.map(|vip| Held::open(&stage.client.ns, vip, 1, Duration::from_millis(10), SILENCE));
+    change(&daemon, &|v6| format!("protect: {{deny: [\"{}\"]}}", own(v6)))?;
+    for (vip, service) in vips.into_iter().zip(["web4", "web6"]) {
+        daemon.until("the client is denied", || Ok(refused(&daemon, service, "denied")? > 0))?;
+        ensure!(!answers(&stage, vip)?, "{vip}: the client is denied");
+    }
+    // A daemon that starts anew finds the lists as they are, and nobody gets in meanwhile.
+    daemon.stop(nix::sys::signal::Signal::SIGKILL)?;
+    ensure!(!answers(&stage, vips[0])?, "the client is denied without a daemon");
+    daemon.launch()?;
+    daemon.wait_ready(PATIENCE * 3)?;
+    for vip in vips {
+        ensure!(!answers(&stage, vip)?, "{vip}: the client is denied after a restart");
+    }
+    for held in held {
+        ensure!(held?.finish().iter().all(|life| life.broken.is_some()), "what stood goes on, though its source is denied");
+    }
+    change(&daemon, &|_| "protect: {}".to_owned())?;
+    for vip in vips {
+        let end = std::time::Instant::now() + PATIENCE;
+        while !answers(&stage, vip)? {
+            ensure!(std::time::Instant::now() < end, "{vip}: nobody is denied any more; log:\n{}", daemon.log());
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ mod nat;
 mod reason;
 mod service;
 mod slot;
+mod sources;
 mod stats;
 #[cfg(feature = "user")]
 mod user;
@@ -29,6 +30,7 @@ pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
 pub use slot::{Slot, SlotFlags, SlotWord};
+pub use sources::{SOURCE_PREFIXES, SourcePrefix};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
@@ -64,6 +66,8 @@ pub mod map {
     pub const BACKEND_SIGNALS: &str = "BACKEND_SIGNALS";
     /// One of [`crate::guard::PACERS`] words; mmapped by tests.
     pub const PACERS: &str = "PACERS";
+    /// Verdict by list and address (a trie of [`super::SourcePrefix`]).
+    pub const SOURCES: &str = "SOURCES";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
     pub const REASON_STATS: &str = "REASON_STATS";
     /// Ring of [`super::FlowRecord`]; not pinned, as the following one: they belong to one daemon.

@@ -107,7 +107,7 @@ impl TableRef {
 pub struct ServiceFlags(pub u16);
 
 impl ServiceFlags {
-    /// Sources are looked up in the lists of who is allowed and who is not.
+    /// Sources are looked up in the list of who is allowed and who is not.
     pub const LISTS: u16 = 1 << 0;
     /// New connections are counted, by source and altogether.
     pub const RATES: u16 = 1 << 1;
@@ -150,7 +150,8 @@ pub struct Vip {
     /// [`ServiceFlags::RATES`]: time for each new connection of one source, and for each of all, in units of 1024 ns; 0 = no limit.
     pub source_limit: u32,
     pub service_limit: u32,
-    pub reserved: u32,
+    /// [`ServiceFlags::LISTS`]: number of the list of who may use the service; one word with `service_limit`.
+    pub list: u32,
 }
 
 const _: () = assert!(size_of::<Vip>() == 64);

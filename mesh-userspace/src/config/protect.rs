@@ -1,10 +1,15 @@
 //! Who may use a service, as written and as meant.
 
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{placed::Placed, resolve::Findings};
-use crate::model::{self, Proto, VipAddr};
+use crate::model::{self, Proto, SourceRule, VipAddr};
 
 /// Who may use a service. What is left out costs nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +18,12 @@ pub struct Protect {
     /// Packets are dropped whose source can't be where they come from: a VIP, a loopback, multicast or unspecified address.
     #[serde(default)]
     pub spoofed: bool,
+    /// Who may use the service, and nobody else but where a longer prefix is here: prefixes and addresses, such as `10.0.0.0/8`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Placed<String>>,
+    /// Who may not, but where a longer prefix is in `allow`. Packets of those who may not are dropped, those of connections that stand as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<Placed<String>>,
     /// TCP: new connections of one source (of IPv6, of a network of 64 bits), such as `50/s`, `300/m` or `10/h`. What one second allows, and one
     /// connection at least, may come at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +46,44 @@ pub fn resolve_protect(written: Option<&Protect>, vip: VipAddr, findings: &mut F
         findings.ok(text, each, "write a number and `/s`, `/m` or `/h`, such as 50/s; from 1/h to 500000/s")
     };
     let (source, all) = (limit(&written.source_rate), limit(&written.rate));
-    model::Protect { spoofed: written.spoofed, source_limit: source.unwrap_or(0), service_limit: all.unwrap_or(0) }
+    let sources = resolve_sources(written, vip, findings);
+    model::Protect { spoofed: written.spoofed, source_limit: source.unwrap_or(0), service_limit: all.unwrap_or(0), sources }
+}
+
+/// Both lists as one, in which the longest prefix says.
+fn resolve_sources(written: &Protect, vip: VipAddr, findings: &mut Findings<'_>) -> Vec<SourceRule> {
+    let mut rules: BTreeMap<(IpAddr, u8), bool> = BTreeMap::new();
+    for (text, allowed) in written.allow.iter().map(|t| (t, true)).chain(written.deny.iter().map(|t| (t, false))) {
+        let family = |prefix: (IpAddr, u8)| match prefix.0.is_ipv4() == vip.addr.is_ipv4() {
+            true => Ok(prefix),
+            false => Err(format!("`{text}` is not of the VIP's family ({})", vip.addr)),
+        };
+        let remedy = "write a prefix of the VIP's family by its first address, such as 10.0.0.0/8 or fd00::/8, or an address";
+        let Some(prefix) = findings.ok(text, prefix(&text.value).and_then(family), remedy) else { continue };
+        if rules.insert(prefix, allowed).is_some_and(|before| before != allowed) {
+            findings.error(text, format!("`{text}` is in `allow` and in `deny`"), "write it in one of them");
+        }
+    }
+    if !written.allow.is_empty() {
+        let all: IpAddr = if vip.addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        rules.entry((all, 0)).or_insert(false);
+    }
+    rules.into_iter().map(|((addr, bits), allowed)| SourceRule { addr, bits, allowed }).collect()
+}
+
+/// `ADDRESS` or `ADDRESS/BITS`, where nothing of the address is beyond the bits.
+fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
+    let nothing = || format!("`{text}` is no prefix");
+    let (addr, bits) = text.split_once('/').map_or((text, None), |(addr, bits)| (addr, Some(bits)));
+    let addr: IpAddr = addr.trim().parse().map_err(|_| nothing())?;
+    let whole = if addr.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(whole), |bits| bits.trim().parse::<u8>().map_err(|_| nothing()))?;
+    let beyond = match addr {
+        _ if bits > whole => return Err(nothing()),
+        IpAddr::V4(a) => a.to_bits() & u32::MAX.checked_shr(bits.into()).unwrap_or(0) != 0,
+        IpAddr::V6(a) => a.to_bits() & u128::MAX.checked_shr(bits.into()).unwrap_or(0) != 0,
+    };
+    if beyond { Err(format!("`{text}` has more bits than its prefix")) } else { Ok((addr, bits)) }
 }
 
 /// Time for each of a rate's connections in the unit of the kernel half, 1024 ns; never 0, which stands for no limit.
@@ -58,6 +106,22 @@ fn time_for_each(rate: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prefixes() {
+        for (text, addr, bits) in [
+            ("10.0.0.0/8", "10.0.0.0", 8),
+            ("192.0.2.7", "192.0.2.7", 32),
+            ("0.0.0.0/0", "0.0.0.0", 0),
+            ("fd00::/8", "fd00::", 8),
+            ("::1", "::1", 128),
+        ] {
+            assert_eq!(prefix(text), Ok((addr.parse().unwrap(), bits)), "{text}");
+        }
+        for text in ["", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "/8", "10.0.0/8", "fd00::1/64", "fd00::/129", "a/8", "10.0.0.0/-1"] {
+            assert!(prefix(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn rates() {

@@ -165,7 +165,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
             name: service.name.clone(),
             vip: service.vip,
             mode: service.mode,
-            ways: service.ways,
+            ways: service.ways.clone(),
             when_empty: service.when_empty,
             announce: service.announce.clone(),
             checked: service.check.is_some() || service.heartbeat.is_some(),

@@ -28,6 +28,7 @@ pub fn adopt(image: &Image, limits: &Limits, now: Instant) -> Result<(Layout, Ve
     let mut layout = Layout::new(limits);
     layout.active = image.config.word(0, 0) as u32 & 1;
     layout.flipped = Some(now);
+    layout.lists.adopt(&image.lists.all().map_err(|e| contradiction(format!("lists of sources can't be read: {e}")))?);
     let found = find_vips(image, &layout)?;
     let mut repairs = Vec::new();
     for id in 1..image.services.len() as u32 {
@@ -111,6 +112,7 @@ fn adopt_service(
             service.position = Some(*at);
             service.ports = vip.ports.into();
             service.limits = (vip.source_limit, vip.service_limit);
+            service.list = vip.list;
             service.table = Some(vip.table);
             service.flags = vip.flags;
         }

@@ -126,19 +126,21 @@ pub fn vip(service: &Service) -> Vip {
         ports: service.ports.into(),
         source_limit: service.limits.0,
         service_limit: service.limits.1,
-        ..Vip::default()
+        list: service.list,
     }
 }
 
 /// What the kernel half is to do for a service beside balancing.
 pub fn flags(wanted: &ServicePlan) -> u16 {
     let reset = if wanted.mode == Mode::Nat { ServiceFlags::RESET } else { 0 };
-    let protect = wanted.ways.protect;
+    let protect = &wanted.ways.protect;
     let strict = if protect.spoofed { ServiceFlags::STRICT } else { 0 };
     let rates = if protect.source_limit != 0 || protect.service_limit != 0 { ServiceFlags::RATES } else { 0 };
     let several = if wanted.ways.ports.is_some() { ServiceFlags::SEVERAL } else { 0 };
+    let lists = if protect.sources.is_empty() { 0 } else { ServiceFlags::LISTS };
     reset
         | several
+        | lists
         | strict
         | rates
         | match wanted.when_empty {

@@ -14,6 +14,8 @@ use bytemuck::{Pod, Zeroable};
 use memmap2::{MmapOptions, MmapRaw};
 use mesh_common::abi::{Backend, BackendSignals, Config, LedgerBucket, NatFlow, NatGauges, ServiceInfo, SlotMemo, SlotWord, Vip};
 
+use super::lists::Trie;
+
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
 
@@ -31,6 +33,8 @@ pub struct Image {
     pub nat_gauges: Row<NatGauges>,
     /// By the index of a backend's counters.
     pub signals: Row<BackendSignals>,
+    /// Who may use services; no mapping, changed by system calls.
+    pub lists: Trie,
 }
 
 /// A row of values that the kernel half reads (and may write) at the same time.
@@ -176,6 +180,7 @@ impl Image {
             nat_flows: Row::heap(nat_flows),
             nat_gauges: Row::heap(1),
             signals: Row::heap(backends),
+            lists: Trie::heap(),
         }
     }
 }

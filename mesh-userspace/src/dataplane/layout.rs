@@ -14,7 +14,7 @@ use mesh_common::{
     hash,
 };
 
-use super::{extents::Extents, options::Limits, reconcile::moves::Moves, vip_index::half_size};
+use super::{extents::Extents, lists::Lists, options::Limits, reconcile::moves::Moves, vip_index::half_size};
 use crate::{
     model::{BackendId, ServiceName, VipAddr},
     table::Table,
@@ -50,6 +50,10 @@ pub enum LayoutError {
         "no source ports are left for translation: narrow net.ipv4.ip_local_port_range so that 1024 ports in a row are not in it, or give nat.ports"
     )]
     Ports,
+    #[error(
+        "there is no room for {wanted} prefixes of sources more than there are: all services together have {limit}; list shorter prefixes"
+    )]
+    Prefixes { wanted: usize, limit: u32 },
     #[error("no search table for that many VIPs was found: raise limits.services, then run `mesh detach` and start again")]
     Index,
 }
@@ -65,6 +69,7 @@ pub struct Layout {
     pub backends: Extents,
     pub stats: Extents,
     pub sources: Sources,
+    pub lists: Lists,
     /// Positions of each half of the VIP map.
     pub half_size: u32,
     /// Half of the VIP map that is searched.
@@ -92,6 +97,8 @@ pub struct Service {
     pub ports: (u16, u16),
     /// [`mesh_common::abi::Vip::source_limit`] and [`mesh_common::abi::Vip::service_limit`].
     pub limits: (u32, u32),
+    /// [`mesh_common::abi::Vip::list`].
+    pub list: u32,
     /// First of its entries in the backend map, and how many there are.
     pub base: u32,
     pub capacity: u32,
@@ -145,6 +152,7 @@ impl Layout {
             backends: Extents::new(limits.backends),
             stats: Extents::new(limits.backends),
             sources: Sources(vec![None; NAT_SOURCES]),
+            lists: Lists::default(),
             half_size: half_size(limits.services),
             active: 0,
             flipped: None,
@@ -225,6 +233,7 @@ impl Service {
             flags: 0,
             ports: (0, 0),
             limits: (0, 0),
+            list: 0,
             base,
             capacity,
             table: None,

@@ -4,19 +4,23 @@ use std::{os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapInfo, PerCpuArray, RingBuf},
+    maps::{
+        Map, MapData, MapInfo, PerCpuArray, RingBuf,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{Program, SchedClassifier, Xdp},
 };
 use bytemuck::Pod;
 use mesh_common::abi::{
     Backend, BackendSignals, BackendStats, Config, Explained, LEDGER_WAYS, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
-    REASONS, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
+    REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
 };
 
 use super::{
     counters::Stats,
     error::DataplaneError,
     image::{Image, Row},
+    lists::Trie,
     options::{Limits, Options},
     pins::{self, Pins},
     vip_index,
@@ -27,6 +31,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// Entries of the flow map for two flows: where two of three places are taken, a new flow finds one in its tries, but for a few in a million.
@@ -51,6 +57,7 @@ pub struct Loaded {
 struct Shape {
     name: &'static str,
     kind: u32,
+    key_size: u32,
     value_size: u32,
     entries: u32,
     flags: u32,
@@ -82,12 +89,12 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 14] {
+    fn shapes(&self) -> [Shape; 15] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
-            Shape { name, kind: BPF_MAP_TYPE_ARRAY, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
+            Shape { name, kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
         fn percpu<T>(name: &'static str, entries: u32) -> Shape {
-            Shape { name, kind: BPF_MAP_TYPE_PERCPU_ARRAY, value_size: size_of::<T>() as u32, entries, flags: 0 }
+            Shape { name, kind: BPF_MAP_TYPE_PERCPU_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: 0 }
         }
         [
             array::<Config>(map::CONFIG, 1),
@@ -104,6 +111,14 @@ impl Sizes {
             array::<BackendSignals>(map::BACKEND_SIGNALS, self.backends),
             percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
             percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
+            Shape {
+                name: map::SOURCES,
+                kind: BPF_MAP_TYPE_LPM_TRIE,
+                key_size: size_of::<Key<[u32; 5]>>() as u32,
+                value_size: size_of::<u32>() as u32,
+                entries: SOURCE_PREFIXES,
+                flags: BPF_F_NO_PREALLOC,
+            },
         ]
     }
 }
@@ -139,6 +154,7 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
         signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
+        lists: Trie::map(trie(&mut ebpf, map::SOURCES)?),
     };
     let stats = Stats {
         reasons: percpu(&mut ebpf, map::REASON_STATS)?,
@@ -204,7 +220,7 @@ fn check_pin(path: &Path, shape: &Shape) -> Result<bool, DataplaneError> {
     let kind = info.map_type().map(|t| t as u32).map_err(|source| DataplaneError::Map { name: shape.name, source })?;
     let fields = [
         ("map type", kind, shape.kind),
-        ("key size", info.key_size(), 4),
+        ("key size", info.key_size(), shape.key_size),
         ("value size", info.value_size(), shape.value_size),
         ("number of elements", info.max_entries(), shape.entries),
         ("flags", info.map_flags(), shape.flags),
@@ -229,6 +245,11 @@ fn percpu<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArra
 }
 
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, DataplaneError> {
+    let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
+    map.try_into().map_err(|source| DataplaneError::Map { name, source })
+}
+
+fn trie(ebpf: &mut Ebpf, name: &'static str) -> Result<LpmTrie<MapData, [u32; 5], u32>, DataplaneError> {
     let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
     map.try_into().map_err(|source| DataplaneError::Map { name, source })
 }

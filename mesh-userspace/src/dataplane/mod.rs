@@ -16,6 +16,7 @@ pub mod image;
 mod kernel_log;
 pub mod layout;
 pub mod ledger;
+mod lists;
 mod load;
 mod nat;
 pub mod net;
@@ -317,6 +318,10 @@ impl Dataplane {
         let freed = retire::collect(image, &mut self.layout, &swept.live);
         report.freed = freed.backends.len();
         execute(image, &freed.ops);
+        if !self.layout.lists.is_empty() {
+            let used = self.layout.services.values().map(|s| s.list).collect();
+            image.lists.remove(&self.layout.lists.collect(&used, now));
+        }
         for (service, entry) in &freed.backends {
             self.loaded.stats.clear_backend(*service, entry.stats, &mut self.gone)?;
             image.signals.set(entry.stats as usize, &BackendSignals::default());

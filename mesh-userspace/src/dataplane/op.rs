@@ -1,6 +1,6 @@
 //! One step of a publication, and its execution by plain stores.
 
-use mesh_common::abi::{Backend, Config, NatSource, ServiceInfo, SlotWord};
+use mesh_common::abi::{Backend, Config, NatSource, ServiceInfo, SlotWord, SourcePrefix};
 
 use super::{
     image::{Image, words_of},
@@ -20,6 +20,8 @@ pub enum Op {
     Service { id: u32, value: ServiceInfo },
     /// One word of it.
     ServiceWord { id: u32, word: u8, value: u64 },
+    /// A list of sources that no VIP leads to.
+    List { prefixes: Vec<SourcePrefix> },
     /// A table in an extent that no VIP leads to.
     Table { base: u32, slots: Vec<SlotWord> },
     /// Slots of a table in use, each a store of its own: (place in the arena, word).
@@ -56,7 +58,7 @@ pub mod vip_word {
     pub const BASE: u8 = 4;
     /// `ports`, `source_limit`.
     pub const PORTS: u8 = 6;
-    /// `service_limit`.
+    /// `service_limit`, `list`.
     pub const LIMIT: u8 = 7;
 }
 
@@ -93,6 +95,7 @@ impl Op {
             Self::BackendWord { at, word, value } => image.backends.set_word(*at as usize, usize::from(*word), *value),
             Self::Service { id, value } => image.services.set(*id as usize, value),
             Self::ServiceWord { id, word, value } => image.services.set_word(*id as usize, usize::from(*word), *value),
+            Self::List { prefixes } => image.lists.put(prefixes),
             Self::Table { base, slots } => image.slots.set_table(*base, slots),
             Self::Slots { changes } => {
                 for (at, slot) in changes {

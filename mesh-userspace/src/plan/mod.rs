@@ -205,7 +205,7 @@ pub fn plan_service(input: &ServiceInput<'_>, seed: u64, now: Instant, cache: &m
         name: spec.name.clone(),
         vip: spec.vip,
         mode: spec.mode,
-        ways: spec.ways,
+        ways: spec.ways.clone(),
         when_empty: spec.when_empty,
         announce: spec.announce.clone(),
         no_backends: table.is_vacant(),

@@ -56,8 +56,13 @@ impl<H: Hops> Step<'_, H> {
         // So long its backends are found well one by one.
         service.coming = service.coming.filter(|since| self.clock.instant.saturating_duration_since(*since) <= self.clock.handshake());
         let done = self.nat_sources(layout, wanted).and_then(|sources| {
+            let (list, prefixes) = layout.lists.number(&wanted.ways.protect.sources)?;
+            if !prefixes.is_empty() {
+                self.phases.prepare.push(Op::List { prefixes });
+            }
             let places = self.places(layout, &mut service, wanted)?;
             // Nothing fails from here on.
+            service.list = list;
             let states = self.states(&mut service, wanted, &places);
             self.backends(&mut service, wanted, &sources, &places, &states);
             self.table(layout, &mut service, wanted, &places, &states);
@@ -191,7 +196,7 @@ impl<H: Hops> Step<'_, H> {
             }
         }
         service.ports = wanted.ways.ports.unwrap_or_default();
-        let protect = wanted.ways.protect;
+        let protect = &wanted.ways.protect;
         service.limits = (protect.source_limit, protect.service_limit);
         if let Some(at) = service.position {
             for word in [vip_word::PORTS, vip_word::LIMIT] {

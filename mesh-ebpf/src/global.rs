@@ -1,0 +1,64 @@
+//! Functions that the verifier follows once, and not from each place and state that they are called from: global functions of the object.
+
+use mesh_common::{
+    flow_log::{self, Beginning},
+    guard, handshake,
+    ledger::places,
+    nat,
+};
+
+use crate::{explain::Copies, maps::Maps};
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_open_flow() -> u64 {
+    nat::open_flow(&Maps)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_note_handshake(hash: u64, stats: u32, step: u32) -> u32 {
+    handshake::note(&Maps, hash, stats, step);
+    0
+}
+
+/// The words of a [`Beginning`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_tell_flow(client: u64, more: u64, key: u64, whose: u64, ports: u64) -> u32 {
+    flow_log::tell(&Maps, Beginning { client: [client, more], key, whose, ports });
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_open() -> u64 {
+    nat::open_flow(&Copies)
+}
+
+/// As [`mesh_open_flow`]: what a packet does whose slot is not at rest.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+    places::follow(&Maps, slot, base, hash, sent)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_follow(slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
+    places::follow(&Copies, slot, base, hash, sent)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_guard(first: u64, second: u64, limits: u64, question: u64, list: u32) -> u32 {
+    guard::guard(&Maps, [first, second], limits, question, list)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_guard(first: u64, second: u64, limits: u64, question: u64, list: u32) -> u32 {
+    guard::guard(&Copies, [first, second], limits, question, list)
+}
