@@ -192,7 +192,7 @@ fn errors_name_place_and_remedy() {
             "1:89: backend 10.0.0.1 can't have port 80",
             "write no port",
         ),
-        (with("    protect: {source_rate: 5/d}"), "6:29: `5/d` is no rate", "50/s"),
+        (with("    protect: {source_rate: 5/d}"), "6:28: `5/d` is no rate", "50/s"),
         (with("    protect: {deny: [10.0.0.1/8]}"), "6:22: `10.0.0.1/8` has more bits", "10.0.0.0/8"),
         (with("    protect: {deny: ['fd00::/8']}"), "6:22: `fd00::/8` is not of the VIP's family", "of the VIP's family"),
         (with("    protect: {allow: [10.0.0.0/8], deny: [10.0.0.0/8]}"), "6:43: `10.0.0.0/8` is in `allow` and in `deny`", "one of them"),
