@@ -12,7 +12,7 @@ pub use mass::{Mass, mass};
 pub use places::Place;
 pub use scrape::{Scrape, scrape};
 
-use std::fmt;
+use std::{cell::OnceCell, fmt};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -48,7 +48,8 @@ const TARGET_MS: f64 = 100.0;
 /// Measures each source in turn, and shows each figure as soon as it is there.
 pub fn measure(places: &[Place], trials: usize, mut show: impl FnMut(&Figure) -> Result<()>) -> Result<()> {
     clean()?;
-    let mut world = World::build(GROUP, places)?;
+    let ground = OnceCell::new();
+    let mut world = World::build(GROUP, places, &ground)?;
     for (index, place) in places.iter().enumerate() {
         let (mut begun, mut taken, clock) = (Vec::new(), Vec::new(), StallClock::start());
         for trial in 0..=trials {

@@ -1,6 +1,7 @@
 //! A client that sends, a balancer that is told of backends, and a host that is all of them.
 
 use std::{
+    cell::OnceCell,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
@@ -39,11 +40,11 @@ pub struct Times {
     pub taken_ms: f64,
 }
 
-pub struct World {
+pub struct World<'g> {
     // What runs ends before what it runs in.
     sender: Flood,
     receiver: Sink,
-    places: Vec<(Running<'static>, ServiceName)>,
+    places: Vec<(Running<'g>, ServiceName)>,
     turn: usize,
     client: Client,
     daemon: Daemon,
@@ -53,15 +54,16 @@ pub struct World {
     _fabric: Fabric,
 }
 
-impl World {
-    pub fn build(group: &str, places: &[Place]) -> Result<Self> {
+impl<'g> World<'g> {
+    /// `ground` is made here, and outlives what runs on it.
+    pub fn build(group: &str, places: &[Place], ground: &'g OnceCell<Ground>) -> Result<Self> {
         let fabric = Fabric::new(group)?;
         let (client_host, balancer, backend) = (fabric.host("client", 1)?, fabric.host("balancer", 2)?, fabric.host("backend", 11)?);
         for last in BACKENDS {
             backend.ns.ip(&format!("address add 10.77.0.{last}/24 dev eth0"))?;
         }
-        // Places live as long as the process: what of them is a process of its own ends with its value.
-        let ground: &'static Ground = Box::leak(Box::new(Ground::within(&balancer.ns)?));
+        let made = Ground::within(&balancer.ns)?;
+        let ground = ground.get_or_init(|| made);
         let runtime = balancer.ns.enter(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build())??;
         let mut config = String::from("interfaces: [{name: eth0, hook: xdp}]\nservices:\n");
         let mut running = Vec::new();
