@@ -118,11 +118,17 @@ impl Trie {
 
     /// Writes prefixes. What the kernel has no memory for is told to the log, and then allows what it should deny.
     pub fn put(&self, prefixes: &[SourcePrefix]) {
-        self.each(prefixes, "write", |map, key, verdict| map.insert(key, verdict, 0));
+        match &mut *self.kept() {
+            Kept::Map(map) => tell("write", prefixes.iter().map(|p| map.insert(&key(p), p.verdict, 0))),
+            Kept::Heap(rows) => rows.extend(prefixes.iter().map(|p| ((p.key, p.bits), p.verdict))),
+        }
     }
 
     pub fn remove(&self, prefixes: &[SourcePrefix]) {
-        self.each(prefixes, "remove", |map, key, _| map.remove(key));
+        match &mut *self.kept() {
+            Kept::Map(map) => tell("remove", prefixes.iter().map(|p| map.remove(&key(p)))),
+            Kept::Heap(rows) => rows.retain(|at, _| !prefixes.iter().any(|p| (p.key, p.bits) == *at)),
+        }
     }
 
     /// All that stands there.
@@ -135,32 +141,20 @@ impl Trie {
         }
     }
 
-    fn each(
-        &self,
-        prefixes: &[SourcePrefix],
-        what: &str,
-        change: impl Fn(&mut LpmTrie<MapData, [u32; 5], u32>, &Key<[u32; 5]>, u32) -> Result<(), MapError>,
-    ) {
-        let mut failed = None;
-        match &mut *self.kept() {
-            Kept::Map(map) => {
-                for prefix in prefixes {
-                    failed = change(map, &Key::new(prefix.bits, prefix.key), prefix.verdict).err().or(failed);
-                }
-            }
-            Kept::Heap(rows) if what == "remove" => {
-                rows.retain(|(key, bits), _| !prefixes.iter().any(|p| p.key == *key && p.bits == *bits))
-            }
-            Kept::Heap(rows) => rows.extend(prefixes.iter().map(|p| ((p.key, p.bits), p.verdict))),
-        }
-        if let Some(error) = failed {
-            log::error!("failed to {what} prefixes of a list of sources: {error}; restart mesh when there is memory again");
-        }
-    }
-
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Goes through all, and tells the log of the last one that failed.
+fn tell(what: &str, done: impl Iterator<Item = Result<(), MapError>>) {
+    if let Some(error) = done.filter_map(Result::err).last() {
+        log::error!("failed to {what} prefixes of a list of sources: {error}; restart mesh when there is memory again");
+    }
+}
+
+fn key(prefix: &SourcePrefix) -> Key<[u32; 5]> {
+    Key::new(prefix.bits, prefix.key)
 }
 
 fn entry(rule: &SourceRule) -> Entry {

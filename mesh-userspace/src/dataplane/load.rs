@@ -4,10 +4,7 @@ use std::{os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{
-        Map, MapData, MapInfo, PerCpuArray, RingBuf,
-        lpm_trie::{Key, LpmTrie},
-    },
+    maps::{Map, MapData, MapError, MapInfo, RingBuf, lpm_trie::Key},
     programs::{Program, SchedClassifier, Xdp},
 };
 use bytemuck::Pod;
@@ -154,15 +151,15 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
         signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
-        lists: Trie::map(trie(&mut ebpf, map::SOURCES)?),
+        lists: Trie::map(take(&mut ebpf, map::SOURCES)?),
     };
     let stats = Stats {
-        reasons: percpu(&mut ebpf, map::REASON_STATS)?,
-        ledger: percpu(&mut ebpf, map::LEDGER_STATS)?,
-        backends: percpu(&mut ebpf, map::BACKEND_STATS)?,
-        flows: percpu(&mut ebpf, map::FLOW_LOG_STATS)?,
+        reasons: take(&mut ebpf, map::REASON_STATS)?,
+        ledger: take(&mut ebpf, map::LEDGER_STATS)?,
+        backends: take(&mut ebpf, map::BACKEND_STATS)?,
+        flows: take(&mut ebpf, map::FLOW_LOG_STATS)?,
     };
-    let flows = if options.flow_sample == 0 { None } else { Some(ring(&mut ebpf, map::FLOW_RECORDS)?) };
+    let flows = if options.flow_sample == 0 { None } else { Some(take(&mut ebpf, map::FLOW_RECORDS)?) };
     let explained = row(&ebpf, map::EXPLAINED, 1)?;
     Ok(Loaded { ebpf, image, stats, explained, flows, reused, sizes })
 }
@@ -239,17 +236,8 @@ fn row<T: Pod>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Row<T>, Data
     Row::map(map.fd().as_fd(), len as usize).map_err(|source| DataplaneError::Mapping { name, source })
 }
 
-fn percpu<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, T>, DataplaneError> {
-    let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
-    map.try_into().map_err(|source| DataplaneError::Map { name, source })
-}
-
-fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, DataplaneError> {
-    let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
-    map.try_into().map_err(|source| DataplaneError::Map { name, source })
-}
-
-fn trie(ebpf: &mut Ebpf, name: &'static str) -> Result<LpmTrie<MapData, [u32; 5], u32>, DataplaneError> {
+/// Takes a map out of the object, as what it is.
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DataplaneError> {
     let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
     map.try_into().map_err(|source| DataplaneError::Map { name, source })
 }
