@@ -68,7 +68,7 @@ impl<P, T> Sink<P, T> for Tell<'_> {
             Network::V6(translation) => tuple(out, Explained::V6, translation.tuple),
             Network::Encap(encap) => match encap.outer {
                 Outer::V4 { src, dst, .. } => tuple(out, Explained::OUTER_V4, Tuple { src, dst, ports: 0 }),
-                Outer::V6 { src, dst } => tuple(out, Explained::OUTER_V6, Tuple { src, dst, ports: 0 }),
+                Outer::V6 { src, dst, .. } => tuple(out, Explained::OUTER_V6, Tuple { src, dst, ports: 0 }),
             },
         }
         sending.reason

@@ -337,9 +337,15 @@ impl<'a, A> Arrival<'a, A> {
     /// The backend that the packet's flow belongs to, where nobody translates.
     #[inline(always)]
     pub(crate) fn owner<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<Candidate<'a>, Reason> {
+        self.owners(packet, tables).map(|(owner, _)| owner)
+    }
+
+    /// The same, and who else may have the flow: a live backend of `tunnel` by GUE, or [`crate::abi::SlotWord::NONE`].
+    #[inline(always)]
+    pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
         let table = TableRef(read!(self.vip, Vip.table as u64));
         let base = read!(self.vip, Vip.backend_base as u32);
-        select::owner(tables, table, base, self.hash, || self.sent(packet))
+        select::owners(tables, table, base, self.hash, || self.sent(packet))
     }
 
     /// What the packet tells of its flow to the ledger.

@@ -24,6 +24,7 @@ pub mod flow;
 pub mod flow_log;
 pub mod forward;
 pub mod guard;
+pub mod gue;
 pub mod handshake;
 pub mod hash;
 mod header;

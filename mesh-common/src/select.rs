@@ -32,15 +32,15 @@ pub(crate) fn backend<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, 
 }
 
 /// The backend that a packet goes to whose flow nobody remembers, in the steady state of its slot by the slot alone, else by the ledger. `sent` is
-/// asked for in the latter case only.
+/// asked for in the latter case only. Also the index of who else may have the flow, if the ledger names one.
 #[inline(always)]
-pub(crate) fn owner<'a, T: Tables>(
+pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,
     table: TableRef,
     base: u32,
     hash: u64,
     sent: impl FnOnce() -> Sent,
-) -> Result<Candidate<'a>, Reason> {
+) -> Result<(Candidate<'a>, u16), Reason> {
     let at = slot_index(table, hash);
     let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
     if slot.flags() == SlotFlags::STEADY
@@ -48,11 +48,11 @@ pub(crate) fn owner<'a, T: Tables>(
         && target.state().at_rest()
         && target.ready()
     {
-        return Ok(target);
+        return Ok((target, SlotWord::NONE));
     }
-    let index = places::followed(tables.follow(at, base, hash, sent().pack()))?;
+    let (index, other) = places::followed(tables.follow(at, base, hash, sent().pack()))?;
     match Candidate::at(tables, base, index) {
-        Some(chosen) if chosen.ready() => Ok(chosen),
+        Some(chosen) if chosen.ready() => Ok((chosen, other)),
         Some(_) => Err(Reason::NextHop),
         None => Err(Reason::NoBackend),
     }

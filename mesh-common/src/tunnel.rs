@@ -1,14 +1,18 @@
 //! `tunnel`: the packet goes to its backend whole, in an outer header; the backend owns the VIP and answers the client itself.
 
+use network_types::eth::EthHdr;
+
 use crate::{
-    abi::{Backend, Reason},
+    abi::{Backend, Reason, SlotWord, Vip},
     aside::Cause,
     flow::{V4, V6, load_address},
     forward::{Arrival, Run, Sink},
+    gue,
     header::{Ip, TCP},
     packet::Packet,
     read,
     rewrite::{Encap, Network, Outer, class_of},
+    select::Candidate,
     tables::Tables,
 };
 
@@ -24,13 +28,15 @@ const PORTS: u16 = 0x4000;
 /// Sends the packet to the backend that its flow belongs to, as `dsr` does, in an outer header of the family of the backend's address.
 #[inline(always)]
 pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
-    let backend = match arrival.owner(run.packet, run.tables) {
-        Ok(backend) => backend,
+    let (backend, other) = match arrival.owners(run.packet, run.tables) {
+        Ok(owners) => owners,
         Err(reason) => return run.end(arrival.service, reason),
     };
     let udp = (backend.flags() & Backend::GUE != 0).then(|| (FIRST_PORT | arrival.hash as u16 & (PORTS - 1)).to_be());
     let v6 = backend.flags() & Backend::V6 != 0;
-    let room = if v6 { IPV6 } else { IPV4 } + if udp.is_some() { UDP } else { 0 };
+    let other = if udp.is_some() { second_chance(run.tables, arrival, other, v6) } else { None };
+    let list = if other.is_some() { gue::room(v6) } else { 0 };
+    let room = if v6 { IPV6 } else { IPV4 } + if udp.is_some() { UDP } else { 0 } + list;
     if !fits(run.packet, arrival, room, backend.mtu()) {
         return run.aside(Cause::too_big(arrival.service, backend.mtu().wrapping_sub(room as u16)));
     }
@@ -43,15 +49,29 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
     if v6 {
         run.forward_unremembered(arrival, backend, || {
             let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
-            Network::Encap(encap(Outer::V6 { src, dst }))
+            let hop = other.map(|other| load_address!(V6, other.entry, Backend.addr));
+            Network::Encap(encap(Outer::V6 { src, dst, hop }))
         })
     } else {
         run.forward_unremembered(arrival, backend, || {
             let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
             let sum = read!(backend.entry, Backend.addr_csum as u16);
-            Network::Encap(encap(Outer::V4 { src, dst, sum }))
+            let hop = other.map(|other| load_address!(V4, other.entry, Backend.addr));
+            Network::Encap(encap(Outer::V4 { src, dst, sum, hop }))
         })
     }
+}
+
+/// Who else may have the flow of a packet in the midst of one, to be named in its GUE header: the backend passes it on if it knows nothing of it. A slot at
+/// rest has nobody else.
+#[inline(always)]
+fn second_chance<'a, A: Ip, T: Tables>(tables: &'a T, arrival: &Arrival<'a, A>, other: u16, v6: bool) -> Option<Candidate<'a>> {
+    let in_the_midst = arrival.headers.proto == TCP && !arrival.connects() && arrival.headers.l3 == EthHdr::LEN;
+    if other == SlotWord::NONE || !in_the_midst {
+        return None;
+    }
+    let other = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), other)?;
+    (other.flags() & Backend::GUE != 0 && (other.flags() & Backend::V6 != 0) == v6).then_some(other)
 }
 
 /// Whether the packet, or the largest segment that will be cut from it, fits the way to the backend with `room` bytes more.

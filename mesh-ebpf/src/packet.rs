@@ -1,5 +1,6 @@
 //! Frames as the kernel hands them over: an XDP buffer, changed by stores, and a TC skb, changed by helpers. The one file with `unsafe` for packets.
 
+mod list;
 mod patch;
 
 use core::mem::offset_of;
@@ -274,14 +275,14 @@ impl Skb {
         let room = Maps.quote()?;
         let put = |i, word| room.at_word(i).store::<u64, 0>(word);
         let (ip, family) = match encap.outer {
-            Outer::V4 { src, dst, sum } => {
+            Outer::V4 { src, dst, sum, .. } => {
                 let [a, b, c] = encap.ipv4_words(src, dst, sum);
                 put(0, a);
                 put(1, b);
                 put(2, c);
                 (Ipv4Hdr::LEN, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
             }
-            Outer::V6 { src, dst } => {
+            Outer::V6 { src, dst, .. } => {
                 let [a, b, c, d, e] = encap.ipv6_words(src, dst);
                 put(0, a);
                 put(1, b);
@@ -299,6 +300,7 @@ impl Skb {
             let mut head = Words([0; UdpHdr::LEN]);
             encap.udp::<0, _>(&mut head.0, port);
             self.store(encap.l3 + ip, head.0, BPF_F_RECOMPUTE_CSUM as u64)?;
+            self.list(encap, encap.l3 + ip + UdpHdr::LEN)?;
         }
         self.store(encap.l3 - size_of::<u16>(), encap.ether_type().to_ne_bytes(), 0)
     }

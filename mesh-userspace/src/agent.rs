@@ -1,5 +1,7 @@
 //! `mesh agent`, the backend's half of mode `tunnel`: owns the VIPs quietly while it runs, and takes outer headers off.
 
+mod chance;
+
 use std::{
     collections::BTreeSet,
     io,
@@ -18,6 +20,8 @@ use crate::{
     model::Mode,
 };
 
+pub use self::chance::{Network, SecondChance};
+
 /// Mark of the agent's addresses: `ip -d addr` shows it as `proto 110`.
 const OWNER: u8 = 110;
 const LOOPBACK: &str = "lo";
@@ -32,6 +36,8 @@ pub struct Options {
     /// Further VIPs.
     pub vips: Vec<IpAddr>,
     pub interfaces: Vec<String>,
+    /// Whom packets of unknown connections may be passed on to. Empty: [`SecondChance::Link`].
+    pub second_chance: Vec<SecondChance>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,8 @@ pub enum AgentError {
     NoInterface,
     #[error("no VIP is named: give --vip, or a --config with services of `mode: tunnel`")]
     NoVip,
+    #[error("--second-chance is `off` and something else: give one of them")]
+    SecondChance,
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
     #[error(transparent)]
@@ -63,12 +71,16 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     if options.vips.is_empty() && file.is_none() {
         return Err(AgentError::NoVip);
     }
+    if options.second_chance.len() > 1 && options.second_chance.contains(&SecondChance::Off) {
+        return Err(AgentError::SecondChance);
+    }
     let mut signals = Signals::listen().map_err(AgentError::Signals)?;
     let mut agent = Agent {
         announcer: Announcer::of(OWNER)?,
         links: Interfaces::open()?,
         plane: AgentPlane::open(&interfaces)?,
         interfaces,
+        second_chance: options.second_chance,
         served: BTreeSet::new(),
         problem: String::new(),
     };
@@ -121,6 +133,7 @@ struct Agent {
     links: Interfaces,
     plane: AgentPlane,
     interfaces: Vec<String>,
+    second_chance: Vec<SecondChance>,
     /// VIPs that packets are decapsulated for.
     served: BTreeSet<IpAddr>,
     /// What was last complained about: once is enough.
@@ -156,12 +169,16 @@ impl Agent {
         let addresses = self.announcer.list().await?;
         let loopback = self.links.by_name(LOOPBACK).await?.index;
         self.plane.set_own(&addresses.iter().map(|a| a.addr).filter(|a| !wanted.contains(a)).collect())?;
+        let mut numbers = BTreeSet::new();
         for name in &self.interfaces {
             let link = self.links.by_name(name).await?;
             let own = addresses.iter().filter(|a| a.ifindex == link.index && !wanted.contains(&a.addr));
             let v4: Option<Ipv4Addr> = own.filter_map(|a| if let IpAddr::V4(v4) = a.addr { Some(v4) } else { None }).next();
             self.plane.set_link(link.index, link.mtu, v4)?;
+            numbers.insert(link.index);
         }
+        let peers = chance::networks(&self.second_chance, &numbers, &addresses);
+        self.plane.set_peers(peers.iter().map(|network| (network.addr, network.bits)).collect())?;
         let stale: Vec<IpAddr> = addresses.iter().filter(|a| a.ours && !wanted.contains(&a.addr)).map(|a| a.addr).collect();
         for vip in stale.into_iter().chain(self.served.difference(wanted).copied().collect::<Vec<_>>()) {
             self.plane.forget_vip(vip)?;
@@ -187,12 +204,17 @@ impl Agent {
         let removed = self.announcer.remove_all().await?;
         let done = self.plane.stats()?;
         log::info!(
-            "{removed} VIPs taken off lo; {} packets decapsulated, {} for no VIP, {} refused, {} failed, {} SYN-ACKs clamped",
+            "{removed} VIPs taken off lo; {} packets decapsulated, {} for no VIP, {} refused, {} failed, {} SYN-ACKs clamped; of those that name who \
+             else may have their connection {} were of this node, {} passed on, {} known to nobody, {} not to be passed on",
             done.packets,
             done.foreign,
             done.refused,
             done.failed,
-            done.clamped
+            done.clamped,
+            done.local,
+            done.passed_on,
+            done.used_up,
+            done.not_peer
         );
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! The daemon and the command line in one binary: their version is that of the loaded program.
 
 use std::{
+    fs::File,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -17,6 +19,7 @@ use mesh::{
     control, logging, priority,
     privilege::{self, Opener},
 };
+use nix::sched::{CloneFlags, setns};
 use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
@@ -81,8 +84,16 @@ fn serve_as_backend(args: AgentArgs) -> Result<()> {
         .filter_module("mesh", log::LevelFilter::Info)
         .parse_default_env()
         .init();
-    let AgentArgs { config, vips, interfaces } = args;
-    Ok(small_runtime()?.block_on(agent::run(agent::Options { config, vips, interfaces }))?)
+    let AgentArgs { config, vips, interfaces, second_chance, netns } = args;
+    if let Some(netns) = netns {
+        enter(&netns).with_context(|| format!("failed to enter the network namespace {}", netns.display()))?;
+    }
+    Ok(small_runtime()?.block_on(agent::run(agent::Options { config, vips, interfaces, second_chance }))?)
+}
+
+/// All threads that are begun from here on are in this network namespace, as this one is.
+fn enter(netns: &Path) -> Result<()> {
+    Ok(setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?)
 }
 
 fn check(args: &CheckArgs) -> Result<()> {

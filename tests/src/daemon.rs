@@ -187,6 +187,16 @@ impl Drop for Daemon {
     }
 }
 
+/// Waits until `holds` is true, for [`LIMIT`] at most.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    while !holds()? {
+        ensure!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 /// The binary beside this one, or the one that `MESH_BIN` names.
 pub fn mesh_binary() -> Result<PathBuf> {
     sibling("MESH_BIN", "mesh")

@@ -143,8 +143,9 @@ fn bulk(stage: &Stage, way: Way) -> Result<()> {
     // What is still under way at the end is not counted as received.
     let (sent, received) = (number("/end/sum_sent/bytes"), number("/end/sum_received/bytes"));
     ensure!(sent >= 4 << 20 && received > 1 << 19, "iperf3 to {vip}: {report}");
-    // Headers of IP and TCP, the timestamp option, and what comes in front: together as much as the link takes.
-    let (outer, inner) = (if way.outer_v6 { 40 } else { 20 } + if way.gue { 8 } else { 0 }, if way.inner_v6 { 40 } else { 20 } + 20 + 12);
+    // Headers of IP and TCP, the timestamp option, and what comes in front, or may where GUE has a list: together as much as the link takes.
+    let gue = 8 + if way.outer_v6 { 24 } else { 12 };
+    let (outer, inner) = (if way.outer_v6 { 40 } else { 20 } + if way.gue { gue } else { 0 }, if way.inner_v6 { 40 } else { 20 } + 20 + 12);
     ensure!(number("/start/tcp_mss_default") + outer + inner == 1500, "iperf3 to {vip}: {report}");
     Ok(())
 }

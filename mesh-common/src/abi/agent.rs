@@ -14,6 +14,10 @@ pub const VIPS: &str = "AGENT_VIPS";
 pub const OWN: &str = "AGENT_OWN";
 /// [`AgentLink`] by interface.
 pub const LINKS: &str = "AGENT_LINKS";
+/// Prefixes of the addresses that packets may be passed on to, as [`PEER_BITS`] bits of address: a trie.
+pub const PEERS: &str = "AGENT_PEERS";
+/// Bits of an address in it: 96 more than an IPv4 prefix has.
+pub const PEER_BITS: u32 = 128;
 /// One [`AgentStats`], per CPU.
 pub const STATS: &str = "AGENT_STATS";
 
@@ -54,7 +58,14 @@ pub struct AgentStats {
     pub clamped: u64,
     /// ARP messages that would have told of a VIP.
     pub arp: u64,
-    pub reserved: u64,
+    /// Packets in the midst of a TCP connection that came with a list of who else may have it, by what became of them: passed on, ...
+    pub passed_on: u64,
+    /// ... of a connection of this node, ...
+    pub local: u64,
+    /// ... of none that is known, and all on the list had them, ...
+    pub used_up: u64,
+    /// ... of none that is known, and who is next is nobody that packets may be passed on to.
+    pub not_peer: u64,
 }
 
 /// IPv4 or IPv6 address as the agent's maps are searched by it.

@@ -5,8 +5,9 @@
 //! it is dead, named by an entry, or idle for longer than is promised.
 //!
 //! [`rules`] is what a packet does, [`change`] what the daemon does; both are pure, and are searched together in `tests/ledger`. [`places`] is where
-//! entries lie.
+//! entries lie, [`second`] who is asked where they were lost.
 
 pub mod change;
 pub mod places;
 pub mod rules;
+pub mod second;

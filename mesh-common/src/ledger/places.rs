@@ -4,8 +4,11 @@
 use core::mem::offset_of;
 
 use crate::{
-    abi::{BackendState, Config, LEDGER_WAYS, LedgerEntry, LedgerStats, LedgerWord, Reason, SlotMemo, SlotWord},
-    ledger::rules::{self, Entry, Kind, Memory, Sent, Standing},
+    abi::{Backend, BackendState, Config, LEDGER_WAYS, LedgerEntry, LedgerStats, LedgerWord, Reason, SlotMemo, SlotWord},
+    ledger::{
+        rules::{self, Entry, Kind, Memory, Sent, Standing},
+        second,
+    },
     put, read,
     select::Candidate,
     shared::Shared,
@@ -44,11 +47,12 @@ impl Sent {
     }
 }
 
-/// The backend that takes a packet of this slot, or 2^16 + the reason why nobody does. `sent`: a packed [`Sent`].
+/// The backend that takes a packet of this slot, with who else may have its flow in bits 32 to 47; or 2^16 + the reason why nobody does. `sent`: a packed
+/// [`Sent`].
 #[inline(always)]
 pub fn follow<T: Tables>(tables: &T, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
     match follow_to(tables, slot, base, hash, Sent::unpack(sent)) {
-        Ok(backend) => backend as u64,
+        Ok((backend, other)) => backend as u64 | (other as u64) << 32,
         Err(reason) => REFUSED | reason as u64,
     }
 }
@@ -57,19 +61,28 @@ const REFUSED: u64 = 1 << 16;
 
 /// What [`follow`] has answered.
 #[inline(always)]
-pub(crate) const fn followed(answer: u64) -> Result<u16, Reason> {
-    if answer & REFUSED == 0 { Ok(answer as u16) } else { Err(Reason::from_u8(answer as u8)) }
+pub(crate) const fn followed(answer: u64) -> Result<(u16, u16), Reason> {
+    if answer & REFUSED == 0 { Ok((answer as u16, (answer >> 32) as u16)) } else { Err(Reason::from_u8(answer as u8)) }
 }
 
 #[inline(always)]
-fn follow_to<T: Tables>(tables: &T, slot: u32, base: u32, hash: u64, sent: Sent) -> Result<u16, Reason> {
+fn follow_to<T: Tables>(tables: &T, slot: u32, base: u32, hash: u64, sent: Sent) -> Result<(u16, u16), Reason> {
     let (Some(config), Some(word), Some(memo)) = (tables.config(), tables.slot(slot), tables.slot_memo(slot)) else {
         return Err(Reason::BadTable);
     };
     let mut places = Places::of(tables, config, memo, hash);
     match rules::owner(word, sent, |index| standing(tables, base, index), &mut places) {
-        Some(backend) => Ok(backend),
+        Some(backend) => Ok((backend, other(tables, base, word, backend))),
         None => Err(Reason::NoBackend),
+    }
+}
+
+/// Who of the slot's owners may have a flow that `chosen` knows nothing of, if that can be told it (by GUE).
+#[inline(always)]
+fn other<T: Tables>(tables: &T, base: u32, word: SlotWord, chosen: u16) -> u16 {
+    match Candidate::at(tables, base, chosen) {
+        Some(backend) if backend.flags() & Backend::GUE != 0 => second::other(word, chosen, |index| standing(tables, base, index)),
+        _ => SlotWord::NONE,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{Macs, set};
 use crate::{
     abi::{Family, GUE_PORT},
     flow::{V4, V6},
+    gue,
     packet::{PacketMut, u32_at, u64_at},
 };
 
@@ -33,7 +34,7 @@ pub struct Encap {
     pub label: u32,
 }
 
-/// Addresses of the outer header.
+/// Addresses of the outer header. `hop`: GUE names who else may have the flow ([`gue`]); never behind VLAN tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outer {
     /// `sum`: of all words of the header that are the same for every packet, see [`crate::abi::Backend::addr_csum`].
@@ -41,10 +42,12 @@ pub enum Outer {
         src: V4,
         dst: V4,
         sum: u16,
+        hop: Option<V4>,
     },
     V6 {
         src: V6,
         dst: V6,
+        hop: Option<V6>,
     },
 }
 
@@ -56,7 +59,17 @@ impl Encap {
             Outer::V4 { .. } => Ipv4Hdr::LEN,
             Outer::V6 { .. } => Ipv6Hdr::LEN,
         };
-        if self.udp.is_some() { ip + UdpHdr::LEN } else { ip }
+        if self.udp.is_some() { ip + UdpHdr::LEN + self.list() } else { ip }
+    }
+
+    /// Bytes of GUE behind its UDP header.
+    #[inline(always)]
+    const fn list(&self) -> usize {
+        match self.outer {
+            Outer::V4 { hop: Some(_), .. } => gue::room(false),
+            Outer::V6 { hop: Some(_), .. } => gue::room(true),
+            _ => 0,
+        }
     }
 
     /// EtherType of the outer packet, as it lies in the frame.
@@ -121,7 +134,7 @@ impl Encap {
     /// packet inside has its own.
     #[inline(always)]
     pub fn udp<const AT: usize, const N: usize>(&self, bytes: &mut [u8; N], port: u16) {
-        let length = (self.len + UdpHdr::LEN as u16).to_be();
+        let length = (self.len + (UdpHdr::LEN + self.list()) as u16).to_be();
         set(bytes, AT, (port as u64 | (u16::from_ne_bytes(GUE_PORT) as u64) << 16 | (length as u64) << 32).to_ne_bytes());
     }
 }
@@ -157,27 +170,40 @@ pub fn constant_sum(src: V4, dst: V4, protocol: u8) -> u16 {
 pub fn encapsulate<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()> {
     const V4_END: usize = EthHdr::LEN + Ipv4Hdr::LEN;
     const V6_END: usize = EthHdr::LEN + Ipv6Hdr::LEN;
+    const V4_LIST: usize = gue::room(false);
+    const V6_LIST: usize = gue::room(true);
     if encap.l3 != EthHdr::LEN {
         return tagged(packet, macs, encap);
     }
     match (encap.outer, encap.udp) {
-        (Outer::V4 { src, dst, sum }, None) => {
+        (Outer::V4 { src, dst, sum, .. }, None) => {
             let head = grown::<V4_END, P>(packet, Ipv4Hdr::LEN)?;
             ethernet(head, macs, encap);
             encap.ipv4::<{ EthHdr::LEN }, _>(head, src, dst, sum);
         }
-        (Outer::V4 { src, dst, sum }, Some(port)) => {
+        (Outer::V4 { src, dst, sum, hop }, Some(port)) => {
+            if let Some(V4(hop)) = hop {
+                let list = grown::<{ EthHdr::LEN + V4_LIST }, P>(packet, V4_LIST)?;
+                set(list, EthHdr::LEN, gue::head(encap.inner, false).to_ne_bytes());
+                set(list, EthHdr::LEN + 8, hop.to_ne_bytes());
+            }
             let head = grown::<{ V4_END + UdpHdr::LEN }, P>(packet, Ipv4Hdr::LEN + UdpHdr::LEN)?;
             ethernet(head, macs, encap);
             encap.ipv4::<{ EthHdr::LEN }, _>(head, src, dst, sum);
             encap.udp::<V4_END, _>(head, port);
         }
-        (Outer::V6 { src, dst }, None) => {
+        (Outer::V6 { src, dst, .. }, None) => {
             let head = grown::<V6_END, P>(packet, Ipv6Hdr::LEN)?;
             ethernet(head, macs, encap);
             encap.ipv6::<{ EthHdr::LEN }, _>(head, src, dst);
         }
-        (Outer::V6 { src, dst }, Some(port)) => {
+        (Outer::V6 { src, dst, hop }, Some(port)) => {
+            if let Some(V6([first, second])) = hop {
+                let list = grown::<{ EthHdr::LEN + V6_LIST }, P>(packet, V6_LIST)?;
+                set(list, EthHdr::LEN, gue::head(encap.inner, true).to_ne_bytes());
+                set(list, EthHdr::LEN + 8, first.to_ne_bytes());
+                set(list, EthHdr::LEN + 16, second.to_ne_bytes());
+            }
             let head = grown::<{ V6_END + UdpHdr::LEN }, P>(packet, Ipv6Hdr::LEN + UdpHdr::LEN)?;
             ethernet(head, macs, encap);
             encap.ipv6::<{ EthHdr::LEN }, _>(head, src, dst);
@@ -197,11 +223,11 @@ fn tagged<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()>
     }
     let mut l4 = encap.l3;
     match encap.outer {
-        Outer::V4 { src, dst, sum } => {
+        Outer::V4 { src, dst, sum, .. } => {
             encap.ipv4::<0, _>(packet.at_mut::<{ Ipv4Hdr::LEN }>(encap.l3)?, src, dst, sum);
             l4 += Ipv4Hdr::LEN;
         }
-        Outer::V6 { src, dst } => {
+        Outer::V6 { src, dst, .. } => {
             encap.ipv6::<0, _>(packet.at_mut::<{ Ipv6Hdr::LEN }>(encap.l3)?, src, dst);
             l4 += Ipv6Hdr::LEN;
         }

@@ -1,14 +1,16 @@
-//! Outer headers come off: IPv4 or IPv6 in either, with or without UDP between (GUE, variant 1).
+//! Outer headers come off: IPv4 or IPv6 in either, with or without UDP between (GUE).
 
 use core::mem::offset_of;
 
 use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
 use mesh_common::{
     abi::{Addr, AgentStats, AgentVip, GUE_PORT, agent_v4},
+    gue::{self, Head, Hop},
     put, read,
 };
 
 use crate::{
+    chance::{self, Chance},
     entry::{IPV4, IPV6},
     maps,
     skb::Skb,
@@ -22,35 +24,38 @@ pub enum Decapped {
     /// It goes to the host without its outer header.
     Done,
     Refused,
+    /// It goes to another backend as it came.
+    PassedOn,
 }
 
-const ETH: u32 = 14;
+pub const ETH: u32 = 14;
 const IPIP: u8 = 4;
 const IPV6_IN_IP: u8 = 41;
 const UDP: u8 = 17;
+const UDP_LEN: u32 = 8;
 
 /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and `_IPV6`: what is left is of that family (Linux 6.3).
 const DECAP_IPV4: u64 = 1 << 7;
 const DECAP_IPV6: u64 = 1 << 8;
 
 /// The outer header of a packet.
-struct Outer {
-    ether_type: u16,
-    dst: Addr,
+pub struct Outer {
+    pub ether_type: u16,
+    pub dst: Addr,
     /// Number of the header behind.
     protocol: u8,
     class: u8,
     /// Bytes of the IP header.
-    len: u32,
+    pub len: u32,
 }
 
 /// The packet inside.
-struct Inner {
-    ether_type: u16,
+pub struct Inner {
+    pub ether_type: u16,
     dst: Addr,
     class: u8,
     /// Bytes of outer headers in front of it.
-    at: u32,
+    pub at: u32,
 }
 
 #[inline(always)]
@@ -77,15 +82,15 @@ pub fn ipv6(skb: &Skb) -> Decapped {
 
 #[inline(always)]
 fn outer(skb: &Skb, outer: Outer) -> Decapped {
-    let at = match outer.protocol {
-        IPIP | IPV6_IN_IP => outer.len,
-        UDP if skb.load::<2>(ETH + outer.len + 2) == Some(GUE_PORT) => outer.len + 8,
+    let gue = match outer.protocol {
+        IPIP | IPV6_IN_IP => false,
+        UDP if skb.load::<2>(ETH + outer.len + 2) == Some(GUE_PORT) => true,
         _ => return Decapped::Not,
     };
     if !maps::own(&outer.dst) {
         return Decapped::Not;
     }
-    let Some(inner) = inside(skb, outer.protocol, at) else {
+    let Some((inner, hop)) = (if gue { inside_gue(skb, &outer) } else { inside_ip(skb, &outer) }) else {
         maps::count::<{ offset_of!(AgentStats, refused) }>(1);
         return Decapped::Refused;
     };
@@ -93,14 +98,38 @@ fn outer(skb: &Skb, outer: Outer) -> Decapped {
         maps::count::<{ offset_of!(AgentStats, foreign) }>(1);
         return Decapped::Not;
     };
-    if read!(vip, AgentVip.overhead as u32) < at {
-        put!(vip, AgentVip.overhead as u32, at);
+    // A packet whose slot is on its way may name who else has its flow: room for that is left from the start.
+    let most = if gue { outer.len + UDP_LEN + gue::room(outer.ether_type == IPV6) as u32 } else { outer.len };
+    if read!(vip, AgentVip.overhead as u32) < most {
+        put!(vip, AgentVip.overhead as u32, most);
+    }
+    if hop != Hop::Unsaid {
+        match chance::take(skb, &outer, &inner, hop) {
+            Chance::Here => {}
+            Chance::PassedOn => return Decapped::PassedOn,
+            Chance::Failed => {
+                maps::count::<{ offset_of!(AgentStats, failed) }>(1);
+                return Decapped::Refused;
+            }
+        }
     }
     if !marks(skb, &inner, outer.class) {
         maps::count::<{ offset_of!(AgentStats, refused) }>(1);
         return Decapped::Refused;
     }
     take_off(skb, &inner, outer.ether_type)
+}
+
+#[inline(always)]
+fn inside_ip(skb: &Skb, outer: &Outer) -> Option<(Inner, Hop)> {
+    Some((inside(skb, outer.protocol, outer.len)?, Hop::Unsaid))
+}
+
+#[inline(always)]
+fn inside_gue(skb: &Skb, outer: &Outer) -> Option<(Inner, Hop)> {
+    let at = outer.len + UDP_LEN;
+    let Head { len, protocol, hop } = gue::read(skb, ETH + at, outer.ether_type == IPV6)?;
+    Some((inside(skb, protocol, at + len)?, hop))
 }
 
 /// The packet `at` bytes behind the Ethernet header, if it is one, and of the family that the header in front says.

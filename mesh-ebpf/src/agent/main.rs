@@ -8,6 +8,8 @@ mod answer;
 #[cfg(target_arch = "bpf")]
 mod arp;
 #[cfg(target_arch = "bpf")]
+mod chance;
+#[cfg(target_arch = "bpf")]
 mod decap;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -45,6 +47,7 @@ mod entry {
         match done {
             Decapped::Done => TC_ACT_OK,
             Decapped::Refused => TC_ACT_SHOT,
+            Decapped::PassedOn => skb.send_on(),
             Decapped::Not => TC_ACT_UNSPEC,
         }
     }

@@ -4,10 +4,13 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{
+        HashMap, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use mesh_common::{
-    abi::{Addr, AgentLink, AgentStats, AgentVip},
+    abi::{Addr, AgentLink, AgentStats, AgentVip, agent::PEER_BITS},
     shared::Shared,
 };
 
@@ -17,6 +20,8 @@ static AGENT_VIPS: HashMap<Addr, AgentVip> = HashMap::with_max_entries(4096, 0);
 static AGENT_OWN: HashMap<Addr, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 static AGENT_LINKS: HashMap<u32, AgentLink> = HashMap::with_max_entries(64, 0);
+#[map]
+static AGENT_PEERS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(1024, 0);
 #[map]
 static AGENT_STATS: PerCpuArray<AgentStats> = PerCpuArray::with_max_entries(1, 0);
 
@@ -39,6 +44,12 @@ pub fn vip(addr: &Addr) -> Option<Shared<'static, AgentVip>> {
 #[inline(always)]
 pub fn own(addr: &Addr) -> bool {
     AGENT_OWN.get_ptr(addr).is_some()
+}
+
+/// Packets may be passed on to this address.
+#[inline(always)]
+pub fn peer(addr: &Addr) -> bool {
+    AGENT_PEERS.get(Key::new(PEER_BITS, addr.0)).is_some()
 }
 
 #[inline(always)]

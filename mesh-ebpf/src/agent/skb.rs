@@ -4,10 +4,14 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode},
-    helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    bindings::{__sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_CURRENT_NETNS, bpf_adj_room_mode},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_load_bytes,
+        bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+    },
     programs::TcContext,
 };
+use mesh_common::gue::Bytes;
 
 /// A packet from its Ethernet header on.
 pub struct Skb {
@@ -81,5 +85,51 @@ impl Skb {
         // SAFETY: as above; no address into the packet is held.
         let error = unsafe { bpf_skb_adjust_room(self.skb, -(bytes as i32), bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags) };
         (error == 0).then_some(())
+    }
+
+    /// A 32-bit word of an IPv4 header was `from` and becomes `to`, as they lie in the packet.
+    #[inline(always)]
+    pub fn replace_word_in_l3_checksum(&self, offset: u32, from: [u8; 4], to: [u8; 4]) -> Option<()> {
+        let (from, to) = (u32::from_ne_bytes(from) as u64, u32::from_ne_bytes(to) as u64);
+        // SAFETY: as above.
+        let error = unsafe { bpf_l3_csum_replace(self.skb, offset, from, to, size_of::<u32>() as u64) };
+        (error == 0).then_some(())
+    }
+
+    /// Whether a TCP segment is of a connection of this namespace: there is a socket for it, established, half open or waiting for its time to pass, or who
+    /// listens has sent its SYN cookie. `tuple`: source, destination and ports as in `bpf_sock_tuple`; `ip`, `tcp`: its headers without options.
+    #[inline(always)]
+    pub fn has_socket<const TUPLE: usize, const IP: usize>(&self, tuple: [u8; TUPLE], ip: [u8; IP], tcp: [u8; 20]) -> bool {
+        /// `TCP_LISTEN` of Linux.
+        const LISTEN: u32 = 10;
+        let (mut tuple, mut ip, mut tcp) = (Words(tuple), Words(ip), Words(tcp));
+        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+        // SAFETY: `skb` is the context that the kernel called with; there are TUPLE bytes, as many as one of the two families has.
+        let socket = unsafe { bpf_skc_lookup_tcp(self.skb.cast(), tuple.0.as_mut_ptr().cast(), TUPLE as u32, netns, 0) };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the helper has answered with a socket, which is held until it is released below.
+        let state = unsafe { (*socket).state };
+        let (ip, tcp) = (ip.0.as_mut_ptr(), tcp.0.as_mut_ptr());
+        // SAFETY: the socket is held; the headers are as long as is said.
+        let has = state != LISTEN || unsafe { bpf_tcp_check_syncookie(socket.cast(), ip.cast(), IP as u32, tcp.cast(), 20) } == 0;
+        // SAFETY: it was held by the lookup, and is not used from here on.
+        unsafe { bpf_sk_release(socket.cast()) };
+        has
+    }
+
+    /// Sends the packet out of the interface that it came in by, to where the destination in its IP header leads; the action that says so.
+    #[inline(always)]
+    pub fn send_on(&self) -> i32 {
+        // SAFETY: the helper takes numbers, and of the address of parameters that there are none.
+        (unsafe { bpf_redirect_neigh(self.ifindex(), core::ptr::null_mut(), 0, 0) }) as i32
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        Self::load(self, offset)
     }
 }

@@ -11,6 +11,7 @@ use super::{
     service_spec::AddService,
 };
 use crate::{
+    agent::SecondChance,
     api::BackendRef,
     config::{
         Instance,
@@ -94,6 +95,13 @@ pub struct AgentArgs {
     /// Interface that packets come in by, may be given several times; default: those of the configuration
     #[arg(short, long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,
+    /// Whom a packet of an unknown connection may be passed on to, if the balancer names somebody: `link` (default; who is on the networks of the
+    /// interfaces), a prefix such as 10.0.0.0/8, may be given several times, or `off`
+    #[arg(long = "second-chance", value_name = "link|PREFIX|off")]
+    pub second_chance: Vec<SecondChance>,
+    /// Network namespace to work in, such as a pod's: /run/netns/NAME or /proc/PID/ns/net
+    #[arg(long, value_name = "FILE")]
+    pub netns: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -72,7 +72,7 @@ fn resolve_sources(written: &Protect, vip: VipAddr, findings: &mut Findings<'_>)
 }
 
 /// `ADDRESS` or `ADDRESS/BITS`, where nothing of the address is beyond the bits.
-fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
+pub(crate) fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let nothing = || format!("`{text}` is no prefix");
     let (addr, bits) = text.split_once('/').map_or((text, None), |(addr, bits)| (addr, Some(bits)));
     let addr: IpAddr = addr.trim().parse().map_err(|_| nothing())?;

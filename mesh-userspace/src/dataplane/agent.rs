@@ -7,7 +7,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, PerCpuArray},
+    maps::{
+        HashMap, MapData, MapError, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{
         SchedClassifier, TcAttachType,
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
@@ -30,6 +33,8 @@ pub struct AgentPlane {
     vips: HashMap<MapData, Addr, AgentVip>,
     own: HashMap<MapData, Addr, u32>,
     links: HashMap<MapData, u32, AgentLink>,
+    peers: LpmTrie<MapData, [u8; 16], u32>,
+    known_peers: BTreeSet<(IpAddr, u8)>,
     stats: PerCpuArray<MapData, AgentStats>,
     /// Its programs hold the links.
     _ebpf: Ebpf,
@@ -43,6 +48,8 @@ impl AgentPlane {
             vips: HashMap::try_from(take(&mut ebpf, agent::VIPS)?).map_err(failed(agent::VIPS))?,
             own: HashMap::try_from(take(&mut ebpf, agent::OWN)?).map_err(failed(agent::OWN))?,
             links: HashMap::try_from(take(&mut ebpf, agent::LINKS)?).map_err(failed(agent::LINKS))?,
+            peers: LpmTrie::try_from(take(&mut ebpf, agent::PEERS)?).map_err(failed(agent::PEERS))?,
+            known_peers: BTreeSet::new(),
             stats: PerCpuArray::try_from(take(&mut ebpf, agent::STATS)?).map_err(failed(agent::STATS))?,
             _ebpf: ebpf,
         };
@@ -97,6 +104,18 @@ impl AgentPlane {
         Ok(())
     }
 
+    /// Replaces the prefixes, each with its bits, of those that packets of unknown connections may be passed on to.
+    pub fn set_peers(&mut self, wanted: BTreeSet<(IpAddr, u8)>) -> Result<(), DataplaneError> {
+        for gone in self.known_peers.difference(&wanted) {
+            self.peers.remove(&prefix_of(*gone)).map_err(failed(agent::PEERS))?;
+        }
+        for new in wanted.difference(&self.known_peers) {
+            self.peers.insert(&prefix_of(*new), 1, 0).map_err(failed(agent::PEERS))?;
+        }
+        self.known_peers = wanted;
+        Ok(())
+    }
+
     /// What an interface takes, and its own IPv4 address.
     pub fn set_link(&mut self, ifindex: u32, mtu: u32, v4: Option<Ipv4Addr>) -> Result<(), DataplaneError> {
         let link = AgentLink { mtu, v4: v4.map_or([0; 4], |a| a.octets()) };
@@ -114,7 +133,10 @@ impl AgentPlane {
             failed: sum.failed + one.failed,
             clamped: sum.clamped + one.clamped,
             arp: sum.arp + one.arp,
-            reserved: 0,
+            passed_on: sum.passed_on + one.passed_on,
+            local: sum.local + one.local,
+            used_up: sum.used_up + one.used_up,
+            not_peer: sum.not_peer + one.not_peer,
         }))
     }
 }
@@ -147,4 +169,9 @@ fn key_of(addr: IpAddr) -> Addr {
         IpAddr::V4(a) => agent_v4(a.octets()),
         IpAddr::V6(a) => Addr(a.octets()),
     }
+}
+
+fn prefix_of((addr, bits): (IpAddr, u8)) -> Key<[u8; 16]> {
+    let mapped = if addr.is_ipv4() { agent::PEER_BITS - 32 } else { 0 };
+    Key::new(mapped + u32::from(bits), key_of(addr).0)
 }

@@ -39,6 +39,8 @@ pub enum Announced {
 pub struct Address {
     pub ifindex: u32,
     pub addr: IpAddr,
+    /// How many of its bits name the network that it is on.
+    pub bits: u8,
     /// It was added by a daemon of this project.
     pub ours: bool,
 }
@@ -210,5 +212,5 @@ fn address(message: &AddressMessage, owner: u8) -> Option<Address> {
         }
     }
     // On point-to-point links the second one is the peer's.
-    Some(Address { ifindex: message.header.index, addr: local.or(address)?, ours })
+    Some(Address { ifindex: message.header.index, addr: local.or(address)?, bits: message.header.prefix_len, ours })
 }

@@ -13,7 +13,7 @@ use std::{io, time::Duration};
 use futures_util::{Stream, StreamExt};
 use rtnetlink::Handle;
 
-pub use announce::{Announced, Announcer};
+pub use announce::{Address, Announced, Announcer};
 pub use gratuitous::Teller;
 pub use iface::{Interface, Interfaces};
 pub use nexthop::{NextHop, NextHops, Reason, Resolution};
