@@ -21,6 +21,8 @@ pub trait Address: Copy + PartialEq {
     fn absorb(self, word: u64, seed: u64) -> u64;
     /// The same of two addresses.
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64;
+    /// All of it, or nothing: `keep` has all bits set or none.
+    fn masked(self, keep: u64) -> Self;
     /// Sum of its 32-bit words; the sum of their complements if `INVERT`. For checksums.
     fn sum<const INVERT: bool>(self) -> u64;
 }
@@ -111,6 +113,11 @@ impl Address for V4 {
     }
 
     #[inline(always)]
+    fn masked(self, keep: u64) -> Self {
+        Self(self.0 & keep as u32)
+    }
+
+    #[inline(always)]
     fn sum<const INVERT: bool>(self) -> u64 {
         (if INVERT { !self.0 } else { self.0 }) as u64
     }
@@ -158,6 +165,11 @@ impl Address for V6 {
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64 {
         let h = hash::step(hash::step(seed, a.0[0]), a.0[1]);
         hash::step(hash::step(h, b.0[0]), b.0[1])
+    }
+
+    #[inline(always)]
+    fn masked(self, keep: u64) -> Self {
+        Self(self.0.map(|word| word & keep))
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use crate::{
     abi::{Config, Mode, Reason, ServiceFlags, TableRef, Vip, VipHalf},
     aside::Cause,
     dnat,
-    flow::{Address, load_address},
+    flow::{Address, Tuple, load_address},
     flow_log::{self, Beginning},
     guard, handshake, hash,
     header::{self, Headers, tcp},
@@ -76,6 +76,8 @@ pub(crate) struct Arrival<'a, A> {
     pub flags: u8,
     /// Hash of the flow.
     pub hash: u64,
+    /// The service's [`ServiceFlags`].
+    pub wanted: u16,
 }
 
 impl<A> Arrival<'_, A> {
@@ -99,7 +101,7 @@ pub(crate) trait Sink<P, T> {
 
     /// Is told which service the packet is for, before anything is decided.
     #[inline(always)]
-    fn arrived<A>(&self, _: &Arrival<'_, A>) {}
+    fn arrived<A: Address>(&self, _: &Arrival<'_, A>) {}
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
     /// A packet is about to be sent.
     fn note(&self, tables: &T, sign: Sign);
@@ -313,7 +315,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         Err(reason) => return run.end(service, reason),
     };
     let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, service, headers, network, flags, hash };
+    let arrival = Arrival { config, vip, service, headers, network, flags, hash, wanted };
     run.sink.arrived(&arrival);
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
@@ -333,7 +335,23 @@ fn dsr<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, a
     }
 }
 
-impl<'a, A> Arrival<'a, A> {
+impl<'a, A: Address> Arrival<'a, A> {
+    /// What chooses the flow's slot: its hash, or that of some fields where the service wants it so.
+    #[inline(always)]
+    pub(crate) fn chooser(&self) -> u64 {
+        if self.wanted & ServiceFlags::FEWER_FIELDS == 0 {
+            return self.hash;
+        }
+        let tuple = Tuple { src: self.network.src, dst: self.headers.dst, ports: self.headers.ports };
+        hash::fields(&tuple, self.headers.proto, hash::key(self.config), self.wanted)
+    }
+
+    /// Where in the arena the flow's slot is.
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> u32 {
+        select::slot_index(TableRef(read!(self.vip, Vip.table as u64)), self.chooser())
+    }
+
     /// The backend that the packet's flow belongs to, where nobody translates.
     #[inline(always)]
     pub(crate) fn owner<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<Candidate<'a>, Reason> {
@@ -343,9 +361,8 @@ impl<'a, A> Arrival<'a, A> {
     /// The same, and who else may have the flow: a live backend of `tunnel` by GUE, or [`crate::abi::SlotWord::NONE`].
     #[inline(always)]
     pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
-        let table = TableRef(read!(self.vip, Vip.table as u64));
         let base = read!(self.vip, Vip.backend_base as u32);
-        select::owners(tables, table, base, self.hash, || self.sent(packet))
+        select::owners(tables, self.slot(), base, self.hash, || self.sent(packet))
     }
 
     /// What the packet tells of its flow to the ledger.

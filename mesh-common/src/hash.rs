@@ -5,8 +5,8 @@
 use core::mem::offset_of;
 
 use crate::{
-    abi::{Config, Family, VipHalf, VipKey},
-    flow::{Address, Tuple, V4, V6},
+    abi::{Config, Family, ServiceFlags, VipHalf, VipKey},
+    flow::{Address, Tuple, V4, V6, ports},
     shared::Shared,
 };
 
@@ -51,11 +51,24 @@ pub(crate) fn key(config: Shared<'_, Config>) -> [u64; 2] {
     [config.load::<u64, AT>(), config.load::<u64, { AT + 8 }>()]
 }
 
-/// Hash of a client's flow to a service: `key` is [`crate::abi::Config::hash_key`], `seed` the VIP's. The service's slot is `hash >> shift`.
+/// Hash of a client's flow to a service: `key` is [`crate::abi::Config::hash_key`], `seed` the VIP's. It is what a flow is known by, and its slot is
+/// `hash >> shift` unless the service wants [`fields`].
 #[inline(always)]
 pub fn flow<A: Address>(tuple: &Tuple<A>, key: [u64; 2], seed: u64) -> u64 {
     let h = last(tuple.src.absorb(tuple.ports as u64, key[0] ^ seed) ^ key[1]);
     h ^ (h >> 32)
+}
+
+/// What chooses the slot of a service that doesn't want all of the five-tuple to: `wanted` are its [`ServiceFlags`]. Exactly what is left goes in, so
+/// services that leave out what tells them apart agree. Inlined, for a call would take its share of every packet's stack.
+#[inline(always)]
+pub fn fields<A: Address>(tuple: &Tuple<A>, proto: u8, key: [u64; 2], wanted: u16) -> u64 {
+    // By arithmetic: each branch would be two ways for a verifier to follow.
+    let keep = |any: u16| ((wanted >> any.trailing_zeros() & 1) as u64).wrapping_sub(1);
+    let (src, dst) = (tuple.src.masked(keep(ServiceFlags::ANY_SOURCE)), tuple.dst.masked(keep(ServiceFlags::ANY_DESTINATION)));
+    let of = ports(keep(ServiceFlags::ANY_SOURCE_PORT) as u16, keep(ServiceFlags::ANY_DESTINATION_PORT) as u16);
+    let proto = proto & keep(ServiceFlags::ANY_PROTOCOL) as u8;
+    reply_ports(reply_addresses(src, dst, key), tuple.ports & of, proto)
 }
 
 /// Hash of a reply: from the backend (`src`) to the source address of the translation (`dst`), `ports` accordingly.
@@ -132,6 +145,37 @@ mod tests {
         assert!(worst_bias(96, |input| reply(&v4(input), 6, KEY)) < 0.05);
         assert!(worst_bias(128, |input| flow(&v6(input), KEY, 5)) < 0.05);
         assert!(worst_bias(128, |input| reply(&v6(input), 17, KEY)) < 0.05);
+    }
+
+    #[test]
+    fn what_is_left_out_does_not_matter_and_all_else_does() {
+        const ANY: [u16; 5] = [
+            ServiceFlags::ANY_SOURCE,
+            ServiceFlags::ANY_DESTINATION,
+            ServiceFlags::ANY_SOURCE_PORT,
+            ServiceFlags::ANY_DESTINATION_PORT,
+            ServiceFlags::ANY_PROTOCOL,
+        ];
+        let other = |field: usize| {
+            let (mut v4, mut v6, mut proto) = (v4(0x1234_5678_9abc_def0), v6(0x1234_5678_9abc_def0), 6);
+            match field {
+                0 => (v4.src, v6.src) = (V4(1), V6([1, 2])),
+                1 => (v4.dst, v6.dst) = (V4(1), V6([1, 2])),
+                2 => (v4.ports, v6.ports) = (v4.ports ^ 0x101, v6.ports ^ 0x101),
+                3 => (v4.ports, v6.ports) = (v4.ports ^ 0x101_0000, v6.ports ^ 0x101_0000),
+                4 => proto = 17,
+                _ => {}
+            }
+            move |wanted| [fields(&v4, proto, KEY, wanted), fields(&v6, proto, KEY, wanted)]
+        };
+        for wanted in (0..32).map(|set| (0..5).filter(|i| set >> i & 1 == 1).map(|i| ANY[i]).sum::<u16>()) {
+            for (field, any) in ANY.iter().enumerate() {
+                let (was, is) = (other(5)(wanted), other(field)(wanted));
+                assert!((0..2).all(|v| (was[v] >> 40 == is[v] >> 40) == (wanted & any != 0)), "{wanted:b} {field}");
+            }
+        }
+        let one_source = |input: u128| fields(&v4(input), 6, KEY, ServiceFlags::FEWER_FIELDS & !ServiceFlags::ANY_SOURCE);
+        assert!(worst_bias(32, one_source) < 0.05);
     }
 
     #[test]

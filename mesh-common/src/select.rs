@@ -1,4 +1,4 @@
-//! From a flow's hash to the backend that takes the flow: slot, then state.
+//! From a flow's slot to the backend that takes the flow, by state.
 
 use crate::{
     abi::{Backend, BackendState, Reason, SlotFlags, SlotWord, TableRef},
@@ -17,10 +17,10 @@ pub(crate) struct Candidate<'a> {
     status: u32,
 }
 
-/// The backend that a new flow of this hash goes to, and its index within the service. `base`: the first of the service's backends.
+/// The backend that a new flow of slot `at` of the arena goes to, and its index within the service. `base`: the first of the service's backends.
 #[inline(always)]
-pub(crate) fn backend<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, hash: u64) -> Result<(u16, Candidate<'a>), Reason> {
-    let Some(slot) = tables.slot(slot_index(table, hash)) else { return Err(Reason::BadTable) };
+pub(crate) fn backend<T: Tables>(tables: &T, at: u32, base: u32) -> Result<(u16, Candidate<'_>), Reason> {
+    let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
     if slot.flags() == SlotFlags::STEADY
         && let Some(target) = Candidate::at(tables, base, slot.target())
         && target.state().takes_new()
@@ -31,17 +31,16 @@ pub(crate) fn backend<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, 
     chosen(tables, base, unsteady(tables, base, slot))
 }
 
-/// The backend that a packet goes to whose flow nobody remembers, in the steady state of its slot by the slot alone, else by the ledger. `sent` is
+/// The backend that a packet goes to whose flow nobody remembers, in the steady state of its slot by the slot alone, else by the ledger (by its hash). `sent` is
 /// asked for in the latter case only. Also the index of who else may have the flow, if the ledger names one.
 #[inline(always)]
 pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,
-    table: TableRef,
+    at: u32,
     base: u32,
     hash: u64,
     sent: impl FnOnce() -> Sent,
 ) -> Result<(Candidate<'a>, u16), Reason> {
-    let at = slot_index(table, hash);
     let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
     if slot.flags() == SlotFlags::STEADY
         && let Some(target) = Candidate::at(tables, base, slot.target())
@@ -61,8 +60,8 @@ pub(crate) fn owners<'a, T: Tables>(
 /// The backend that hears of a flow which nobody translates: without the ledger, for which the stack has no room where errors are relayed. In a slot on
 /// its way this is whoever most of its flows are with.
 #[inline(always)]
-pub(crate) fn about<'a, T: Tables>(tables: &'a T, table: TableRef, base: u32, hash: u64) -> Result<Candidate<'a>, Reason> {
-    let Some(slot) = tables.slot(slot_index(table, hash)) else { return Err(Reason::BadTable) };
+pub(crate) fn about<T: Tables>(tables: &T, at: u32, base: u32) -> Result<Candidate<'_>, Reason> {
+    let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
     match Candidate::at(tables, base, slot.default()) {
         Some(backend) if backend.state().keeps_old() => return if backend.ready() { Ok(backend) } else { Err(Reason::NextHop) },
         _ => {}
@@ -83,9 +82,9 @@ fn chosen<T: Tables>(tables: &T, base: u32, answer: u32) -> Result<(u16, Candida
     }
 }
 
-/// The flow's slot.
+/// Where in the arena the slot of this hash is.
 #[inline(always)]
-fn slot_index(table: TableRef, hash: u64) -> u32 {
+pub(crate) fn slot_index(table: TableRef, hash: u64) -> u32 {
     // A table of one slot shifts by 64, which a single shift can't.
     table.base().wrapping_add(((hash >> 1) >> (table.shift().wrapping_sub(1) & 63)) as u32)
 }

@@ -1,5 +1,7 @@
 //! The nouns that every room shares: plain values, valid by construction.
 
+mod fields;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -8,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use fields::{HashField, HashFields};
 pub use mesh_common::abi::{BackendState, Mode, Proto};
 
 /// Name of a service, unique within a node: 1 to 63 of `a-z A-Z 0-9 - _ . /`.
@@ -115,6 +118,8 @@ pub struct Ways {
     pub reply_via: Option<IpAddr>,
     /// First and last of the ports of a service that has several.
     pub ports: Option<(u16, u16)>,
+    /// What of a packet chooses its slot.
+    pub hash: HashFields,
     pub protect: Protect,
 }
 

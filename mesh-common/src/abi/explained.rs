@@ -6,7 +6,7 @@ use super::Addr;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Explained {
-    /// Hash of the flow, and the table of its service ([`super::TableRef`]), if the packet is for a service.
+    /// Hash that chose the flow's slot, and the table of its service ([`super::TableRef`]), if the packet is for a service.
     pub hash: u64,
     pub table: u64,
     pub service: u32,

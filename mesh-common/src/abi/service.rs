@@ -121,6 +121,15 @@ impl ServiceFlags {
     pub const RESET: u16 = 1 << 5;
     /// The entry is of several ports.
     pub const SEVERAL: u16 = 1 << 6;
+    /// What of a packet does not choose its slot.
+    pub const ANY_SOURCE: u16 = 1 << 7;
+    pub const ANY_SOURCE_PORT: u16 = 1 << 8;
+    pub const ANY_DESTINATION: u16 = 1 << 9;
+    pub const ANY_DESTINATION_PORT: u16 = 1 << 10;
+    pub const ANY_PROTOCOL: u16 = 1 << 11;
+    /// Slots are chosen by less than the five-tuple.
+    pub const FEWER_FIELDS: u16 =
+        Self::ANY_SOURCE | Self::ANY_SOURCE_PORT | Self::ANY_DESTINATION | Self::ANY_DESTINATION_PORT | Self::ANY_PROTOCOL;
 }
 
 /// One entry of the VIP table: all that the packet path needs of a service, in one cache line.

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Addr, Backend, Config, Mode, NatFlow, NatSource, Reason, ServiceInfo, TableRef, Vip},
+    abi::{Addr, Backend, Config, Mode, NatFlow, NatSource, Reason, ServiceInfo, Vip},
     aside::{Cause, Outcome},
     checksum,
     flow::{Tuple, load_address, ports},
@@ -98,8 +98,11 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let service = read!(vip, Vip.service as u32);
     let hash = hash::flow(tuple, hash::key(config), read!(vip, Vip.seed as u64));
     let base = read!(vip, Vip.backend_base as u32);
+    let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto, fragment: false, l3: 0, l4: 0 };
+    let network = Network { src: tuple.src, ttl: 0, fragment: false, end: 0 };
+    let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash, wanted: read!(vip, Vip.flags as u16) };
     let backend = match read!(vip, Vip.mode as u8) {
-        DSR => match select::about(tables, TableRef(read!(vip, Vip.table as u64)), base, hash) {
+        DSR => match select::about(tables, arrival.slot(), base) {
             Ok(backend) => {
                 put!(tables.relayed()?, Relayed.translated as u32, 0);
                 backend
@@ -107,9 +110,6 @@ fn to_backend<'a, A: Icmp, T: Tables>(
             Err(reason) => return Some(Cause::new(service, reason)),
         },
         NAT => {
-            let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto, fragment: false, l3: 0, l4: 0 };
-            let network = Network { src: tuple.src, ttl: 0, fragment: false, end: 0 };
-            let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash };
             let (_, parties) = nat::find(tables, &arrival)?;
             let backend = Candidate::at(tables, base, parties.backend())?;
             let source = load_address!(A, config.source(parties.nat_source() as u64), NatSource.addr);

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Addr, Backend, Config, Family, NatFlow, NatGauges, NatSource, Reason, SlotWord, TableRef, Vip},
+    abi::{Addr, Backend, Config, Family, NatFlow, NatGauges, NatSource, Reason, SlotWord, Vip},
     flow::{Address, V4, V6, load_address, ports},
     forward::Arrival,
     hash,
@@ -35,7 +35,6 @@ pub struct Opening {
     /// As [`NatFlow`] has them: with the protocol.
     client_mac: u64,
     own_mac: u64,
-    table: u64,
     backend_base: u32,
     service: u32,
     ifindex: u32,
@@ -44,7 +43,8 @@ pub struct Opening {
     client_port: u16,
     family: u8,
     proto: u8,
-    reserved: u32,
+    /// Where in the arena its slot is.
+    slot: u32,
 }
 
 /// Opens a flow for this packet.
@@ -63,7 +63,7 @@ pub(crate) fn open<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arr
     put!(opening, Opening.hash as u64, arrival.hash);
     put!(opening, Opening.client_mac as u64, client_word(macs, arrival.headers.proto));
     put!(opening, Opening.own_mac as u64, macs.dst);
-    put!(opening, Opening.table as u64, read!(arrival.vip, Vip.table as u64));
+    put!(opening, Opening.slot as u32, arrival.slot());
     put!(opening, Opening.backend_base as u32, read!(arrival.vip, Vip.backend_base as u32));
     put!(opening, Opening.service as u32, arrival.service);
     put!(opening, Opening.ifindex as u32, packet.ifindex());
@@ -92,8 +92,7 @@ pub fn open_flow<T: Tables>(tables: &T) -> u64 {
 fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>) -> Result<Parties, Reason> {
     let (Some(config), Some(gauges)) = (tables.config(), tables.nat_gauges()) else { return Err(Reason::BadTable) };
     let hash = read!(opening, Opening.hash as u64);
-    let table = TableRef(read!(opening, Opening.table as u64));
-    let (index, backend) = select::backend(tables, table, read!(opening, Opening.backend_base as u32), hash)?;
+    let (index, backend) = select::backend(tables, read!(opening, Opening.slot as u32), read!(opening, Opening.backend_base as u32))?;
     // Half-open flows have their share of the table and no more: beyond it a new one takes the place of one that is stuck, never that of a flow
     // that is established, nor a free one.
     let crowded = gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64;

@@ -7,7 +7,7 @@ use super::Failure;
 use crate::{
     config::words::{EncapWord, ModeWord, ProtoWord, Span},
     control::ServiceSpec,
-    model::ServiceName,
+    model::{HashField, ServiceName},
 };
 
 /// A service as the command line describes it.
@@ -24,6 +24,9 @@ pub struct AddService {
     /// `tcp` or `udp`
     #[arg(long, default_value_t = ProtoWord::Tcp)]
     pub protocol: ProtoWord,
+    /// What of a packet chooses its backend, separated by commas; default: all
+    #[arg(long, value_delimiter = ',', value_name = "FIELDS")]
+    pub hash: Vec<HashField>,
     /// `nat` (works anywhere), `dnat` (backends answer by way of the balancer), `dsr` or `tunnel` (backends own the VIP)
     #[arg(long, default_value_t = ModeWord::Nat)]
     pub mode: ModeWord,
@@ -85,6 +88,7 @@ impl AddService {
         put(&mut spec, "encap", self.encap.map(|encap| json!(encap)));
         put(&mut spec, "outer_source", self.outer_source.map(|source| json!(source)));
         put(&mut spec, "ports", self.ports.as_ref().map(|ports| json!(ports)));
+        put(&mut spec, "hash", (!self.hash.is_empty()).then(|| json!(self.hash)));
         put(&mut spec, "reply_via", self.reply_via.map(|via| json!(via)));
         put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
         put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));

@@ -8,6 +8,7 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
+    control::explaining::named,
     control::view::{BackendView, LedgerView, MovingView, ServiceView, SourceView, Status, Traffic, Usage},
     events::Event,
     model::BackendId,
@@ -123,6 +124,9 @@ pub(super) fn service(s: &ServiceView, members: &[BackendView], wide: bool) -> S
     line("check", s.check.clone());
     if let Some(interface) = &s.announce {
         line("announced", format!("on {interface}"));
+    }
+    if !s.hash.is_empty() {
+        line("hash", format!("of {}", named(&s.hash)));
     }
     line("when empty", s.when_empty.name().to_owned());
     line("slots", s.slots.to_string());

@@ -313,7 +313,7 @@ async fn a_packet_is_explained_decision_by_decision() {
         "packet     198.51.100.7:40000 -> 192.0.2.10:80/tcp [syn]",
         "service    web",
         "mode       nat",
-        "hash       00000000deadbeef",
+        "hash       00000000deadbeef of source",
         "slot       7 of 1024",
         "target     10.0.0.1:8080 (draining)",
         "secondary  10.0.0.2:8080 (active)",

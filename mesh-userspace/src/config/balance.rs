@@ -11,6 +11,7 @@ use super::{
     written,
 };
 use crate::{
+    model::{HashField, HashFields},
     table::{MAX_LOG2_SLOTS, MIN_LOG2_SLOTS, Scheduler},
     weights::Locality,
 };
@@ -37,6 +38,27 @@ pub fn resolve_balance(service: &written::Service, checked: bool, reporting: boo
         weights: service.weights.as_ref().map(|w| weights(w, checked, reporting, findings)).unwrap_or_default(),
         locality: service.locality.as_ref().map(|l| locality(l, findings)),
     }
+}
+
+/// What chooses a packet's backend. `several`: the service has several ports. Errors go to `findings`.
+pub fn resolve_fields(written: &Placed<Vec<Placed<HashField>>>, several: bool, findings: &mut Findings<'_>) -> HashFields {
+    let fields = &written.value;
+    for (i, twice) in fields.iter().enumerate().filter(|(i, field)| fields[..*i].iter().any(|f| f.value == field.value)) {
+        findings.error(twice, format!("`{}` is listed twice", fields[i].value.name()), "remove one of the two");
+    }
+    let differs = |field: &Placed<HashField>| match field.value {
+        HashField::Source | HashField::SourcePort => true,
+        HashField::DestinationPort => several,
+        HashField::Destination | HashField::Protocol => false,
+    };
+    if !fields.iter().any(differs) {
+        findings.error(
+            written,
+            "all packets of the service have this in common, so one backend would get them all",
+            if several { "add `source`, `source_port` or `destination_port`" } else { "add `source` or `source_port`" },
+        );
+    }
+    HashFields::of(fields.iter().map(|field| field.value))
 }
 
 impl From<SchedulerWord> for Scheduler {
@@ -136,11 +158,29 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_choose() {
+        let fields = |keys: &str| service(keys).map(|s| s.ways.hash);
+        assert_eq!(fields("").unwrap(), HashFields::default());
+        assert_eq!(fields("    hash: [protocol, source, source_port, destination, destination_port]\n").unwrap(), HashFields::default());
+        assert_eq!(fields("    hash: [source]\n").unwrap(), HashFields::of([HashField::Source]));
+        let several = "    mode: dsr\n    health: none\n    hash: [destination_port]\n";
+        assert!(fields(several).unwrap_err().contains("`source_port`"));
+        let text =
+            "services: [{name: web, vip: 192.0.2.10, ports: any, mode: dsr, health: none, hash: [destination_port], backends: [10.0.0.1]}]";
+        let loaded = parse(text, Syntax::Yaml, Path::new("/lb.yaml")).unwrap();
+        assert_eq!(loaded.config.services.values().next().unwrap().ways.hash, HashFields::of([HashField::DestinationPort]));
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (keys, place, what) in [
             ("    slots: 1000\n", "5:12", "power of two"),
             ("    slots: 128\n", "5:12", "256"),
             ("    scheduler: fastest\n", "5:", "fastest"),
+            ("    hash: []\n", "5:11", "add `source`"),
+            ("    hash: [destination, protocol]\n", "5:11", "one backend would get them all"),
+            ("    hash: [source, source_port, source]\n", "5:33", "`source` is listed twice"),
+            ("    hash: [sauce]\n", "5:", "sauce"),
             ("    health: none\n    weights: {by: latency}\n", "6:19", "heartbeat"),
             ("    weights: {by: load}\n", "5:19", "heartbeat: {ttl"),
             ("    weights: {agent_interval: 1s}\n", "5:", "agent"),

@@ -18,7 +18,7 @@ pub use super::{
     reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord},
     words::Interface,
 };
-use crate::model::WhenEmpty;
+use crate::model::{HashField, WhenEmpty};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -115,6 +115,11 @@ pub struct Service {
     /// How flows are spread: `consistent-hash` (default: the fewest flows move), `maglev`, `ring`, `random` or `round-robin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<SchedulerWord>,
+    /// What of a packet chooses its backend: some of `source`, `source_port`, `destination`, `destination_port` and `protocol`. With `[source]` all flows
+    /// of one address meet one backend, in each service that has the same backends and weights. Default: all five. To change it moves flows, which only
+    /// `nat` remembers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Placed<Vec<Placed<HashField>>>>,
     /// Slots of the table, a power of two from 256 to 1048576. Default: by the number of backends, and then a backend more can resize it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<Placed<u32>>,

@@ -9,7 +9,7 @@ use super::{daemon::Daemon, error::ControlError, report::mac, view::StateWord};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     dataplane::{Choice, Edit, Explanation, Owner, Way},
-    model::{BackendId, ServiceName},
+    model::{BackendId, HashField, HashFields, ServiceName},
 };
 
 /// The packet that is asked about.
@@ -62,8 +62,11 @@ pub struct ExplainView {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SlotView {
     pub mode: ModeWord,
-    /// Hash of the flow, hexadecimal.
+    /// Hash of the fields that choose the slot, hexadecimal.
     pub hash: String,
+    /// These fields; absent = all of the five-tuple.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<HashField>,
     pub slot: u32,
     pub slots: u32,
     /// Where new flows go, where flows without an entry go, and who is next if the target is down.
@@ -162,6 +165,7 @@ fn slot(choice: &Choice) -> SlotView {
     SlotView {
         mode: choice.mode.into(),
         hash: format!("{:016x}", choice.hash),
+        fields: listed(choice.fields),
         slot: choice.slot,
         slots: choice.slots,
         target: choice.target.map(owner),
@@ -169,6 +173,16 @@ fn slot(choice: &Choice) -> SlotView {
         secondary: choice.secondary.map(owner),
         moving: choice.flags != 0,
     }
+}
+
+/// None where it is all of them.
+pub(super) fn listed(fields: HashFields) -> Vec<HashField> {
+    if fields.is_all() { Vec::new() } else { fields.iter().collect() }
+}
+
+/// As in ` of source, source_port`.
+pub(crate) fn named(fields: &[HashField]) -> String {
+    fields.iter().map(|field| field.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn owner(owner: Owner) -> OwnerView {
@@ -272,7 +286,8 @@ pub fn in_words(view: &ExplainView) -> String {
     line("service", view.service.as_ref().map_or("none".to_owned(), ToString::to_string));
     if let Some(slot) = &view.slot {
         line("mode", Mode::from(slot.mode).name().to_owned());
-        line("hash", slot.hash.clone());
+        let of = if slot.fields.is_empty() { String::new() } else { format!(" of {}", named(&slot.fields)) };
+        line("hash", format!("{}{of}", slot.hash));
         let moving = if slot.moving { ", on its way to another owner" } else { "" };
         line("slot", format!("{} of {}{moving}", slot.slot, slot.slots));
         line("target", stands(&slot.target));

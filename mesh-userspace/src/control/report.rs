@@ -10,6 +10,7 @@ use mesh_common::abi::{BackendSignals, BackendStats, NatConfig, Reason, ReasonSt
 use super::{
     changes::word,
     core::Core,
+    explaining::listed,
     merge::Merged,
     view::{
         BackendView, BreakerView, HandshakeView, HealthView, LedgerView, LimitView, NatView, NextHopView, Origin, ResetsView, ServiceView,
@@ -171,6 +172,7 @@ impl Facts<'_> {
             mode: plan.mode.into(),
             origin: merged.origin,
             when_empty: plan.when_empty,
+            hash: listed(plan.ways.hash),
             announce: plan.announce.clone(),
             check: merged.service.check.as_ref().map_or_else(|| "none".to_owned(), check_in_words),
             slots: plan.table.owner.len() as u32,

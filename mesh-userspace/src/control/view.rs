@@ -12,7 +12,7 @@ pub use super::peers_view::{PeerView, PeersView};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,
-    model::{BackendId, BackendState, Epoch, ServiceName, WhenEmpty},
+    model::{BackendId, BackendState, Epoch, HashField, ServiceName, WhenEmpty},
 };
 
 /// The daemon as a whole.
@@ -133,6 +133,9 @@ pub struct ServiceView {
     /// What becomes of packets while no backend takes new flows.
     #[serde(default)]
     pub when_empty: WhenEmpty,
+    /// What of a packet chooses its backend; absent = all of the five-tuple.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hash: Vec<HashField>,
     /// Interface that the daemon put the VIP on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<String>,

@@ -137,12 +137,14 @@ pub fn flags(wanted: &ServicePlan) -> u16 {
     let strict = if protect.spoofed { ServiceFlags::STRICT } else { 0 };
     let rates = if protect.source_limit != 0 || protect.service_limit != 0 { ServiceFlags::RATES } else { 0 };
     let several = if wanted.ways.ports.is_some() { ServiceFlags::SEVERAL } else { 0 };
+    let fields = wanted.ways.hash.flags();
     let lists = if protect.sources.is_empty() { 0 } else { ServiceFlags::LISTS };
     reset
         | several
         | lists
         | strict
         | rates
+        | fields
         | match wanted.when_empty {
             WhenEmpty::Drop | WhenEmpty::FailStatic => 0,
             WhenEmpty::Reject => ServiceFlags::REJECT,

@@ -11,7 +11,7 @@ use super::{
     image::Image,
     layout::{Layout, Service, ip_of},
 };
-use crate::model::{BackendId, ServiceName, VipAddr};
+use crate::model::{BackendId, HashFields, ServiceName, VipAddr};
 
 /// What would become of one packet, as the kernel half says it, with names in place of indices.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +32,8 @@ pub struct Explanation {
 pub struct Choice {
     pub mode: Mode,
     pub hash: u64,
+    /// What the hash is of.
+    pub fields: HashFields,
     pub slot: u32,
     pub slots: u32,
     pub target: Option<Owner>,
@@ -112,6 +114,7 @@ fn choice(image: &Image, service: &Service, told: &Explained) -> Option<Choice> 
     Some(Choice {
         mode,
         hash: told.hash,
+        fields: HashFields::from_flags(service.flags),
         slot,
         slots: 1 << log2.min(31),
         target: owner(image, service, word.target()),

@@ -14,7 +14,7 @@ use crate::{
         },
     },
     health::breaker::{Circuit, Reading},
-    model::{BackendId, Epoch},
+    model::{BackendId, Epoch, HashField},
     plan::{BackendPreview, BackendShare, FlowsPreview, Preview, Standing},
 };
 
@@ -72,6 +72,7 @@ pub(crate) fn service(name: &str) -> ServiceView {
         mode: ModeWord::Nat,
         origin: Origin::Config,
         when_empty: Default::default(),
+        hash: vec![],
         announce: None,
         check: "http /healthz every 1s".into(),
         slots: 1024,
@@ -262,6 +263,7 @@ pub(crate) fn explained(packet: PacketSpec) -> ExplainView {
         slot: Some(SlotView {
             mode: ModeWord::Nat,
             hash: "00000000deadbeef".into(),
+            fields: vec![HashField::Source],
             slot: 7,
             slots: 1024,
             target: Some(owner("10.0.0.1:8080", StateWord::Draining)),
