@@ -123,6 +123,36 @@ pub struct Ways {
     pub protect: Protect,
 }
 
+/// The way of a service's own packets to one backend, by which a check asks the VIP there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Passage {
+    pub vip: IpAddr,
+    /// Of the VIP's family.
+    pub backend: IpAddr,
+    pub head: Head,
+}
+
+/// What stands in front of a service's packets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Head {
+    /// Nothing: the backend is told by its MAC (`dsr`).
+    Mac,
+    /// An outer IP header (`tunnel`), and UDP where it is GUE; from `source`, else from the node's own address.
+    Outer { gue: bool, source: Option<IpAddr> },
+}
+
+impl fmt::Display for Passage {
+    /// `10.0.0.100 by IPIP to 10.0.0.11`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.head {
+            Head::Mac => "at the MAC of",
+            Head::Outer { gue: false, .. } => "in IP to",
+            Head::Outer { gue: true, .. } => "in GUE to",
+        };
+        write!(f, "{} {how} {}", self.vip, self.backend)
+    }
+}
+
 /// Who may use a service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Protect {

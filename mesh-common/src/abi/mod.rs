@@ -11,6 +11,7 @@ mod explained;
 mod flow;
 mod ledger;
 mod nat;
+pub mod probe;
 mod reason;
 mod service;
 mod slot;

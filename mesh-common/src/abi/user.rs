@@ -2,7 +2,7 @@
 
 use super::{
     Addr, AgentLink, AgentStats, AgentVip, Backend, BackendSignals, BackendStats, Config, Explained, FlowLogStats, LedgerBucket,
-    LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+    LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, probe::ProbeWay,
 };
 
 macro_rules! pod {
@@ -30,6 +30,7 @@ pod!(
     NatBucket,
     NatFlow,
     NatGauges,
+    ProbeWay,
     ReasonStats,
     ServiceInfo,
     SlotMemo,

@@ -186,6 +186,9 @@ pub(super) fn backend(b: &BackendView, wide: bool) -> String {
     for (key, value) in super::why::lines(b) {
         line(key, value);
     }
+    if let Some(asked) = &b.health.asked {
+        line("asked", asked.clone());
+    }
     line("next hop", next_hop(b));
     if let Some(error) = &b.health.error {
         line("last probe", error.clone());

@@ -7,15 +7,17 @@ use super::{
     health::{default_judgement, resolve_judgement},
     placed::Placed,
     probe::resolve_kind,
+    reported::ThroughWord,
     resolve::Findings,
     resolved::Check,
     words::Span,
-    written,
+    written::{self, Health, ProbeWord},
 };
-use crate::model::{Proto, VipAddr};
+use crate::model::{Mode, Proto, VipAddr};
 
 /// `None` for a service without a heartbeat, or with an error in `findings`. Relative paths are relative to `base`.
 pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, findings: &mut Findings<'_>) -> Option<Check> {
+    let mode: Mode = written.mode.value.into();
     let Some(placed) = &written.health else {
         if vip.proto == Proto::Udp {
             findings.error(
@@ -25,7 +27,8 @@ pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, find
             );
             return None;
         }
-        return Some(Check { judgement: default_judgement(vip.proto), ..Check::default() });
+        let judgement = default_judgement(vip.proto);
+        return Some(Check { judgement, through_vip: mode == Mode::Tunnel, ..Check::default() });
     };
     let HealthForm(health) = &placed.value;
     let kind = resolve_kind(health, placed, base, findings)?;
@@ -44,7 +47,22 @@ pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, find
     let source = health.source.as_ref().and_then(|s| source(s, vip.addr, findings));
     let (rise, fall) = (times(health.rise.as_ref(), d.rise, findings), times(health.fall.as_ref(), d.fall, findings));
     let judgement = resolve_judgement(health, vip.proto, findings);
-    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), source, interval, timeout, rise, fall, judgement })
+    let through_vip = through_vip(health, mode, findings);
+    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), through_vip, source, interval, timeout, rise, fall, judgement })
+}
+
+/// What probes ask: the VIP, or the backend's own address.
+fn through_vip(health: &Health, mode: Mode, findings: &mut Findings<'_>) -> bool {
+    let Some(through) = &health.through else { return mode == Mode::Tunnel };
+    let vip = through.value == ThroughWord::Vip;
+    if vip && matches!(mode, Mode::Nat | Mode::Dnat) {
+        let help = "its backends know nothing of the VIP: write `through: direct`, or remove the key";
+        findings.error(through, format!("`through: vip` can't be had in mode `{}`", mode.name()), help);
+    }
+    if vip && health.probe.value == ProbeWord::Exec {
+        findings.error(through, "a command asks by a way of its own", "remove `through`, or probe by another type");
+    }
+    vip
 }
 
 fn source(written: &Placed<String>, vip: IpAddr, findings: &mut Findings<'_>) -> Option<IpAddr> {

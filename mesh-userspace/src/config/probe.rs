@@ -75,7 +75,7 @@ impl Reader<'_, '_, '_> {
         let HealthForm(health) = &placed.value;
         let (interval, timeout) = (health.interval.as_ref().map(place), health.timeout.as_ref().map(place));
         let (rise, fall) = (health.rise.as_ref().map(place), health.fall.as_ref().map(place));
-        let source = health.source.as_ref().map(place);
+        let (source, through) = (health.source.as_ref().map(place), health.through.as_ref().map(place));
         let (detector, pulse) = (health.detector.as_ref().map(place), health.pulse.as_ref().map(place));
         let (pulse_interval, passive) = (health.pulse_interval.as_ref().map(place), health.passive.as_ref().map(place));
         let [max_soft, max_down, panic] = [&health.max_soft, &health.max_down, &health.panic].map(|p| p.as_ref().map(place));
@@ -85,6 +85,7 @@ impl Reader<'_, '_, '_> {
             ("rise", rise),
             ("fall", fall),
             ("source", source),
+            ("through", through),
             ("detector", detector),
             ("pulse", pulse),
             ("pulse_interval", pulse_interval),

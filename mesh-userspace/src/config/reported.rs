@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{placed::Placed, words::Span};
 
+/// `vip` or `direct`: what probes ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ThroughWord {
+    Vip,
+    Direct,
+}
+
 /// How what is known of a backend is judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

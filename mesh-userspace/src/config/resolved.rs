@@ -112,6 +112,8 @@ pub struct Check {
     pub kind: CheckKind,
     /// Port that is probed; `None` = the backend's own.
     pub port: Option<u16>,
+    /// The VIP is asked, by the way of the service's packets, where a backend is of its family.
+    pub through_vip: bool,
     /// Address that is probed from; `None` = the kernel chooses.
     pub source: Option<IpAddr>,
     /// Time from one probe to the next, more than zero.
@@ -254,6 +256,7 @@ impl Default for Check {
         Self {
             kind: CheckKind::Tcp,
             port: None,
+            through_vip: false,
             source: None,
             interval: second,
             timeout: half,

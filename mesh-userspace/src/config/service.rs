@@ -15,7 +15,7 @@ use super::{
     placed::Placed,
     protect::resolve_protect,
     resolve::Findings,
-    resolved::Service,
+    resolved::{Check, Service},
     source::resolve_sources,
     words::EncapWord,
     written,
@@ -47,6 +47,9 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         );
     }
     let backends = backends(written, vip, mode, findings);
+    if let Some(check) = &check {
+        warn_of_other_families(written, check, vip, &backends, findings);
+    }
     let sources = resolve_sources(&written.sources, vip, mode, base, findings);
     let registers = heartbeat.is_some_and(|h| h.register);
     if !registers && backends.is_empty() && written.backends_file.is_none() && written.sources.is_empty() {
@@ -80,6 +83,19 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         sources,
     };
     (findings.errors.len() == errors).then_some(service)
+}
+
+/// Probes don't change the family of their packets, as the outer header does.
+fn warn_of_other_families(written: &written::Service, check: &Check, vip: VipAddr, backends: &[Endpoint], findings: &mut Findings<'_>) {
+    let asked = written.health.as_ref().and_then(|h| h.value.0.through.as_ref()).filter(|_| check.through_vip);
+    let other = backends.iter().find(|b| b.id.0.is_ipv4() != vip.addr.is_ipv4());
+    if let (Some(asked), Some(other)) = (asked, other) {
+        findings.warn(
+            asked,
+            format!("backend {} is not of the VIP's family ({}), so it is probed directly", other.id, vip.addr),
+            "give it an address of the VIP's family, or write `through: direct`",
+        );
+    }
 }
 
 /// A backend of a service with this VIP and mode. `None` only with an error in `findings`, at `at`.

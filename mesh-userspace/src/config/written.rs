@@ -15,7 +15,7 @@ use super::{
 };
 pub use super::{
     guarded::{Backend, Breaker},
-    reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord},
+    reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord, ThroughWord},
     words::Interface,
 };
 use crate::model::{HashField, WhenEmpty};
@@ -196,6 +196,10 @@ pub struct Health {
     /// Port that is probed. Default: the backend's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Placed<u16>>,
+    /// What probes and pulses ask: `vip` (default of `tunnel`: the VIP at the backend, by the way that the service's packets take, so that a
+    /// dead agent is seen; also for `dsr`) or `direct` (default of other modes: the backend's own address).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Placed<ThroughWord>>,
     /// Address of this host that probes come from. Default: the kernel chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Placed<String>>,

@@ -176,6 +176,7 @@ impl Daemon {
             nat: &self.nat,
             targets,
             next_hops: &self.resolutions,
+            passages: &self.passages,
             refused: &self.refused,
             weighing: Box::new(move |plan, member| self.weight_view(words, plan, member)),
             guarding: Box::new(move |service, id| (self.breaker_view(service, id, now), self.limit_view(service, id))),

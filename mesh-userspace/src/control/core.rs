@@ -2,26 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
 use super::{
+    asking,
     beating::{Lease, is_place},
     merge::{Merged, merge},
     stale::Stale,
 };
 use crate::{
-    config::{self, Config, Findings, Judgement, Service},
+    config::{self, Config, Findings, Service},
     discovery::{ClusterSpec, EndpointSet, SourceKey, SourceSpec, Update},
     events::{Grounds, What},
-    health::{
-        Check, Health, HealthEvent, TargetKey,
-        breaker::Gate,
-        detector::{Detection, PhiRules, Pulse},
-    },
+    health::{Check, Health, HealthEvent, TargetKey, breaker::Gate},
     model::{BackendId, BackendState, ServiceName, VipAddr},
     plan::{Cache, Plan, Seen},
     state::State,
@@ -299,7 +296,7 @@ impl Core {
         let checked = self.merged.iter().filter_map(|(name, merged)| Some((name, merged, merged.service.check.as_ref()?)));
         let targets = checked.flat_map(|(name, merged, check)| {
             let key = |id| TargetKey { service: name.clone(), backend: id };
-            merged.endpoints.iter().map(move |e| (key(e.id), target(check, e.id, merged.weight(e))))
+            merged.endpoints.iter().map(move |e| (key(e.id), asking::target(merged, check, e)))
         });
         targets.collect()
     }
@@ -373,25 +370,4 @@ pub(super) fn resolve_spec(spec: &config::written::Service) -> Result<Service, S
 pub(super) fn listed(findings: &Findings<'_>) -> String {
     let one = |d: &config::Diagnostic| if d.help.is_empty() { d.message.clone() } else { format!("{}: {}", d.message, d.help) };
     findings.errors.iter().map(one).collect::<Vec<_>>().join("; ")
-}
-
-fn target(check: &config::Check, id: BackendId, weight: u16) -> Check {
-    Check {
-        kind: check.kind.clone(),
-        address: SocketAddr::new(id.0.ip(), check.port.unwrap_or(id.0.port())),
-        source: check.source,
-        interval: check.interval,
-        timeout: check.timeout,
-        rise: check.rise,
-        fall: check.fall,
-        detection: detection(check, id),
-        weight,
-    }
-}
-
-fn detection(check: &config::Check, id: BackendId) -> Detection {
-    let Judgement::Phi(rules) = check.judgement else { return Detection::RiseFall };
-    // The port that is balanced, even where another one is checked.
-    let pulse = |kind| Pulse { kind, address: id.0, source: check.source, interval: rules.pulse_interval };
-    Detection::Phi(PhiRules { pulse: rules.pulse.map(pulse), passive: rules.passive, limits: rules.limits })
 }

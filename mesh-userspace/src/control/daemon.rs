@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     announcing::{Place, Report},
+    asking::Passages,
     breaking::Breaking,
     core::Core,
     drains::Drains,
@@ -129,6 +130,7 @@ pub struct Daemon {
     pub(super) peers: Option<(u32, peers::Counts)>,
     pub(super) weighing: Weighing,
     pub(super) breaking: Breaking,
+    pub(super) passages: Passages,
     /// Nobody answers our checks, as was told last.
     pub(super) blind: bool,
     /// Factors that were found last, by service.
@@ -149,6 +151,7 @@ impl Daemon {
         saver: Saver,
         followers: broadcast::Sender<Event>,
         config: ConfigView,
+        passages: Passages,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -185,6 +188,7 @@ impl Daemon {
             peers: None,
             weighing: Weighing::default(),
             breaking: Breaking::default(),
+            passages,
             blind: false,
             weighed: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -304,6 +308,7 @@ impl Daemon {
         if told > TOLD_AT_ONCE {
             log::info!("{} more next hops are others now", told - TOLD_AT_ONCE);
         }
+        self.follow_passages();
         self.tell_neighbours();
         self.dirty(now);
     }
@@ -314,7 +319,7 @@ impl Daemon {
         if !wanted.seeds.is_empty() {
             self.monitor.seed(wanted.seeds);
         }
-        self.monitor.set_targets(wanted.checks);
+        self.set_checks(wanted.checks);
         self.next_hops.set_targets(wanted.next_hops);
         self.announce.send_if_modified(|current| {
             let changed = *current != wanted.announce;

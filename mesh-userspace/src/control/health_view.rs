@@ -15,6 +15,9 @@ use crate::{
 pub struct HealthView {
     /// `up`, `down`, `unknown`, or `unchecked` where the service has no heartbeat.
     pub health: String,
+    /// The way that probes take, where it is not simply to the backend's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// When that became so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,

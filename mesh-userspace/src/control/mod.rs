@@ -8,6 +8,7 @@
 mod agents;
 mod announcing;
 mod answers;
+mod asking;
 mod beating;
 mod breaking;
 mod changes;

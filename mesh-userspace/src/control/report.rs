@@ -8,6 +8,7 @@ use std::{
 use mesh_common::abi::{BackendSignals, BackendStats, NatConfig, Reason, ReasonStats};
 
 use super::{
+    asking::{self, Passages},
     changes::word,
     core::Core,
     explaining::listed,
@@ -45,6 +46,7 @@ pub struct Facts<'a> {
     pub nat: &'a NatReport,
     pub targets: &'a BTreeMap<TargetKey, TargetStatus>,
     pub next_hops: &'a Resolutions,
+    pub passages: &'a Passages,
     /// Services that could not be published as wanted.
     pub refused: &'a BTreeMap<ServiceName, LayoutError>,
     /// What a backend's weight is made of.
@@ -240,6 +242,7 @@ impl Facts<'_> {
         let moment = |at| self.clock.checked_sub(self.now.saturating_duration_since(at)).map(unix_ms);
         HealthView {
             health: status.health.to_string(),
+            asked: self.asked(merged, member.id),
             since_ms: moment(status.since),
             last_probe_ms: status.last_check.and_then(moment),
             rtt_us: status.last_rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
@@ -249,6 +252,16 @@ impl Facts<'_> {
             suspicion: status.suspicion.map(suspicion),
             heartbeat,
         }
+    }
+
+    /// Of a service whose VIP is asked: how.
+    fn asked(&self, merged: &Merged, id: BackendId) -> Option<String> {
+        let check = merged.service.check.as_ref().filter(|check| check.through_vip)?;
+        let Some(passage) = asking::passage(merged, check, id) else {
+            return Some("directly, for the VIP is of another family".to_owned());
+        };
+        let open = self.passages.is_open(&passage);
+        Some(if open { passage.to_string() } else { "directly, for the way of the service is not to be had; the log says why".to_owned() })
     }
 
     /// What keeps the service as a whole from forwarding as it should.
@@ -296,8 +309,8 @@ pub fn mac(octets: [u8; 6]) -> String {
 
 fn check_in_words(check: &Check) -> String {
     let port = check.port.map(|p| format!(" port {p}")).unwrap_or_default();
-    let what = &check.kind;
-    format!("{what}{port} every {}", Span(check.interval))
+    let (what, way) = (&check.kind, if check.through_vip { " through the VIP" } else { "" });
+    format!("{what}{port}{way} every {}", Span(check.interval))
 }
 
 fn handshakes(s: &BackendSignals) -> HandshakeView {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     announcing,
+    asking::Passages,
     core::{Adopted, Core},
     daemon::{Daemon, Inputs},
     handle::Handle,
@@ -23,7 +24,7 @@ use crate::{
     api::{Endpoints, Server},
     config::{self, Config, Hook, Loaded},
     dataplane::{
-        self, Dataplane, HookChoice, InterfaceOptions, KernelLog, KernelLogError, NatOptions, Options,
+        self, Dataplane, HookChoice, InterfaceOptions, KernelLog, KernelLogError, NatOptions, Options, ProbePlane,
         net::{Announcer, NextHops, Teller},
     },
     discovery::{Files, Memory},
@@ -73,6 +74,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
         config.flow_log.as_ref().map(|log| FlowLog::spawn(log.to.clone())).transpose().context("failed to start the flow log")?;
     let options = options(&config);
     let (mut plane, adopted) = opener.run(move || Dataplane::open(&options))??;
+    let passages = Passages::new(opener.run(ProbePlane::load)?);
     drop(opener);
 
     let _kernel_log = kernel_log(&mut plane);
@@ -101,7 +103,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     }));
     let inputs = Inputs { health, resolutions: next_hops.watch(), commands, reports, signals, flows, server: Some(server) };
     let view = ConfigView { loaded_ms: unix_ms(SystemTime::now()), file: path, error: None, warnings: texts(&warnings) };
-    let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view);
+    let mut daemon = Daemon::new(core, plane, next_hops, monitor, files, announce, Saver::spawn(store)?, followers, view, passages);
     daemon.tell(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), adopted_services: adopted.len() });
     daemon.flow_log = flow_log;
     daemon.peers = peers;

@@ -6,6 +6,7 @@ use super::{
     attach,
     error::DataplaneError,
     pins::{self, Kept},
+    probe,
 };
 
 /// What was taken away.
@@ -33,6 +34,7 @@ pub fn detach(bpffs: &Path, instance: &str) -> Result<Detached, DataplaneError> 
                 }
                 Kept::Filter { interface } => {
                     attach::remove_filter(&interface);
+                    probe::remove_filters(&interface);
                     detached.interfaces.push(interface);
                 }
                 Kept::Object => detached.objects += 1,

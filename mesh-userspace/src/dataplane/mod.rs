@@ -24,6 +24,7 @@ pub mod op;
 mod options;
 mod owner;
 mod pins;
+mod probe;
 pub mod reconcile;
 mod report;
 mod retire;
@@ -61,6 +62,7 @@ use net::nexthop::Resolution;
 use op::Op;
 pub use options::{HookChoice, InterfaceOptions, LedgerTimes, Limits, NatOptions, NatTimeouts, Options};
 use pins::Pins;
+pub use probe::ProbePlane;
 use reconcile::{
     Batch, Hops, Translation,
     moves::{Clock, Moves, Standings},

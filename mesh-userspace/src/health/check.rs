@@ -15,8 +15,11 @@ pub use http::HttpCheck;
 pub use status::StatusSet;
 pub use tls::{TlsCheck, TlsSettings};
 
-use super::{Thresholds, detector::Detection};
-use crate::model::{BackendId, ServiceName};
+use super::{
+    Thresholds,
+    detector::{Detection, PhiRules},
+};
+use crate::model::{BackendId, Passage, ServiceName};
 
 /// One backend of one service: each service may ask the same host something else.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -39,6 +42,10 @@ pub struct Check {
     pub address: SocketAddr,
     /// Address to ask from; `None` = the kernel chooses.
     pub source: Option<IpAddr>,
+    /// The VIP is asked, by the way that the service's packets take to this backend; `None` = the backend's own address is.
+    pub passage: Option<Passage>,
+    /// Priority of the sockets that ask, by which the kernel half knows the passage; 0 = it is not taken.
+    pub tag: u32,
     /// From one check's start to the next one's, at least [`Check::MIN_INTERVAL`]. A check never overtakes the one before.
     pub interval: Duration,
     /// For all of one check: connect, request and answer.
@@ -60,11 +67,31 @@ impl Check {
     /// A check of `address` every second, up after 2 and down after 3.
     pub fn new(kind: CheckKind, address: SocketAddr) -> Self {
         let second = Duration::from_secs(1);
-        Self { kind, address, source: None, interval: second, timeout: second, rise: 2, fall: 3, detection: Detection::RiseFall, weight: 1 }
+        Self {
+            kind,
+            address,
+            source: None,
+            passage: None,
+            tag: 0,
+            interval: second,
+            timeout: second,
+            rise: 2,
+            fall: 3,
+            detection: Detection::RiseFall,
+            weight: 1,
+        }
     }
 
     pub fn thresholds(&self) -> Thresholds {
         Thresholds { rise: self.rise, fall: self.fall }
+    }
+
+    /// Has the check, and its pulses, take the passage that is known by these tags.
+    pub fn take(&mut self, tag: u32, tag_of_pulses: u32) {
+        self.tag = tag;
+        if let Detection::Phi(PhiRules { pulse: Some(pulse), .. }) = &mut self.detection {
+            pulse.tag = tag_of_pulses;
+        }
     }
 
     /// The two ask and judge alike; weights may differ.

@@ -64,6 +64,8 @@ const UNSAFE: &[&str] = &[
     "mesh-ebpf/src/maps.rs",
     "mesh-ebpf/src/agent/skb.rs",
     "mesh-ebpf/src/agent/maps.rs",
+    "mesh-ebpf/src/probe/skb.rs",
+    "mesh-ebpf/src/probe/maps.rs",
     // The driver of the packet bench and its floors, which read and write frames without an engine on purpose.
     "mesh-ebpf/src/bench/driver.rs",
     // Mapped memory of the kernel's arrays.

@@ -97,6 +97,7 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
         admin: Admin::In,
         health: HealthView {
             health: "up".into(),
+            asked: None,
             since_ms: Some(1_767_225_599_001),
             last_probe_ms: Some(1_767_225_600_001),
             rtt_us: Some(1500),

@@ -34,6 +34,8 @@ pub struct Pulse {
     pub address: SocketAddr,
     /// `None` = as the kernel's routes say.
     pub source: Option<IpAddr>,
+    /// As [`crate::health::Check::tag`], for questions that have no socket of their own.
+    pub tag: u32,
     /// From one to the next; longer where there are very many.
     pub interval: Duration,
 }

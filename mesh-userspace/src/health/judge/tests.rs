@@ -9,7 +9,7 @@ const MS: Duration = Duration::from_millis(1);
 const RULES: Thresholds = Thresholds { rise: 2, fall: 3 };
 
 fn phi() -> Detection {
-    let pulse = Pulse { kind: PulseKind::Syn, address: ([10, 0, 0, 1], 80).into(), source: None, interval: 10 * MS };
+    let pulse = Pulse { kind: PulseKind::Syn, address: ([10, 0, 0, 1], 80).into(), source: None, tag: 0, interval: 10 * MS };
     Detection::Phi(PhiRules { pulse: Some(pulse), passive: true, limits: Limits::default() })
 }
 

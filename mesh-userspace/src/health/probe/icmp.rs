@@ -27,6 +27,7 @@ pub(super) async fn echo(place: Place) -> Result<(), ProbeError> {
     let token = token();
     // Once it is connected, a socket of ICMP is read and written like one of UDP.
     let socket = UdpSocket::from_std(open(place).map_err(errno)?.into()).map_err(ProbeError::Local)?;
+    place.lead(&socket).map_err(ProbeError::Local)?;
     socket.send(&request(request_type, token)).await.map_err(blame)?;
     let mut packet = [0; 2048];
     loop {

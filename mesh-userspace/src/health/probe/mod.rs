@@ -11,10 +11,12 @@ mod udp;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
 use futures_util::future::{LocalBoxFuture, select_ok, try_join_all};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::Semaphore;
 
 use super::{Check, CheckKind, Part};
@@ -94,7 +96,7 @@ pub async fn probe(check: &Check) -> Outcome {
     // Waiting for a turn is no failure of the target, so it comes before the clock starts. The semaphore is never closed.
     let _turn = if check.kind.starts_processes() { PROCESS.acquire().await.ok() } else { None };
     let start = Instant::now();
-    let place = Place { address: check.address, source: check.source };
+    let place = Place { address: check.address, source: check.source, tag: check.tag };
     let result = tokio::time::timeout(check.timeout, ask(&check.kind, place)).await;
     Outcome { elapsed: start.elapsed(), result: result.unwrap_or(Err(ProbeError::Timeout(check.timeout))) }
 }
@@ -104,6 +106,18 @@ pub async fn probe(check: &Check) -> Outcome {
 struct Place {
     address: SocketAddr,
     source: Option<IpAddr>,
+    /// As [`Check::tag`].
+    tag: u32,
+}
+
+impl Place {
+    /// Has a socket's packets take the check's passage.
+    fn lead(&self, socket: &impl AsFd) -> io::Result<()> {
+        if self.tag == 0 {
+            return Ok(());
+        }
+        Ok(setsockopt(socket, sockopt::Priority, &self.tag.cast_signed())?)
+    }
 }
 
 fn ask(kind: &CheckKind, place: Place) -> LocalBoxFuture<'_, Result<(), ProbeError>> {

@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -13,14 +13,20 @@ use super::{Place, ProbeError, blame};
 /// The prober closes first, thousands of times a second: closed in order, every check would leave a socket in TIME_WAIT for a minute,
 /// and local ports would run out. With a linger time of zero the close is a reset, which leaves nothing on either side.
 pub(super) async fn connect(place: Place) -> Result<TcpStream, ProbeError> {
-    let socket = open(place.address, place.source).map_err(ProbeError::Local)?;
+    let socket = open(place).map_err(ProbeError::Local)?;
     socket.connect(place.address).await.map_err(blame)
 }
 
-fn open(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
-    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+fn open(place: Place) -> io::Result<TcpSocket> {
+    let v4 = place.address.is_ipv4();
+    let socket = if v4 { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_zero_linger()?;
-    if let Some(source) = source {
+    place.lead(&socket)?;
+    if place.tag != 0 {
+        // Backends that are asked at one VIP are told apart by our port alone, so each check has one of its own.
+        let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        socket.bind(SocketAddr::new(place.source.unwrap_or(any), 0))?;
+    } else if let Some(source) = place.source {
         // The port is then chosen at connect, so that one port serves many targets.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(source, 0))?;

@@ -13,6 +13,7 @@ pub(super) async fn ask(place: Place, check: &UdpCheck) -> Result<(), ProbeError
     let any = if place.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = SocketAddr::new(place.source.unwrap_or(any), 0);
     let socket = UdpSocket::bind(source).await.map_err(ProbeError::Local)?;
+    place.lead(&socket).map_err(ProbeError::Local)?;
     // A connected socket hears nobody else.
     socket.connect(place.address).await.map_err(blame)?;
     socket.send(&check.send).await.map_err(blame)?;

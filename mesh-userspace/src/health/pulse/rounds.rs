@@ -207,7 +207,7 @@ mod tests {
     const NONE: Duration = Duration::ZERO;
 
     fn pulse(port: u16) -> Pulse {
-        Pulse { kind: PulseKind::Syn, address: ([10, 0, 0, 1], port).into(), source: None, interval: 10 * MS }
+        Pulse { kind: PulseKind::Syn, address: ([10, 0, 0, 1], port).into(), source: None, tag: 0, interval: 10 * MS }
     }
 
     fn answer(question: &Question, said: Said) -> Answer {

@@ -2,14 +2,15 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     time::{Duration, Instant},
 };
 
 use nix::{
     libc,
     sys::socket::{
-        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, sendmsg, socket,
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, sendmsg, setsockopt,
+        socket, sockopt,
     },
 };
 use tokio::{io::Interest, net::UdpSocket};
@@ -44,6 +45,8 @@ struct Opened {
 pub struct Sockets {
     families: [Family; 2],
     sources: HashMap<IpAddr, (IpAddr, Instant)>,
+    /// The passage that each socket's packets take.
+    led: HashMap<RawFd, u32>,
 }
 
 struct Family {
@@ -66,7 +69,7 @@ impl PulseSockets {
 impl Sockets {
     /// Needs a runtime with IO.
     pub fn new(PulseSockets([four, six]): PulseSockets) -> io::Result<Self> {
-        Ok(Self { families: [Family::new(four)?, Family::new(six)?], sources: HashMap::new() })
+        Ok(Self { families: [Family::new(four)?, Family::new(six)?], sources: HashMap::new(), led: HashMap::new() })
     }
 
     /// Returns when there is something to hear. Cancel safe: nothing is taken.
@@ -101,6 +104,16 @@ impl Sockets {
         };
         let family = &self.families[usize::from(target.is_ipv6())];
         let port = family.ports[question.number as usize % family.ports.len().max(1)];
+        let socket = match pulse.kind {
+            PulseKind::Syn => &family.tcp,
+            PulseKind::Echo => &family.icmp,
+        };
+        // A socket's next packets take the passage that is said last.
+        let raw = socket.as_raw_fd();
+        if self.led.get(&raw).copied().unwrap_or(0) != pulse.tag {
+            setsockopt(socket, sockopt::Priority, &pulse.tag.cast_signed())?;
+            self.led.insert(raw, pulse.tag);
+        }
         match pulse.kind {
             PulseKind::Syn => send(&family.tcp, source, target, &wire::syn(source, target, (port, pulse.address.port()), question.number)),
             PulseKind::Echo => send(&family.icmp, source, target, &wire::echo(family.v6, question.number)),
