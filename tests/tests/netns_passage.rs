@@ -17,7 +17,7 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-/// The first listens at its VIPs alone; the agents of the others are killed.
+/// The first listens at its VIPs alone; the second's agent is killed.
 const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
 /// Of the service that asks backends at their own addresses, for comparison.
 const DIRECT: u16 = 90;
@@ -100,14 +100,23 @@ fn shown(daemon: &Daemon, service: &str, name: &str) -> Result<Value> {
     daemon.json(&["backend", "show", service, name])
 }
 
-fn until_state(daemon: &Daemon, rows: &[Row], name: &str, wanted: &[&str]) -> Result<()> {
-    for row in rows {
-        daemon.until(&format!("{name} of {} is {wanted:?}", row.name), || {
-            let state = shown(daemon, &row.name, name)?["state"].clone();
-            Ok(wanted.iter().any(|wanted| state == *wanted))
-        })?;
-    }
-    Ok(())
+/// Waits until a backend is so in all of these services.
+fn until_state(daemon: &Daemon, rows: &[Row], name: &str, wanted: &str) -> Result<()> {
+    daemon.until(&format!("{name} is {wanted} everywhere"), || {
+        let all = daemon.json(&["backend", "ls"])?;
+        let all = all.as_array().with_context(|| format!("no list: {all}"))?;
+        let is = |row: &Row| all.iter().any(|b| b["service"] == row.name.as_str() && b["name"] == name && b["state"] == wanted);
+        Ok(rows.iter().all(is))
+    })
+}
+
+/// Waits until each backend of these services has answered a pulse.
+fn until_pulsed(daemon: &Daemon, rows: &[Row]) -> Result<()> {
+    daemon.until("pulses are answered", || {
+        let all = daemon.json(&["backend", "ls"])?;
+        let pulsed = all.as_array().into_iter().flatten().filter(|b| b["health"]["suspicion"]["pulse_rtt_us"].is_u64());
+        Ok(pulsed.filter(|b| rows.iter().any(|row| b["service"] == row.name.as_str())).count() == rows.len() * BACKENDS.len())
+    })
 }
 
 fn addresses(rows: &[Row]) -> Vec<IpAddr> {
@@ -154,35 +163,26 @@ fn tunnel(group: &str, hook: &str) -> Result<()> {
     }
     let daemon = Daemon::start(&stage.balancer.ns, &config)?;
     for (name, _) in BACKENDS {
-        until_state(&daemon, &rows, name, &["active"])?;
+        until_state(&daemon, &rows, name, "active")?;
     }
     let asked = |service| Ok::<_, anyhow::Error>(shown(&daemon, service, "b2")?["health"]["asked"].clone());
     ensure!(asked("tcp4ipip")? == "10.77.0.100 in IP to 10.77.0.12", "{}", asked("tcp4ipip")?);
     ensure!(asked("direct")?.is_null() && asked("mixed")?.as_str().is_some_and(|how| how.contains("another family")));
-    let pulsed = |name: &str| {
-        daemon.until("pulses are answered", || {
-            let rtt = |row: &Row| Ok::<_, anyhow::Error>(shown(&daemon, &row.name, name)?["health"]["suspicion"]["pulse_rtt_us"].is_u64());
-            Ok(rows.iter().map(rtt).collect::<Result<Vec<_>>>()?.into_iter().all(|known| known))
-        })
-    };
-    BACKENDS.iter().try_for_each(|(name, _)| pulsed(name))?;
+    until_pulsed(&daemon, &rows)?;
 
-    for (agent, (name, _)) in agents.iter_mut().zip(BACKENDS).skip(1) {
-        agent.kill()?;
-        let own = stage.address(name, false)?;
-        until_state(&daemon, &rows, name, &["down"])?;
-        ensure!(stage.balancer.ns.enter(|| peer::get(own, "/", PATIENCE))?? == name, "its server lives");
-        for service in ["direct", "mixed"] {
-            ensure!(shown(&daemon, service, name)?["state"] == "active", "{service} asks it at its own address");
-        }
-        for (other, _) in BACKENDS.iter().filter(|(other, _)| *other == "b1") {
-            until_state(&daemon, &rows, other, &["active"])?;
-            nothing_is_left_half_open(&stage, other)?;
-        }
-        *agent = self::agent(&stage, name, &vips)?;
-        until_state(&daemon, &rows, name, &["active"])?;
+    agents[1].kill()?;
+    until_state(&daemon, &rows, "b2", "down")?;
+    let own = stage.address("b2", false)?;
+    ensure!(stage.balancer.ns.enter(|| peer::get(own, "/", PATIENCE))?? == "b2", "its server lives");
+    for service in ["direct", "mixed"] {
+        ensure!(shown(&daemon, service, "b2")?["state"] == "active", "{service} asks it at its own address");
     }
-    Ok(())
+    for name in ["b1", "b3"] {
+        until_state(&daemon, &rows, name, "active")?;
+        nothing_is_left_half_open(&stage, name)?;
+    }
+    agents[1] = agent(&stage, "b2", &vips)?;
+    until_state(&daemon, &rows, "b2", "active")
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_backend_of_dsr_is_asked_at_the_vip() -> Result<()> {
     rows.iter().for_each(|row| config += &row.text);
     let daemon = Daemon::start(&stage.balancer.ns, &config)?;
     for (name, _) in BACKENDS {
-        until_state(&daemon, &rows, name, &["active"])?;
+        until_state(&daemon, &rows, name, "active")?;
         nothing_is_left_half_open(&stage, name)?;
     }
     let asked = shown(&daemon, "http4", "b3")?["health"]["asked"].clone();
@@ -220,6 +220,6 @@ fn a_backend_of_dsr_is_asked_at_the_vip() -> Result<()> {
         let prefix = if vip.is_ipv4() { 32 } else { 128 };
         stage.backends["b2"].ns.ip(&format!("address del {vip}/{prefix} dev lo")).context("the VIP is on lo")?;
     }
-    until_state(&daemon, &rows, "b2", &["down"])?;
-    until_state(&daemon, &rows, "b1", &["active"])
+    until_state(&daemon, &rows, "b2", "down")?;
+    until_state(&daemon, &rows, "b1", "active")
 }
