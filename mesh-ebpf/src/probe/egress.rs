@@ -94,7 +94,7 @@ fn lead_ipv4(skb: &Skb, segment: &Segment, way: &ProbeWay, l4: u32, from: u32, t
     let (src, dst) = (V4(if way.source == [0; 2] { from } else { probe::as_v4(way.source) }), V4(to));
     let sum = constant_sum(src, dst, outer_protocol(way.flags & ProbeWay::GUE != 0, Family::V4));
     let class = (skb.load::<u16>(ETH)? >> 8) as u8;
-    let encap = encap(skb, way, segment, Outer::V4 { src, dst, sum }, class, Family::V4);
+    let encap = encap(skb, way, segment, Outer::V4 { src, dst, sum, hop: None }, class, Family::V4);
     let [first, second, third] = encap.ipv4_words(src, dst, sum);
     skb.grow(encap.room(), false, encap.udp.is_some())?;
     skb.store(ETH, first)?;
@@ -114,7 +114,7 @@ fn lead_ipv6(skb: &Skb, segment: &Segment, way: &ProbeWay, from: Ends, to: Ends)
     }
     let (src, dst) = (V6(if way.source == [0; 2] { from } else { way.source }), V6(to));
     let class = (u32::from_be(skb.load::<u32>(ETH)?) >> 20) as u8;
-    let encap = encap(skb, way, segment, Outer::V6 { src, dst }, class, Family::V6);
+    let encap = encap(skb, way, segment, Outer::V6 { src, dst, hop: None }, class, Family::V6);
     let [a, b, c, d, e] = encap.ipv6_words(src, dst);
     skb.grow(encap.room(), true, encap.udp.is_some())?;
     skb.store(ETH, a)?;
