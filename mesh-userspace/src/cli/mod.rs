@@ -22,6 +22,8 @@ pub use output::Format;
 pub use query::{answer, execute};
 
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod schema;
 #[cfg(test)]
 mod tests;

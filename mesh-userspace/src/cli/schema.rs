@@ -23,8 +23,11 @@ fn fits(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), Str
             "maximum" => value.as_f64() <= rule.as_f64(),
             "required" => rule.as_array().into_iter().flatten().all(|k| k.as_str().is_some_and(|k| value.get(k).is_some())),
             "additionalProperties" => {
-                let known = |k: &String| schema["properties"].get(k).is_some();
-                *rule == Value::Bool(false) && value.as_object().is_none_or(|o| o.keys().all(known))
+                let mut others = value.as_object().into_iter().flatten().filter(|(k, _)| schema["properties"].get(k.as_str()).is_none());
+                match rule {
+                    Value::Object(_) => others.try_for_each(|(k, v)| fits(root, rule, v, &format!("{at}.{k}"))).map(|()| true)?,
+                    _ => *rule == Value::Bool(false) && others.next().is_none(),
+                }
             }
             "items" => {
                 let mut items = value.as_array().into_iter().flatten().enumerate();
@@ -62,12 +65,13 @@ fn is_a(kind: &Value, value: &Value) -> bool {
 fn what_does_not_keep_to_a_schema_is_found() {
     let schema = serde_json::json!({
         "type": "object", "additionalProperties": false, "required": ["a"],
-        "properties": { "a": { "type": "integer", "minimum": 1 }, "b": { "type": "array", "items": { "$ref": "#/$defs/c" } } },
+        "properties": { "a": { "type": "integer", "minimum": 1 }, "m": { "additionalProperties": { "type": "integer" } }, "b": { "type": "array", "items": { "$ref": "#/$defs/c" } } },
         "$defs": { "c": { "enum": ["x", "y"] } }
     });
     let good = |text: &str| fits(&schema, &schema, &serde_json::from_str(text).unwrap(), "$");
-    assert_eq!(good(r#"{"a": 1, "b": ["x", "y"]}"#), Ok(()));
-    for bad in ["7", "{}", r#"{"a": 0}"#, r#"{"a": "1"}"#, r#"{"a": 1, "c": 2}"#, r#"{"a": 1, "b": ["z"]}"#] {
+    assert_eq!(good(r#"{"a": 1, "b": ["x", "y"], "m": {"n": 7}}"#), Ok(()));
+    for bad in ["7", "{}", r#"{"a": 0}"#, r#"{"a": "1"}"#, r#"{"a": 1, "c": 2}"#, r#"{"a": 1, "m": {"n": "7"}}"#, r#"{"a": 1, "b": ["z"]}"#]
+    {
         assert!(good(bad).is_err(), "{bad}");
     }
 }

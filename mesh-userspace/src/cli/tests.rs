@@ -9,7 +9,7 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
 }
 
 /// Runs one query against `seam`; what it printed, or how it failed.
-async fn run(seam: &Seam, line: &str) -> Result<String, Failure> {
+pub(super) async fn run(seam: &Seam, line: &str) -> Result<String, Failure> {
     let cli = parse(&format!("--socket {} {line}", seam.socket().display())).unwrap();
     let Command::Query(query) = &cli.command else { panic!("{line} is no query") };
     let mut out = Vec::new();

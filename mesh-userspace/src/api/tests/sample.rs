@@ -8,12 +8,15 @@ use crate::{
         DrainEnd, DrainState, DrainView, ExplainView, Intention, PacketSpec, PlanView, Then, WeightView,
         explaining::{EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
         view::{
-            Admin, BackendView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LedgerView, LimitView, MovingView,
-            NatView, NextHopView, Origin, PeerView, PeersView, Publications, Readiness, ResetsView, ServiceView, Snapshot, SourceStateWord,
-            SourceView, Stage, StateWord, Status, TimesView, Traffic, Usage,
+            Admin, BackendView, BeatView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LedgerView, LimitView,
+            MovingView, NatView, NextHopView, Origin, PeerView, PeersView, Publications, Readiness, ResetsView, ServiceView, Snapshot,
+            SourceStateWord, SourceView, Stage, StateWord, Status, SuspicionView, TimesView, Traffic, Usage,
         },
     },
-    health::breaker::{Circuit, Reading},
+    health::{
+        breaker::{Circuit, Reading},
+        detector::{Phase, Signals},
+    },
     model::{BackendId, Epoch, HashField},
     plan::{BackendPreview, BackendShare, FlowsPreview, Preview, Standing},
 };
@@ -170,6 +173,20 @@ fn guarded() -> BackendView {
     }
 }
 
+/// One of which all is known that can be.
+fn doubted() -> BackendView {
+    let plain = backend("shop/api", 1, Some("b1"));
+    let suspicion =
+        SuspicionView { phase: Phase::Soft, phi: 5.5, signals: Signals::default(), penalty: 1.0, unanswered: 3, pulse_rtt_us: Some(120) };
+    let beat = BeatView { alive: true, ttl_ms: 5000, age_ms: Some(40), load: Some(0.5) };
+    BackendView {
+        health: HealthView { suspicion: Some(suspicion), heartbeat: Some(beat), ..plain.health },
+        weighing: WeightView { reference: Some(1.2), load: Some(0.5), agent: Some(1.0), ..plain.weighing },
+        backup: 1,
+        ..plain
+    }
+}
+
 pub(crate) fn snapshot() -> Snapshot {
     let down = BackendView {
         state: StateWord::Down,
@@ -179,7 +196,7 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         status: status(),
         services: vec![service("web"), service("shop/api")],
-        backends: vec![guarded(), down, backend("shop/api", 1, Some("b1"))],
+        backends: vec![guarded(), down, doubted()],
         sources: vec![source()],
         publications: Publications {
             count: 7,
