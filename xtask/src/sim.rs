@@ -21,8 +21,12 @@ pub struct Args {
 enum Subject {
     /// False alarms of detection rules, and their times to detect; drawn in target/sim/detect.svg.
     Detect,
-    /// Slots that a change moves, by builder, by failures and by weights that jitter; drawn in target/sim/churn.svg.
+    /// Slots that one change moves, by builder; drawn in target/sim/tables.svg.
+    Tables,
+    /// Slots that failures and weights that jitter move; drawn in target/sim/churn.svg.
     Churn,
+    /// Connections that changes of the table break, by who keeps them; drawn in target/sim/breaking.svg.
+    Breaking,
     /// Latency under equal, ideal and controlled weights; drawn in target/sim/weights.svg.
     Weights,
 }
@@ -31,7 +35,9 @@ pub fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build])?;
     let name = match args.subject {
         Subject::Detect => "detect",
+        Subject::Tables => "tables",
         Subject::Churn => "churn",
+        Subject::Breaking => "breaking",
         Subject::Weights => "weights",
     };
     let mut command = cargo(&["run", "--locked", "--package", "mesh-tests", "--bin", "mesh-sim", "--", name]);

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use mesh_tests::sim::{
+    breaking::Case,
     draw::{self, Panel, Series},
     fleet,
     noise::{self, Beat},
@@ -23,8 +24,12 @@ struct Args {
 enum Subject {
     /// False alarms and times to detect, by rule.
     Detect(Detect),
-    /// Slots that a change moves, by builder; failures and jitter.
+    /// Slots that one change moves, by builder.
+    Tables(Drawn),
+    /// Slots that failures and jitter move.
     Churn(Drawn),
+    /// Connections that changes of the table break, by who keeps them.
+    Breaking(Breaking),
     /// Latency under equal, ideal and controlled weights.
     Weights(Weights),
 }
@@ -34,6 +39,24 @@ struct Drawn {
     /// Draw the tables into this file.
     #[arg(long)]
     svg: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Breaking {
+    /// Simulated seconds.
+    #[arg(long, default_value_t = 1200)]
+    seconds: u32,
+    /// New flows a second.
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// SYNs a second of the flood.
+    #[arg(long, default_value_t = 20_000.0)]
+    flood: f64,
+    /// Entries that each node's ledger has room for.
+    #[arg(long, default_value_t = 65_536)]
+    room: usize,
+    #[command(flatten)]
+    drawn: Drawn,
 }
 
 #[derive(clap::Args)]
@@ -68,7 +91,11 @@ const RATES: [f64; 3] = [100.0, 1000.0, 10_000.0];
 fn main() -> Result<()> {
     match Args::parse().subject {
         Subject::Detect(args) => detect(&args),
+        Subject::Tables(args) => show::tables(args.svg.as_deref()),
         Subject::Churn(args) => show::churn(args.svg.as_deref()),
+        Subject::Breaking(Breaking { seconds, rate, flood, room, drawn }) => {
+            show::breaking(Case { seconds: seconds.max(60), rate, flood, room, seed: 1 }, drawn.svg.as_deref())
+        }
         Subject::Weights(args) => show::weights(f64::from(args.seconds.max(40)), &args.only, args.drawn.svg.as_deref()),
     }
 }

@@ -64,12 +64,14 @@ const BUILDERS: [(&str, Scheduler); 5] = [
     ("round-robin", Scheduler::RoundRobin),
 ];
 
-/// Backends of equal weight: each builder at this size, mean of so many trials.
-pub fn changes(log2_slots: u8, members: usize, trials: u64) -> Vec<Change> {
-    BUILDERS.iter().map(|(name, kind)| change(name, *kind, log2_slots, members, trials)).collect()
+/// Each builder at this size, mean of so many trials. Backends have these weights in turn.
+pub fn changes(log2_slots: u8, members: usize, weights: &[u16], trials: u64) -> Vec<Change> {
+    BUILDERS.iter().map(|(name, kind)| change(name, *kind, (log2_slots, members), weights, trials)).collect()
 }
 
-fn change(name: &str, kind: Scheduler, log2_slots: u8, n: usize, trials: u64) -> Change {
+fn change(name: &str, kind: Scheduler, (log2_slots, n): (u8, usize), weights: &[u16], trials: u64) -> Change {
+    let all = |n: usize| weighted(n, weights);
+    let total: f64 = all(n).iter().map(|m| f64::from(m.weight.0)).sum();
     let mut sum =
         Change { builder: name.into(), log2_slots, members: n, most: 0.0, least: 0.0, remove: 0.0, add: 0.0, double: 0.0, build_ms: 0.0 };
     let part = 1.0 / trials as f64;
@@ -77,15 +79,15 @@ fn change(name: &str, kind: Scheduler, log2_slots: u8, n: usize, trials: u64) ->
         let began = Instant::now();
         let before = made(&all(n), kind, log2_slots, seed);
         sum.build_ms += began.elapsed().as_secs_f64() * 1e3 * part;
-        let fair = f64::from(1u32 << log2_slots) / n as f64;
-        let counts = counts(&before.0, n);
-        sum.most += f64::from(counts.iter().copied().max().unwrap_or(0)) / fair * part;
-        sum.least += f64::from(counts.iter().copied().min().unwrap_or(0)) / fair * part;
+        let fair = |i: usize| f64::from(1u32 << log2_slots) * f64::from(weights[i % weights.len()]) / total;
+        let shares = || before.1.iter().enumerate().map(|(i, (_, count))| f64::from(*count) / fair(i));
+        sum.most += shares().fold(0.0, f64::max) * part;
+        sum.least += shares().fold(f64::INFINITY, f64::min) * part;
         let without: Vec<_> = all(n).into_iter().filter(|m| m.id != id(n / 2)).collect();
         sum.remove += ratio(&before, &made(&without, kind, log2_slots, seed)) * part;
         sum.add += ratio(&before, &made(&all(n + 1), kind, log2_slots, seed)) * part;
         let mut double = all(n);
-        double[n / 2].weight = Weight(2);
+        double[n / 2].weight.0 *= 2;
         sum.double += ratio(&before, &made(&double, kind, log2_slots, seed)) * part;
     }
     sum
@@ -187,18 +189,12 @@ fn differ(a: &[u16], b: &[u16]) -> f64 {
     a.iter().zip(b).filter(|(a, b)| a != b).count() as f64
 }
 
-fn counts(owners: &[BackendId], n: usize) -> Vec<u32> {
-    let mut counts = vec![0; n];
-    for owner in owners {
-        if let Some(count) = (0..n).position(|i| id(i) == *owner).and_then(|i| counts.get_mut(i)) {
-            *count += 1;
-        }
-    }
-    counts
+fn all(n: usize) -> Vec<Member> {
+    weighted(n, &[1])
 }
 
-fn all(n: usize) -> Vec<Member> {
-    (0..n).map(|i| Member { id: id(i), weight: Weight::ONE }).collect()
+fn weighted(n: usize, weights: &[u16]) -> Vec<Member> {
+    (0..n).map(|i| Member { id: id(i), weight: Weight(weights[i % weights.len()]) }).collect()
 }
 
 fn id(i: usize) -> BackendId {
@@ -225,8 +221,10 @@ mod tests {
 
     #[test]
     fn the_consistent_table_moves_less_than_maglevs() {
-        let rows = changes(12, 40, 1);
+        let rows = changes(12, 40, &[1], 1);
         assert!(rows[0].remove < rows[1].remove && rows[0].most < 1.02, "{rows:?}");
+        let weighed = changes(12, 40, &[1, 2, 4], 1);
+        assert!(weighed[0].remove < weighed[1].remove && weighed[0].most < 1.03 && weighed[0].least > 0.97, "{weighed:?}");
         assert!((rows[3].remove - 1.0).abs() < 1e-9, "a draw moves nothing that it need not: {rows:?}");
     }
 }

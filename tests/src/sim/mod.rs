@@ -1,8 +1,10 @@
 //! What decides, without a network and by the project's own code: failure detection, slots that move, weights.
 
+pub mod breaking;
 pub mod churn;
 pub mod draw;
 pub mod fleet;
+pub mod keepers;
 pub mod noise;
 pub mod queue;
 pub mod random;

@@ -5,21 +5,28 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{
-    churn,
+    breaking, churn,
     draw::{self, Panel, Series},
     weights::{self, Case, Fleet, POLICIES, Policy},
 };
 
-/// Slots moved by each builder and by the overlay; drawn into `picture`.
-pub fn churn(picture: Option<&Path>) -> Result<()> {
-    println!("one change among equal weights: slots moved, as a multiple of those that must");
+/// Slots moved by each builder for one change; drawn into `picture`.
+pub fn tables(picture: Option<&Path>) -> Result<()> {
+    let equal = one_change("equal weights", &[1]);
+    let weighed = one_change("weights 1, 2 and 4", &[1, 2, 4]);
+    let panel = |title: &str, series| Panel { title: title.into(), x: "backends".into(), y: "moved / optimum".into(), series };
+    write(picture, &[panel("one backend removed, 65,536 slots", equal), panel("the same, weights 1, 2 and 4", weighed)])
+}
+
+fn one_change(which: &str, weights: &[u16]) -> Vec<Series> {
+    println!("\none change among {which}: slots moved, as a multiple of those that must; max and min: of the fair share");
     println!(
         "{:<18} {:>14} {:>7} {:>7} {:>8} {:>8} {:>8} {:>9}",
         "builder", "slots x n", "max", "min", "remove", "add", "double", "build ms"
     );
     let mut builders: Vec<Series> = Vec::new();
     for (log2, n) in [(12, 10), (12, 100), (16, 10), (16, 100), (16, 1000)] {
-        for row in churn::changes(log2, n, if n < 1000 { 4 } else { 2 }) {
+        for row in churn::changes(log2, n, weights, if n < 1000 { 4 } else { 2 }) {
             println!(
                 "{:<18} {:>14} {:>7.3} {:>7.3} {:>7.2}x {:>7.2}x {:>7.2}x {:>9.2}",
                 row.builder,
@@ -36,11 +43,17 @@ pub fn churn(picture: Option<&Path>) -> Result<()> {
             }
         }
     }
-    println!("\nfailures over the overlay");
+    builders
+}
+
+/// Slots that failures and weights that jitter move, by the overlay; drawn into `picture`.
+pub fn churn(picture: Option<&Path>) -> Result<()> {
+    println!("failures over the overlay");
     println!(
         "{:>14} {:>8} {:>8} {:>11} {:>9} {:>9} {:>11}",
         "slots x n", "first", "restore", "n/20 at once", "one more", "base ms", "overlay ms"
     );
+    let mut failures: Vec<Series> = Vec::new();
     for (log2, n) in [(12, 10), (12, 100), (16, 100), (16, 1000)] {
         let f = churn::failures(log2, n).context("the sizes are legal")?;
         let size = format!("{} x {n}", 1u32 << log2);
@@ -48,13 +61,13 @@ pub fn churn(picture: Option<&Path>) -> Result<()> {
             "{size:>14} {:>7.3}x {:>7.3}x {:>11.3}x {:>8.3}x {:>9.2} {:>11.2}",
             f.first, f.restore, f.many, f.one_more, f.base_ms, f.overlay_ms
         );
+        for (name, value) in [("first failure", f.first), ("a twentieth at once", f.many), ("one more", f.one_more)] {
+            add(&mut failures, name, (n as f64, value));
+        }
     }
     let walk = jitters()?;
     let panel = |title: &str, x: &str, series| Panel { title: title.into(), x: x.into(), y: "moved / optimum".into(), series };
-    write(
-        picture,
-        &[panel("one backend removed, 65,536 slots", "backends", builders), panel("weights walk 2 % a step, 65,536 x 1000", "steps", walk)],
-    )
+    write(picture, &[panel("failures", "backends", failures), panel("weights walk 2 % a step, 65,536 x 1000", "steps", walk)])
 }
 
 /// The longer the walk, the more weights lie beyond the slack, where each further step moves slots: a figure without its length says nothing.
@@ -129,6 +142,22 @@ pub fn weights(seconds: f64, only: &str, picture: Option<&Path>) -> Result<()> {
         panels.push(Panel { title: title.into(), x: "seconds".into(), y: "p99 of 10 s, ms".into(), series });
     }
     write(picture, &panels)
+}
+
+/// Connections that break, by who keeps them; drawn into `picture`.
+pub fn breaking(case: breaking::Case, picture: Option<&Path>) -> Result<()> {
+    let mut series: Vec<Series> = Vec::new();
+    for flood in [0.0, case.flood] {
+        let outcomes = breaking::all(&breaking::Case { flood, ..case });
+        println!("\n{} s, {} new flows a second, {flood} SYNs a second in a flood", case.seconds, case.rate);
+        println!("{:<32} {:>10} {:>8} {:>18} {:>12}", "kept by", "flows", "broken", "with their backend", "entries");
+        for o in outcomes {
+            println!("{:<32} {:>10} {:>8} {:>18} {:>12}", o.keeper, o.flows, o.broken, o.lost, o.entries);
+            add(&mut series, &o.keeper, (if flood > 0.0 { 2.0 } else { 1.0 }, o.broken as f64));
+        }
+    }
+    let panel = Panel { title: "broken flows".into(), x: "1: no flood, 2: flood".into(), y: "flows".into(), series };
+    write(picture, &[panel])
 }
 
 fn add(series: &mut Vec<Series>, name: &str, point: (f64, f64)) {
