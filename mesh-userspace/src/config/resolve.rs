@@ -211,7 +211,7 @@ fn limits(written: &written::Limits, findings: &mut Findings<'_>) -> Limits {
     };
     Limits {
         services: one(&written.services, d.services, 1..=65_536, false),
-        slots: one(&written.slots, d.slots, 1024..=1 << 28, true),
+        slots: one(&written.slots, d.slots, 1024..=1 << 28, false),
         backends: one(&written.backends, d.backends, 16..=1 << 22, false),
         nat_flows: one(&written.nat_flows, d.nat_flows, 1024..=1 << 26, true),
         ledger: one(&written.ledger, d.ledger, 64..=1 << 26, true),

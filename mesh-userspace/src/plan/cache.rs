@@ -13,6 +13,9 @@ pub struct Cache {
 /// So many tables more than there are bases are made before it is looked which of them are still in use.
 const UNSWEPT: usize = 64;
 
+/// Bases of up to so many slots (as a power of two) are not kept: ten thousand services would keep a hundred MiB of them for nothing.
+const SMALL: u8 = 12;
+
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct Key {
     /// Sorted by id.
@@ -21,9 +24,10 @@ struct Key {
     seed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Base {
-    table: BaseTable,
+    /// Only of large tables: a small one is made anew in less time than a packet takes from host to host.
+    table: Option<BaseTable>,
     overlays: HashMap<(Scheduler, Vec<u32>), Arc<Table>>,
 }
 
@@ -35,21 +39,21 @@ impl Cache {
         scheduler: Scheduler,
         effective: Vec<u32>,
     ) -> Result<Arc<Table>, TableError> {
-        let key = Key { members, log2_slots, seed };
-        let base = match self.bases.entry(key) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
-                let table = BaseTable::build(&new.key().members, log2_slots, seed)?;
-                new.insert(Base { table, overlays: HashMap::new() })
-            }
+        let (key, which) = (Key { members, log2_slots, seed }, (scheduler, effective));
+        let known = self.bases.get_mut(&key);
+        if let Some(made) = known.as_ref().and_then(|base| base.overlays.get(&which)) {
+            return Ok(made.clone());
+        }
+        let table = match known.and_then(|base| base.table.take()) {
+            Some(table) => table,
+            None => BaseTable::build(&key.members, log2_slots, seed)?,
         };
-        let Base { table, overlays } = base;
-        let made = &mut self.made;
-        let overlaid = overlays.entry((scheduler, effective)).or_insert_with_key(|(scheduler, effective)| {
-            *made += 1;
-            Arc::new(scheduled(table, *scheduler, effective))
-        });
-        Ok(overlaid.clone())
+        let made = Arc::new(scheduled(&table, which.0, &which.1));
+        self.made += 1;
+        let base = self.bases.entry(key).or_default();
+        base.table = (log2_slots > SMALL).then_some(table);
+        base.overlays.insert(which, made.clone());
+        Ok(made)
     }
 
     /// Forgets tables that nobody has any more.

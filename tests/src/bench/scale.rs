@@ -156,7 +156,7 @@ fn config(services: usize, each: usize) -> String {
     let backends = services * (each + each / 8).next_power_of_two();
     let mut text = format!(
         "interfaces: [{{name: eth0, hook: xdp}}]\nlimits: {{services: {services}, slots: {}, backends: {}}}\nservices:\n",
-        (slots + 4096).next_power_of_two(),
+        slots + 4096,
         backends + 1024
     );
     for service in 0..services {
