@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{SlotFlags, SlotMemo, SlotWord},
-    ledger::rules::Standing,
+    ledger::{among::Others, rules::Standing},
 };
 
 /// Times of the ledger, in ticks.
@@ -45,6 +45,11 @@ pub struct Seen {
 
 /// The slot's next word, if it changes now.
 pub fn next(seen: &Seen, wish: Wish, times: &Times, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
+    next_among(seen, &Others::NONE, wish, times, standing)
+}
+
+/// The same where other nodes may have flows of the slot.
+pub fn next_among(seen: &Seen, others: &Others, wish: Wish, times: &Times, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
     let word = seen.held.word;
     let dead = |owner| standing(owner) == Standing::Dead;
     let next = if dead(word.target()) || dead(word.default()) {
@@ -54,7 +59,7 @@ pub fn next(seen: &Seen, wish: Wish, times: &Times, standing: impl Fn(u16) -> St
         let secondary = if wish.secondary == word.target() { wish.target } else { wish.secondary };
         let word = SlotWord::new(word.target(), word.default(), secondary, word.flags());
         let stays = wish.target == word.target() || dead(wish.target);
-        if stays { seen.settle(word, times) } else { seen.depart(word, wish.target, times) }
+        if stays { seen.settle(word, others, times) } else { seen.depart(word, others, wish.target, times) }
     };
     (next != word).then_some(next)
 }
@@ -69,7 +74,7 @@ fn repoint(word: SlotWord, wish: Wish, dead: impl Fn(u16) -> bool) -> SlotWord {
 }
 
 impl Seen {
-    fn age(&self) -> u32 {
+    pub(crate) fn age(&self) -> u32 {
         self.now.wrapping_sub(self.held.since)
     }
 
@@ -79,7 +84,7 @@ impl Seen {
     }
 
     /// A refusal is of a SYN that may be repeated for so long, and then it is over.
-    fn refused_within(&self, ticks: u32) -> bool {
+    pub(crate) fn refused_within(&self, ticks: u32) -> bool {
         self.memo.refused != 0 && self.now.wrapping_sub(self.memo.refused) as i32 <= ticks as i32
     }
 
@@ -89,7 +94,7 @@ impl Seen {
     }
 
     /// Ticks for which nobody but the target was sent anything, the word having been what it is.
-    fn quiet(&self) -> u32 {
+    pub(crate) fn quiet(&self) -> u32 {
         let seen = self.now.wrapping_sub(self.memo.seen);
         if self.memo.seen == 0 || seen as i32 >= 0 && seen > self.age() {
             self.age()
@@ -100,8 +105,22 @@ impl Seen {
         }
     }
 
+    /// All flows of the default are named by entries, or have been silent for more ticks than this.
+    pub(crate) fn has_learned(&self, silence: u32, times: &Times) -> bool {
+        let learned = self.held.word.flags().has(SlotFlags::LEARN) && !self.refused() && self.age() > times.idle;
+        // Without handshake, a new flow can't be told from an old one: only what was remembered lets the default change.
+        learned || self.handshakes && self.quiet() > silence
+    }
+
+    /// Just before nothing went by any more that was not named, something did.
+    pub(crate) fn disturbed_closing(&self) -> bool {
+        let learns = self.held.word.flags().has(SlotFlags::LEARN);
+        let before = |moment: u32| moment != 0 && self.since_written(moment) && moment.wrapping_sub(self.held.since) as i32 <= LOOK as i32;
+        before(self.memo.refused) || !learns && before(self.memo.seen)
+    }
+
     /// On the way to another target.
-    fn depart(&self, word: SlotWord, target: u16, times: &Times) -> SlotWord {
+    fn depart(&self, word: SlotWord, others: &Others, target: u16, times: &Times) -> SlotWord {
         let flags = word.flags();
         if !self.handshakes {
             // Nobody tells the first packet of a flow: all stay with the default until those that there are have been remembered.
@@ -111,31 +130,36 @@ impl Seen {
             let kept = flags.without(SlotFlags::LEARN).without(SlotFlags::STRICT);
             return word.with_flags(kept.with(SlotFlags::TRANSITION).with(SlotFlags::PREPARE));
         }
-        if self.refused_within(times.handshake + LOOK) || self.age() <= times.handshake {
+        if self.refused_within(times.handshake + LOOK) || self.age() <= times.handshake || !others.recorded {
             return word;
         }
         SlotWord::new(target, word.default(), word.secondary(), SlotFlags::TRANSITION)
     }
 
     /// The target is right; on the way to rest.
-    fn settle(&self, word: SlotWord, times: &Times) -> SlotWord {
+    fn settle(&self, word: SlotWord, others: &Others, times: &Times) -> SlotWord {
         let flags = word.flags();
+        let arrived = word.default() == word.target();
+        let prepares = arrived && others.apart && self.handshakes;
+        let waits = if prepares { SlotFlags::TRANSITION.with(SlotFlags::PREPARE) } else { SlotFlags::TRANSITION };
         if flags == SlotFlags::STEADY {
-            return word;
+            return if others.apart { word.with_flags(waits) } else { word };
         }
-        if flags.has(SlotFlags::PREPARE) {
+        if flags.has(SlotFlags::PREPARE) && !prepares {
             return word.with_flags(flags.without(SlotFlags::PREPARE));
         }
         if flags.has(SlotFlags::STRICT) {
-            return self.strict(word);
+            return if others.present { self.strict_among(word, others, waits) } else { self.strict(word) };
+        }
+        if prepares {
+            return word.with_flags(waits);
         }
         let learns = flags.has(SlotFlags::LEARN);
-        let arrived = word.default() == word.target();
         if arrived && learns {
             return word.with_flags(flags.without(SlotFlags::LEARN));
         }
-        // Without handshake, a new flow can't be told from an old one: only what was remembered lets the default change.
-        if self.quiet() > times.idle && (arrived || self.handshakes) {
+        let ready = if arrived { others.quiet } else { others.learned };
+        if self.quiet() > times.idle && (arrived || self.handshakes) && ready {
             return word.with_flags(flags.with(SlotFlags::STRICT));
         }
         if arrived {
@@ -143,7 +167,7 @@ impl Seen {
         }
         match learns {
             true if self.refused() => word.with_flags(SlotFlags::TRANSITION),
-            true if self.age() > times.idle => word.with_flags(flags.with(SlotFlags::STRICT)),
+            true if self.age() > times.idle && ready => word.with_flags(flags.with(SlotFlags::STRICT)),
             false if self.age() > times.patience || !self.handshakes => word.with_flags(flags.with(SlotFlags::LEARN)),
             _ => word,
         }
@@ -164,6 +188,27 @@ impl Seen {
         } else {
             SlotWord::steady(word.target(), word.secondary())
         }
+    }
+
+    /// The same, with others who have to be as far. Who has said that nothing goes by any more stays with it: others may have gone on because of that.
+    fn strict_among(&self, word: SlotWord, others: &Others, waits: SlotFlags) -> SlotWord {
+        let flags = word.flags();
+        let all = SlotFlags::TRANSITION.with(SlotFlags::LEARN).with(SlotFlags::STRICT);
+        if word.default() != word.target() {
+            if self.disturbed_closing() || !others.learned {
+                return word.with_flags(SlotFlags::TRANSITION);
+            }
+            let goes = self.age() > LOOK && others.closed;
+            return if goes { SlotWord::new(word.target(), word.target(), word.secondary(), all) } else { word };
+        }
+        if flags.has(SlotFlags::LEARN) {
+            // The default has changed here; somebody else's may not have yet.
+            return if others.parted || self.age() <= LOOK { word } else { word.with_flags(waits) };
+        }
+        if self.disturbed_closing() || !others.quiet {
+            return word.with_flags(waits);
+        }
+        if self.age() <= LOOK || !others.heard { word } else { SlotWord::steady(word.target(), word.secondary()) }
     }
 }
 

@@ -5,8 +5,9 @@
 //! it is dead, named by an entry, or idle for longer than is promised.
 //!
 //! [`rules`] is what a packet does, [`change`] what the daemon does; both are pure, and are searched together in `tests/ledger`. [`places`] is where
-//! entries lie, [`second`] who is asked where they were lost.
+//! entries lie, [`second`] who is asked where they were lost, and [`among`] what other balancers of the same services have to say in it.
 
+pub mod among;
 pub mod change;
 pub mod places;
 pub mod rules;
