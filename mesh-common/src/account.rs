@@ -135,7 +135,7 @@ fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Se
 
 /// New flows, RSTs and handshakes. `word`: the TCP flags; bit 8: it opens a flow; bit 9: it is a reply.
 #[inline(never)]
-fn seldom<T: Tables>(tables: &T, index: u32, drawn: u64, word: u32) {
+pub(crate) fn seldom<T: Tables>(tables: &T, index: u32, drawn: u64, word: u32) {
     let Some(stats) = tables.backend_stats(index) else { return };
     let (flags, replied) = (word as u8, word & 1 << 9 != 0);
     if word & 1 << 8 != 0 {

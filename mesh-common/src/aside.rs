@@ -11,11 +11,16 @@ use crate::{
     account::{self, Exit},
     answer::{self, Answered},
     flow::{V4, V6},
-    header, icmp,
+    forward::Sending,
+    fragment, header, icmp,
     packet::Packet,
     patch::Patch,
+    rewrite::Rewrite,
     tables::Tables,
 };
+
+const IPV4: u16 = EtherType::Ipv4 as u16;
+const IPV6: u16 = EtherType::Ipv6 as u16;
 
 /// Why a packet was set aside: what would become of it otherwise, and at which service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +34,18 @@ impl Cause {
     /// It does not fit: IP packets up to `mtu` bytes would, as the sender sends them.
     pub const fn too_big(service: u32, mtu: u16) -> Self {
         Self((service as u64) << 32 | (mtu as u64) << 16 | Reason::TooBig as u64)
+    }
+
+    /// A fragment, for the desk that follows them.
+    pub const fn fragment(service: u32, reason: Reason) -> Self {
+        Self(Self::new(service, reason).0 | Self::FRAGMENT)
+    }
+
+    const FRAGMENT: u64 = 1 << 8;
+
+    /// The same for another reason.
+    pub(crate) const fn with(self, reason: Reason) -> Self {
+        Self(self.0 & !0xffff | reason as u64)
     }
 
     /// As a number, which a function of the kernel's takes.
@@ -64,12 +81,14 @@ pub trait Aside<T>: Packet {
 pub enum Desk {
     Icmp,
     Answer,
+    Fragment,
 }
 
 impl Cause {
     #[inline(always)]
     pub const fn desk(self) -> Desk {
         match self.reason() {
+            _ if self.0 & Self::FRAGMENT != 0 => Desk::Fragment,
             Reason::Icmp | Reason::NotForVip => Desk::Icmp,
             _ => Desk::Answer,
         }
@@ -100,11 +119,67 @@ impl Outcome {
 }
 
 /// Takes a packet that was set aside the rest of the way; [`Exit::word`].
-pub fn take<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
+pub fn take<P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     match cause.desk() {
         Desk::Icmp => take_icmp(packet, tables, cause),
         Desk::Answer => take_answer(packet, tables, cause),
+        Desk::Fragment => fragment::take(InPlace { packet, tables }, tables, cause),
     }
+}
+
+/// The steps of a fragment, one after the other where they are asked for.
+struct InPlace<'a, P, T> {
+    packet: &'a mut P,
+    tables: &'a T,
+}
+
+impl<P: Patch + Rewrite, T: Tables> fragment::Steps for InPlace<'_, P, T> {
+    fn look(&mut self, cause: u64) -> u64 {
+        look_at_fragment(self.packet, self.tables, Cause::from_word(cause))
+    }
+
+    fn complete(&mut self, answer: u64) -> u64 {
+        fragment::complete(self.tables, answer)
+    }
+
+    fn remember(&mut self) {
+        fragment::remember(self.tables);
+    }
+
+    fn recall(&mut self) -> bool {
+        fragment::recall(self.tables)
+    }
+
+    fn carry(&mut self, cause: u64) -> u64 {
+        carry_fragment(self.packet, self.tables, Cause::from_word(cause))
+    }
+
+    fn answer(&mut self, cause: u64) -> u64 {
+        take_answer(self.packet, self.tables, Cause::from_word(cause))
+    }
+}
+
+/// The first step of a fragment, see [`fragment::Steps`].
+#[inline(always)]
+pub fn look_at_fragment<P: Packet, T: Tables>(packet: &P, tables: &T, cause: Cause) -> u64 {
+    let looked = match header::ethernet(packet) {
+        (IPV4, l3) => fragment::look::<V4, P, T>(packet, tables, l3, cause),
+        (IPV6, l3) => fragment::look::<V6, P, T>(packet, tables, l3, cause),
+        _ => cause.with(Reason::NotForVip),
+    };
+    looked.word()
+}
+
+/// The last step of a fragment.
+#[inline(always)]
+pub fn carry_fragment<P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
+    let size = packet.size();
+    let outcome = match header::ethernet(packet) {
+        (IPV4, l3) => fragment::carry::<V4, P, T>(packet, tables, l3, cause),
+        (IPV6, l3) => fragment::carry::<V6, P, T>(packet, tables, l3, cause),
+        _ => Outcome::end(0, Reason::NotForVip),
+    };
+    settle(packet, tables, outcome, size)
 }
 
 /// The desk for ICMP.
@@ -139,8 +214,6 @@ trait See {
 
 #[inline(always)]
 fn seen<D: See, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
-    const IPV4: u16 = EtherType::Ipv4 as u16;
-    const IPV6: u16 = EtherType::Ipv6 as u16;
     let size = packet.size();
     let outcome = match header::ethernet(packet) {
         (IPV4, l3) => D::see::<V4, P, T>(packet, tables, l3, cause),
@@ -165,7 +238,12 @@ fn settle<P: Patch, T: Tables>(packet: &P, tables: &T, outcome: Outcome, size: u
             };
         }
     }
-    let exit = if ifindex == 0 || ifindex == packet.ifindex() { Exit::Transmit.word() } else { Exit::Redirect(ifindex).word() };
+    let exit = match ifindex {
+        0 => Exit::Transmit.word(),
+        Sending::TO_HOST => Exit::Pass.word(),
+        ifindex if ifindex == packet.ifindex() => Exit::Transmit.word(),
+        ifindex => Exit::Redirect(ifindex).word(),
+    };
     let bytes = if end > size { end } else { size };
     count(tables, stats, reason == Reason::Replied, exit == Exit::Transmit.word(), bytes);
     exit

@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{Backend, BackendState, Config, Reason, ServiceInfo, Vip, VipKind},
+    aside::Cause,
     flow::{Tuple, load_address, ports},
     forward::{self, Arrival, Run, Sending, Sign, Sink},
     header::{Headers, Network, TCP},
@@ -66,6 +67,34 @@ pub(crate) fn find<'a, A: Translated, P: Packet, T: Tables>(
     Some(Answer { id, service, backend, network })
 }
 
+impl<A: Translated> Answer<'_, A> {
+    /// Id of the service.
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    #[inline(always)]
+    pub(crate) fn stats(&self) -> u32 {
+        self.backend.stats()
+    }
+
+    /// What the answer is to come from.
+    #[inline(always)]
+    pub(crate) fn vip(&self) -> A {
+        load_address!(A, self.service, ServiceInfo.addr)
+    }
+
+    #[inline(always)]
+    pub(crate) fn port(&self) -> u16 {
+        read!(self.service, ServiceInfo.port as u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn way<P: Packet>(&self, packet: &P) -> Option<(Macs, u32)> {
+        way(packet, self.backend)
+    }
+}
+
 /// Sends an answer on as if from the VIP: to the service's next hop, or by the host's own routes.
 #[inline(always)]
 pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
@@ -77,6 +106,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let flags = match headers.check(run.packet) {
         Ok((_, flags)) if ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
+        Err(Reason::Fragment) => return run.aside(Cause::fragment(id, Reason::Fragment)),
         Err(reason) => return run.end(id, reason),
     };
     let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };

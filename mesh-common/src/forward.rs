@@ -245,6 +245,11 @@ pub(crate) fn portless<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run
         (true, Reason::Icmp) => run.aside(Cause::new(0, Reason::Icmp)),
         // It may be about a packet to a backend.
         (false, Reason::Icmp) if nat::is_on(config) => run.aside(Cause::new(0, Reason::NotForVip)),
+        (true, Reason::Fragment) => run.aside(Cause::fragment(0, Reason::Fragment)),
+        // It may be of an answer.
+        (false, Reason::Fragment) if nat::is_on(config) || read!(config, Config.flags as u32) & Config::DNAT != 0 => {
+            run.aside(Cause::fragment(0, Reason::NotForVip))
+        }
         (true, reason) => run.end(0, reason),
         (false, _) => run.foreign(),
     }
@@ -312,6 +317,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     }
     let (network, flags) = match headers.check(run.packet) {
         Ok(sound) => sound,
+        Err(Reason::Fragment) => return run.aside(Cause::fragment(service, Reason::Fragment)),
         Err(reason) => return run.end(service, reason),
     };
     let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));

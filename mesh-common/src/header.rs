@@ -15,7 +15,7 @@ use crate::{
     flow::{Address, Tuple, V4, V6},
     forward::{self, Run, Sink},
     packet::{Packet, u16_at, u32_at, u64_at},
-    shared::blurred,
+    shared::{blurred, opaque},
     tables::Tables,
 };
 
@@ -227,6 +227,7 @@ impl Chain {
 
     #[inline(always)]
     fn unpack(word: u64, noise: u64) -> Self {
+        let word = opaque(word, noise);
         let offset = blurred::<0x3fff>(word, noise) as u16;
         Self { proto: (word >> 16) as u8, fragment: word >> 32 != 0, odd: (word >> 24) as u8, offset }
     }

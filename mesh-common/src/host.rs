@@ -9,13 +9,15 @@ use bytemuck::Zeroable;
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket,
-        NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip, VipHalf, VipKey, VipKind,
+        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, FRAGMENTED, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
+        LedgerStats, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip,
+        VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
     flow_log::{self, Beginning},
     forward::Verdict,
+    fragment::Course,
     guard, handshake, hash,
     icmp::Relayed,
     ledger::places,
@@ -50,6 +52,8 @@ pub struct HostTables {
     pub received: Cell<ReasonStats>,
     pub quote: Cell<Quote>,
     pub relayed: Cell<Relayed>,
+    pub course: Cell<Course>,
+    pub fragmented: Vec<Cell<Fragmented>>,
     pub said: Cell<Said>,
     pub reason_stats: Vec<Cell<ReasonStats>>,
     pub backend_stats: Vec<Cell<BackendStats>>,
@@ -91,6 +95,8 @@ impl HostTables {
             received: Cell::default(),
             quote: Cell::default(),
             relayed: Cell::default(),
+            course: Cell::default(),
+            fragmented: vec![Cell::default(); FRAGMENTED as usize],
             said: Cell::default(),
             reason_stats: vec![Cell::default(); (services + 1) * REASONS as usize],
             backend_stats: vec![Cell::default(); backends],
@@ -258,6 +264,14 @@ impl Tables for HostTables {
 
     fn relayed(&self) -> Option<Shared<'_, Relayed>> {
         Some(Shared::of(&self.relayed))
+    }
+
+    fn course(&self) -> Option<Shared<'_, Course>> {
+        Some(Shared::of(&self.course))
+    }
+
+    fn fragmented(&self, index: u32) -> Option<Shared<'_, Fragmented>> {
+        self.fragmented.get(index as usize).map(Shared::of)
     }
 
     fn said(&self) -> Option<Shared<'_, Said>> {

@@ -23,6 +23,7 @@ pub mod explain;
 pub mod flow;
 pub mod flow_log;
 pub mod forward;
+pub mod fragment;
 pub mod guard;
 pub mod gue;
 pub mod handshake;

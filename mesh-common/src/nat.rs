@@ -11,6 +11,7 @@ mod reply;
 pub(crate) use index::find;
 pub use life::{Life, Phase};
 pub use open::{Opening, open_flow};
+pub(crate) use open::{opened, prepare};
 pub(crate) use reply::{find as find_reply, reply};
 
 use crate::{
@@ -45,6 +46,23 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
     tables: &'a T,
     arrival: &Arrival<'a, A>,
 ) -> Result<(Candidate<'a>, Parties, bool), Reason> {
+    if let Some((backend, parties)) = known(packet, tables, arrival)? {
+        return Ok((backend, parties, false));
+    }
+    let parties = open::open(packet, tables, arrival)?;
+    match Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend()) {
+        Some(backend) => Ok((backend, parties, true)),
+        None => Err(Reason::NoBackend),
+    }
+}
+
+/// The packet's flow, if it stands; `None`: one has to be opened, which the packet may do.
+#[inline(always)]
+pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &'a T,
+    arrival: &Arrival<'a, A>,
+) -> Result<Option<(Candidate<'a>, Parties)>, Reason> {
     if let Some((flow, parties)) = index::find(tables, arrival) {
         let now = tables.tick();
         let tcp = arrival.headers.proto == TCP;
@@ -63,17 +81,13 @@ fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
                 }
                 life.client_sent(tables, flow, tcp, arrival.flags, now);
                 remember_link(packet, flow, arrival.headers.proto);
-                return Ok((backend, parties, false));
+                return Ok(Some((backend, parties)));
             }
             _ if !arrival.may_open() => return Err(if over { Reason::NoFlow } else { Reason::NoBackend }),
             _ => open::abandon(tables, flow, Parties::claim(arrival.hash)),
         }
     }
-    let parties = open::open(packet, tables, arrival)?;
-    match Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend()) {
-        Some(backend) => Ok((backend, parties, true)),
-        None => Err(Reason::NoBackend),
-    }
+    Ok(None)
 }
 
 /// Families that the engine can translate.

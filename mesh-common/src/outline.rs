@@ -7,7 +7,7 @@ use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use crate::{
     flow::{Address, V4, V6},
     packet::{Packet, u16_at, u32_at, u64_at},
-    shared::blurred,
+    shared::{blurred, opaque},
 };
 
 /// IPv6 extension headers that are looked behind.
@@ -28,6 +28,8 @@ pub(crate) struct Outline<A> {
     /// End of the packet, by its own account.
     pub end: usize,
     pub piece: Piece,
+    /// Offset of the header that says so: the IPv4 header, or the IPv6 fragment header if there is one.
+    pub fragment: usize,
 }
 
 /// Which part of its packet a fragment is; of a whole packet none of it is set.
@@ -77,6 +79,7 @@ impl Outlined for V4 {
             l4: l3 + ihl,
             end: l3 + u16::from_be(u16_at::<{ offset_of!(Ipv4Hdr, tot_len) }, _>(ip)) as usize,
             piece,
+            fragment: l3,
         })
     }
 }
@@ -96,27 +99,30 @@ impl Outlined for V6 {
             (V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]), V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]));
         let ttl = ip[offset_of!(Ipv6Hdr, hop_limit)];
         let end = l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<{ offset_of!(Ipv6Hdr, payload_len) }, _>(ip)) as usize;
-        let chain = chain(packet, l3 + Ipv6Hdr::LEN, ip[offset_of!(Ipv6Hdr, next_hdr)]);
+        let chain = chain(packet, l3 + Ipv6Hdr::LEN, ip[offset_of!(Ipv6Hdr, next_hdr)], src.0[0]);
         if chain == 0 {
             return None;
         }
         // One case to the verifier, however many headers there were.
+        let chain = opaque(chain, src.0[0]);
         let l4 = blurred::<OFFSETS>(chain, dst.0[0]);
         let piece = Piece { later: chain >> 40 & 1 != 0, more: chain >> 41 & 1 != 0 };
-        Some(Outline { src, dst, proto: (chain >> 32) as u8, ttl, l3, l4, end, piece })
+        let fragment = blurred::<OFFSETS>(chain >> 16, dst.0[1]);
+        Some(Outline { src, dst, proto: (chain >> 32) as u8, ttl, l3, l4, end, piece, fragment })
     }
 }
 
 /// Follows extension headers (RFC 8200 section 4) from `offset` on. What is behind a later fragment's header is no header any more. One word: where
-/// they end, 16 bits and as many free; what follows; whether the packet is a later fragment; whether there are
+/// they end, 16 bits; where the fragment header stands, as many; what follows; whether the packet is a later fragment; whether there are
 /// more. 0 where the frame ends before they do.
 #[inline(never)]
-fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
+fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8, noise: u64) -> u64 {
     const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
     const ROUTING: u8 = IpProto::Ipv6Route as u8;
     const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
     const DEST_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
-    let (mut later, mut more) = (false, false);
+    // What is said of the fragment, as it stands in the answer.
+    let mut piece = 0;
     for _ in 0..EXTENSIONS {
         if next == HOP_BY_HOP || next == ROUTING || next == DEST_OPTIONS {
             let Some(&[after, length]) = packet.at::<2>(offset) else { return 0 };
@@ -125,7 +131,8 @@ fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
         } else if next == FRAGMENT {
             let Some(header) = packet.at::<8>(offset) else { return 0 };
             let place = u16::from_be(u16_at::<2, _>(header));
-            (later, more) = (place >> 3 != 0, place & 1 != 0);
+            let (later, more) = (place >> 3 != 0, place & 1 != 0);
+            piece = (offset as u64 & 0xffff) << 16 | (later as u64) << 40 | (more as u64) << 41;
             next = header[0];
             offset += 8;
             if later {
@@ -134,6 +141,8 @@ fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
         } else {
             break;
         }
+        // One case to the verifier, whichever header it was.
+        (offset, next, piece) = (blurred::<OFFSETS>(offset as u64, noise), opaque(next as u64, noise) as u8, opaque(piece, noise));
     }
-    offset as u64 | (next as u64) << 32 | (later as u64) << 40 | (more as u64) << 41
+    offset as u64 & 0xffff | (next as u64) << 32 | piece
 }

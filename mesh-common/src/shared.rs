@@ -7,9 +7,10 @@ use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
 use crate::{
     abi::{
-        BackendSignals, Config, DISPLACEMENTS, LEDGER_WAYS, LedgerBucket, LedgerEntry, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource,
-        TIME_STEPS, VipHalf,
+        BackendSignals, Config, DISPLACEMENTS, Fragmented, LEDGER_WAYS, LedgerBucket, LedgerEntry, NAT_SOURCES, NAT_WAYS, NatBucket,
+        NatSource, TIME_STEPS, VipHalf,
     },
+    fragment::Course,
     patch::{QUOTE, Quote},
 };
 
@@ -108,6 +109,13 @@ impl<'a, T> Shared<'a, T> {
         self.store::<u32, AT>(self.load::<u32, AT>().wrapping_add(more));
     }
 
+    /// Counts one more in the 64-bit word at byte `AT`, whoever else does so too; what stood there before.
+    #[inline(always)]
+    pub fn next<const AT: usize>(self) -> u64 {
+        // SAFETY: as for `exchange`.
+        unsafe { atomic::next(self.word::<u64, AT>()) }
+    }
+
     /// Adds to the 64-bit word at byte `AT`, whoever else does so too.
     #[inline(always)]
     pub fn add<const AT: usize>(self, more: i64) {
@@ -170,6 +178,25 @@ impl<'a> Shared<'a, Quote> {
     /// Where the bytes lie, for a helper of the kernel's to fill or to read.
     pub fn place(self) -> NonNull<Quote> {
         self.place
+    }
+}
+
+impl<'a> Shared<'a, Fragmented> {
+    /// Word `index` of the entry. `index` is a loop's variable, whose range the verifier knows.
+    #[inline(always)]
+    pub fn at_word(self, index: usize) -> Shared<'a, u64> {
+        const WORDS: usize = size_of::<Fragmented>() / size_of::<u64>();
+        // SAFETY: the remainder is one of the words.
+        unsafe { self.part((index % WORDS) * size_of::<u64>()) }
+    }
+}
+
+impl<'a> Shared<'a, Course> {
+    /// What becomes of the fragments.
+    #[inline(always)]
+    pub fn fragmented(self) -> Shared<'a, Fragmented> {
+        // SAFETY: a `Fragmented` stands there, aligned as `Course` is.
+        unsafe { self.part(core::mem::offset_of!(Course, fragmented)) }
     }
 }
 
@@ -260,6 +287,23 @@ pub(crate) fn blurred<const M: i32>(x: u64, _noise: u64) -> usize {
     (x & M as u64) as usize
 }
 
+/// `x` of which a verifier knows nothing. `noise` is any value that it does not know.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub(crate) fn opaque(mut x: u64, noise: u64) -> u64 {
+    // SAFETY: arithmetic of registers.
+    unsafe {
+        core::arch::asm!("{0} ^= {n}", "{0} ^= {n}", inout(reg) x, n = in(reg) noise, options(nomem, nostack, preserves_flags, pure))
+    };
+    x
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn opaque(x: u64, _noise: u64) -> u64 {
+    x
+}
+
 /// `x`, computed before anything that follows is loaded: a compiler that sees many loads at once wants to have them all at once, on a stack that
 /// is small.
 #[inline(always)]
@@ -304,6 +348,14 @@ mod atomic {
     }
 
     #[inline(always)]
+    pub unsafe fn next(place: *mut u64) -> u64 {
+        let mut one = 1_u64;
+        // SAFETY: the caller's promise that `place` is a word that can be written.
+        unsafe { asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", p = in(reg) place, v = inout(reg) one) };
+        one
+    }
+
+    #[inline(always)]
     pub unsafe fn add32(place: *mut u32, more: u32) {
         // SAFETY: the caller's promise that `place` is a word that can be written.
         unsafe { asm!("lock *(u32 *)({p} + 0) += {v}", p = in(reg) place, v = in(wreg) more) };
@@ -327,6 +379,11 @@ mod atomic {
     pub unsafe fn add(place: *mut i64, more: i64) {
         // SAFETY: the caller's promise that `place` is an aligned word that can be written.
         unsafe { AtomicI64::from_ptr(place) }.fetch_add(more, SeqCst);
+    }
+
+    pub unsafe fn next(place: *mut u64) -> u64 {
+        // SAFETY: the caller's promise that `place` is an aligned word that can be written.
+        unsafe { AtomicU64::from_ptr(place) }.fetch_add(1, SeqCst)
     }
 
     pub unsafe fn add32(place: *mut u32, more: u32) {

@@ -2,11 +2,12 @@
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
-        ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, Fragmented, LedgerBucket, LedgerStats, NatBucket, NatFlow,
+        NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
     flow_log::Beginning,
+    fragment::Course,
     icmp::Relayed,
     nat::Opening,
     patch::Quote,
@@ -42,6 +43,10 @@ pub trait Tables {
     fn quote(&self) -> Option<Shared<'_, Quote>>;
     /// Room for what becomes of an ICMP error.
     fn relayed(&self) -> Option<Shared<'_, Relayed>>;
+    /// Room for what becomes of a fragment.
+    fn course(&self) -> Option<Shared<'_, Course>>;
+    /// A packet whose fragments are followed: one of [`crate::abi::FRAGMENTED`] entries.
+    fn fragmented(&self, index: u32) -> Option<Shared<'_, Fragmented>>;
     /// How many errors this CPU has said lately.
     fn said(&self) -> Option<Shared<'_, Said>>;
     /// Whether a packet is kept out, by [`crate::guard::guard`]; where that runs is for the owner of the tables to say.

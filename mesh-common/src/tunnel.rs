@@ -32,11 +32,11 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
         Ok(owners) => owners,
         Err(reason) => return run.end(arrival.service, reason),
     };
-    let udp = (backend.flags() & Backend::GUE != 0).then(|| (FIRST_PORT | arrival.hash as u16 & (PORTS - 1)).to_be());
+    let udp = (backend.flags() & Backend::GUE != 0).then(|| source_port(arrival.hash));
     let v6 = backend.flags() & Backend::V6 != 0;
     let other = if udp.is_some() { second_chance(run.tables, arrival, other, v6) } else { None };
     let list = if other.is_some() { gue::room(v6) } else { 0 };
-    let room = if v6 { IPV6 } else { IPV4 } + if udp.is_some() { UDP } else { 0 } + list;
+    let room = room(v6, udp.is_some()) + list;
     if !fits(run.packet, arrival, room, backend.mtu()) {
         return run.aside(Cause::too_big(arrival.service, backend.mtu().wrapping_sub(room as u16)));
     }
@@ -45,7 +45,7 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
     };
     // The length fits 16 bits, or the packet would not have fitted.
     let len = arrival.network.end.wrapping_sub(arrival.headers.l3) as u16;
-    let encap = |outer| Encap { outer, l3: arrival.headers.l3, len, class, inner: A::FAMILY, udp, label: arrival.hash as u32 & 0xf_ffff };
+    let encap = |outer| Encap { outer, l3: arrival.headers.l3, len, class, inner: A::FAMILY, udp, label: label(arrival.hash) };
     if v6 {
         run.forward_unremembered(arrival, backend, || {
             let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
@@ -72,6 +72,25 @@ fn second_chance<'a, A: Ip, T: Tables>(tables: &'a T, arrival: &Arrival<'a, A>, 
     }
     let other = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), other)?;
     (other.flags() & Backend::GUE != 0 && (other.flags() & Backend::V6 != 0) == v6).then_some(other)
+}
+
+/// Bytes that an outer header takes.
+#[inline(always)]
+pub(crate) const fn room(v6: bool, gue: bool) -> usize {
+    let ip = if v6 { IPV6 } else { IPV4 };
+    if gue { ip + UDP } else { ip }
+}
+
+/// Source port of GUE for a flow of this hash, as it lies in the packet.
+#[inline(always)]
+pub(crate) const fn source_port(hash: u64) -> u16 {
+    (FIRST_PORT | hash as u16 & (PORTS - 1)).to_be()
+}
+
+/// Flow label of an outer IPv6 header for a flow of this hash.
+#[inline(always)]
+pub(crate) const fn label(hash: u64) -> u32 {
+    hash as u32 & 0xf_ffff
 }
 
 /// Whether the packet, or the largest segment that will be cut from it, fits the way to the backend with `room` bytes more.

@@ -3,12 +3,13 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
-        ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, Fragmented, LedgerBucket, LedgerStats, NatBucket, NatFlow,
+        NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
     explain::explain,
     flow_log::Beginning,
+    fragment::Course,
     icmp::Relayed,
     nat::Opening,
     patch::Quote,
@@ -123,6 +124,16 @@ impl Tables for Copies {
 
     #[inline(always)]
     fn relayed(&self) -> Option<Shared<'_, Relayed>> {
+        None
+    }
+
+    #[inline(always)]
+    fn course(&self) -> Option<Shared<'_, Course>> {
+        None
+    }
+
+    #[inline(always)]
+    fn fragmented(&self, _: u32) -> Option<Shared<'_, Fragmented>> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use mesh_common::{
     flow_log::{self, Beginning},
-    guard, handshake,
+    fragment, guard, handshake,
     ledger::places,
     nat,
 };
@@ -34,6 +34,26 @@ pub extern "C" fn mesh_tell_flow(client: u64, more: u64, key: u64, whose: u64, p
 #[inline(never)]
 pub extern "C" fn mesh_explain_open() -> u64 {
     nat::open_flow(&Copies)
+}
+
+/// As [`mesh_open_flow`]: what becomes of a packet's fragments.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_complete_course(answer: u64) -> u64 {
+    fragment::complete(&Maps, answer)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_remember_course() -> u32 {
+    fragment::remember(&Maps);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_recall_course() -> u32 {
+    fragment::recall(&Maps) as u32
 }
 
 /// As [`mesh_open_flow`]: what a packet does whose slot is not at rest.

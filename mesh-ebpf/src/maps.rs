@@ -10,11 +10,13 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, Explained, FlowLogStats, FlowRecord, LedgerBucket, LedgerStats, NatBucket,
-        NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip,
+        Backend, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
+        LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord,
+        SourcePrefix, Vip,
     },
     answer::Said,
     flow_log::{self, Beginning},
+    fragment::Course,
     guard, handshake,
     icmp::Relayed,
     nat::Opening,
@@ -73,6 +75,9 @@ static WATCHED: Array<u64> = Array::with_max_entries(handshake::WATCHED, 0);
 /// How new connections are paced.
 #[map]
 static PACERS: Array<u64> = Array::with_max_entries(guard::PACERS, BPF_F_MMAPABLE);
+/// Packets whose fragments are followed.
+#[map]
+static FRAGMENTS: Array<Fragmented> = Array::with_max_entries(FRAGMENTED, BPF_F_MMAPABLE);
 /// Flows that the daemon was told of.
 #[map]
 static TOLD: Array<u64> = Array::with_max_entries(flow_log::TOLD, 0);
@@ -117,6 +122,9 @@ static QUOTES: PerCpuArray<Quote> = PerCpuArray::with_max_entries(1, 0);
 /// What becomes of an ICMP error.
 #[map]
 static RELAYED: PerCpuArray<Relayed> = PerCpuArray::with_max_entries(1, 0);
+/// What becomes of a fragment.
+#[map]
+static COURSE: PerCpuArray<Course> = PerCpuArray::with_max_entries(1, 0);
 /// Errors that this CPU has said lately.
 #[map]
 static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
@@ -213,6 +221,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn relayed(&self) -> Option<Shared<'_, Relayed>> {
         look_up!(RELAYED, 0)
+    }
+
+    #[inline(always)]
+    fn course(&self) -> Option<Shared<'_, Course>> {
+        look_up!(COURSE, 0)
+    }
+
+    #[inline(always)]
+    fn fragmented(&self, index: u32) -> Option<Shared<'_, Fragmented>> {
+        look_up!(FRAGMENTS, index)
     }
 
     #[inline(always)]

@@ -44,10 +44,10 @@ fn look(engine: &mut dyn Engine, packet: &Send, learned: &Learned) -> Result<boo
     Ok(true)
 }
 
-/// Somebody else reads the packet anew: ICMP, and what is for nobody where somebody has to be told.
+/// Somebody else reads the packet anew: ICMP, fragments, and what is for nobody where somebody has to be told.
 fn is_aside(told: Reason, packet: &Send) -> bool {
     const TOLD: [Reason; 4] = [Reason::TtlTold, Reason::TooBigTold, Reason::Rejected, Reason::HandedOver];
     let expected = packet.expect.reasons;
     let answered = expected.iter().any(|r| r.action() == Action::Answer || TOLD.contains(r));
-    told == Reason::Icmp || answered || (told == Reason::NotForVip && !expected.contains(&told))
+    told == Reason::Icmp || told == Reason::Fragment || answered || (told == Reason::NotForVip && !expected.contains(&told))
 }

@@ -9,6 +9,7 @@ mod backend;
 mod config;
 mod explained;
 mod flow;
+mod fragment;
 mod ledger;
 mod nat;
 pub mod probe;
@@ -26,6 +27,7 @@ pub use backend::{Backend, BackendState, GUE_PORT};
 pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
 pub use explained::Explained;
 pub use flow::{FlowLogStats, FlowRecord};
+pub use fragment::{FRAGMENT_WAYS, FRAGMENTED, Fragmented};
 pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
@@ -65,6 +67,8 @@ pub mod map {
     pub const BACKEND_STATS: &str = "BACKEND_STATS";
     /// [`super::BackendSignals`] by `Backend::stats`; mmapped.
     pub const BACKEND_SIGNALS: &str = "BACKEND_SIGNALS";
+    /// [`super::FRAGMENTED`] entries of [`super::Fragmented`] by a hash of what the fragments of a packet share; mmapped by tests.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// One of [`crate::guard::PACERS`] words; mmapped by tests.
     pub const PACERS: &str = "PACERS";
     /// Verdict by list and address (a trie of [`super::SourcePrefix`]).

@@ -74,5 +74,7 @@ impl NatFlow {
 pub struct NatGauges {
     /// Flows that are not established.
     pub half_open: i64,
-    pub reserved: [u64; 7],
+    /// Packets in fragments that were translated so far: each got an identification of its own.
+    pub fragmented: u64,
+    pub reserved: [u64; 6],
 }

@@ -24,7 +24,7 @@ pub enum Reason {
     NotForVip = 2,
     /// ICMP for an address of a VIP that is neither an echo request nor concerns a flow: the host's.
     Icmp = 3,
-    /// A fragment of a packet for a VIP that can't be followed.
+    /// A fragment of a packet for a VIP of which nothing is known yet: it is looked at by itself, and ends for another reason.
     Fragment = 4,
     /// A length or offset that can't be, in a packet for a VIP.
     Malformed = 5,

@@ -50,6 +50,20 @@ pub struct Opening {
 /// Opens a flow for this packet.
 #[inline(always)]
 pub(crate) fn open<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<Parties, Reason> {
+    prepare(packet, tables, arrival)?;
+    opened(tables.open_flow())
+}
+
+/// What [`Tables::open_flow`] has answered.
+#[inline(always)]
+pub(crate) const fn opened(word: u64) -> Result<Parties, Reason> {
+    let parties = Parties::from_word(word);
+    if parties.backend() == SlotWord::NONE { Err(Reason::from_u8(word as u8)) } else { Ok(parties) }
+}
+
+/// Says what [`Tables::open_flow`] is to open for this packet.
+#[inline(always)]
+pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<(), Reason> {
     if !arrival.may_open() {
         return Err(Reason::NoFlow);
     }
@@ -71,9 +85,7 @@ pub(crate) fn open<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arr
     put!(opening, Opening.client_port as u16, arrival.headers.ports as u16);
     put!(opening, Opening.family as u8, A::FAMILY as u8);
     put!(opening, Opening.proto as u8, arrival.headers.proto);
-    let word = tables.open_flow();
-    let parties = Parties::from_word(word);
-    if parties.backend() == SlotWord::NONE { Err(Reason::from_u8(word as u8)) } else { Ok(parties) }
+    Ok(())
 }
 
 /// Opens the flow that [`Tables::opening`] describes. The outcome is one word for [`Tables::open_flow`] to pass on.

@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceInfo},
+    aside::Cause,
     flow::{Tuple, load_address, ports},
     forward::{Run, Sending, Sign, Sink},
     handshake, hash,
@@ -33,7 +34,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let flags = match headers.check(run.packet) {
         Ok((_, flags)) if network.ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
-        Err(Reason::Fragment) => return run.foreign(),
+        Err(Reason::Fragment) => return run.aside(Cause::fragment(id, Reason::Fragment)),
         Err(reason) => return run.end(id, reason),
     };
     let (tcp, now) = (headers.proto == Proto::Tcp as u8, run.tables.tick());

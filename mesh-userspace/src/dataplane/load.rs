@@ -8,9 +8,12 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use bytemuck::Pod;
-use mesh_common::abi::{
-    Backend, BackendSignals, BackendStats, Config, Explained, LEDGER_WAYS, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges,
-    REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
+use mesh_common::{
+    abi::{
+        Backend, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, Fragmented, LEDGER_WAYS, LedgerBucket, LedgerStats,
+        NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
+    },
+    guard,
 };
 
 use super::{
@@ -86,7 +89,7 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 15] {
+    fn shapes(&self) -> [Shape; 17] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -106,6 +109,8 @@ impl Sizes {
             array::<NatFlow>(map::NAT_FLOWS, self.nat_flows),
             array::<NatGauges>(map::NAT_GAUGES, 1),
             array::<BackendSignals>(map::BACKEND_SIGNALS, self.backends),
+            array::<u64>(map::PACERS, guard::PACERS),
+            array::<Fragmented>(map::FRAGMENTS, FRAGMENTED),
             percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
             percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
             Shape {
