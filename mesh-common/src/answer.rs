@@ -1,9 +1,12 @@
 //! What the balancer has to say itself about a packet that it can't send on: a RST, or an ICMP error, to the packet's sender.
 
-mod error;
+pub(crate) mod error;
 mod reset;
 
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::{
+    eth::EtherType,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 
 use crate::{
     abi::{Reason, ServiceFlags, ServiceInfo},
@@ -32,6 +35,8 @@ pub(crate) trait Answered: Icmp {
     /// Bytes of a packet that are quoted at most. More than "8 bytes" (RFC 792), so that what is in tunnels can be told; RFC 4443 wants all that fits, which no
     /// receiver needs.
     const QUOTED: usize;
+    /// As it lies in the frame.
+    const ETHER_TYPE: u16;
     const UNREACHABLE: [u8; 2];
     const TOO_BIG: [u8; 2];
     const EXCEEDED: [u8; 2];
@@ -96,6 +101,7 @@ fn rejected<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: us
 impl Answered for V4 {
     const HEADER: usize = Ipv4Hdr::LEN;
     const QUOTED: usize = 128;
+    const ETHER_TYPE: u16 = EtherType::Ipv4 as u16;
     const UNREACHABLE: [u8; 2] = [3, 3];
     const TOO_BIG: [u8; 2] = [3, 4];
     const EXCEEDED: [u8; 2] = [11, 0];
@@ -125,6 +131,7 @@ impl Answered for V4 {
 impl Answered for V6 {
     const HEADER: usize = Ipv6Hdr::LEN;
     const QUOTED: usize = QUOTE;
+    const ETHER_TYPE: u16 = EtherType::Ipv6 as u16;
     const UNREACHABLE: [u8; 2] = [1, 4];
     const TOO_BIG: [u8; 2] = [2, 0];
     const EXCEEDED: [u8; 2] = [3, 0];

@@ -184,11 +184,11 @@ pub fn carry_fragment<P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T,
 
 /// The desk for ICMP.
 #[inline(always)]
-pub fn take_icmp<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
+pub fn take_icmp<P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     struct Icmp;
     impl See for Icmp {
         #[inline(always)]
-        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
+        fn see<A: Answered, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
             icmp::arrived::<A, P, T>(packet, tables, l3, cause.reason() == Reason::Icmp)
         }
     }
@@ -197,11 +197,11 @@ pub fn take_icmp<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) 
 
 /// The desk for answers.
 #[inline(always)]
-pub fn take_answer<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
+pub fn take_answer<P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     struct Answer;
     impl See for Answer {
         #[inline(always)]
-        fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
+        fn see<A: Answered, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome {
             answer::tell::<A, P, T>(packet, tables, l3, cause)
         }
     }
@@ -209,11 +209,11 @@ pub fn take_answer<P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause
 }
 
 trait See {
-    fn see<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome;
+    fn see<A: Answered, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, l3: usize, cause: Cause) -> Outcome;
 }
 
 #[inline(always)]
-fn seen<D: See, P: Patch, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
+fn seen<D: See, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, cause: Cause) -> u64 {
     let size = packet.size();
     let outcome = match header::ethernet(packet) {
         (IPV4, l3) => D::see::<V4, P, T>(packet, tables, l3, cause),

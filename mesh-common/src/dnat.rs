@@ -51,10 +51,22 @@ pub(crate) fn find<'a, A: Translated, P: Packet, T: Tables>(
     headers: &Headers<A>,
 ) -> Option<Answer<'a, A>> {
     let network = A::network(packet, headers.l3)?;
-    let key = headers.ports & 0xffff | ((VipKind::REVERSE_PROTO | headers.proto) as u32) << 16 | (A::FAMILY as u32) << 24;
-    let entry = forward::find(tables, config, network.src, key)?;
+    let (id, service, backend) = source(tables, config, &headers.tuple(&network), headers.proto)?;
+    Some(Answer { id, service, backend, network })
+}
+
+/// The service and the backend that a packet of this tuple comes from.
+#[inline(always)]
+pub(crate) fn source<'a, A: Translated, T: Tables>(
+    tables: &'a T,
+    config: Shared<'a, Config>,
+    tuple: &Tuple<A>,
+    proto: u8,
+) -> Option<(u32, Shared<'a, ServiceInfo>, Candidate<'a>)> {
+    let key = tuple.ports & 0xffff | ((VipKind::REVERSE_PROTO | proto) as u32) << 16 | (A::FAMILY as u32) << 24;
+    let entry = forward::find(tables, config, tuple.src, key)?;
     // What a backend says to this node itself, as it answers probes, is left alone.
-    if forward::find(tables, config, headers.dst, (VipKind::OWN_PROTO as u32) << 16 | (A::FAMILY as u32) << 24).is_some() {
+    if forward::find(tables, config, tuple.dst, (VipKind::OWN_PROTO as u32) << 16 | (A::FAMILY as u32) << 24).is_some() {
         return None;
     }
     let id = read!(entry, Vip.service as u32);
@@ -64,7 +76,7 @@ pub(crate) fn find<'a, A: Translated, P: Packet, T: Tables>(
     if backend.state() == BackendState::Absent {
         return None;
     }
-    Some(Answer { id, service, backend, network })
+    Some((id, service, backend))
 }
 
 impl<A: Translated> Answer<'_, A> {
@@ -124,7 +136,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 
 /// Ethernet addresses and interface of an answer. `None`: the next hop that the service names is not resolved.
 #[inline(always)]
-fn way<P: Packet>(packet: &P, backend: Candidate<'_>) -> Option<(Macs, u32)> {
+pub(crate) fn way<P: Packet>(packet: &P, backend: Candidate<'_>) -> Option<(Macs, u32)> {
     if backend.flags() & Backend::REPLY_HOP == 0 {
         return Some((received_macs(packet.at::<12>(0)?), Sending::TO_HOST));
     }

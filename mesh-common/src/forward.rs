@@ -244,7 +244,9 @@ pub(crate) fn portless<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run
     match (ours, reason) {
         (true, Reason::Icmp) => run.aside(Cause::new(0, Reason::Icmp)),
         // It may be about a packet to a backend.
-        (false, Reason::Icmp) if nat::is_on(config) => run.aside(Cause::new(0, Reason::NotForVip)),
+        (false, Reason::Icmp) if nat::is_on(config) || read!(config, Config.flags as u32) & (Config::DNAT | Config::TUNNEL) != 0 => {
+            run.aside(Cause::new(0, Reason::NotForVip))
+        }
         (true, Reason::Fragment) => run.aside(Cause::fragment(0, Reason::Fragment)),
         // It may be of an answer.
         (false, Reason::Fragment) if nat::is_on(config) || read!(config, Config.flags as u32) & Config::DNAT != 0 => {

@@ -13,7 +13,8 @@ mod course;
 mod look;
 mod memory;
 
-pub(crate) use carry::carry;
+pub(crate) use carry::{carry, wrap};
+pub(crate) use course::outer;
 pub use course::{Course, complete, identification, recall, remember};
 pub(crate) use look::look;
 

@@ -13,6 +13,7 @@ pub use relay::Relayed;
 
 use crate::{
     abi::Reason,
+    answer::error,
     aside::{Cause, Outcome},
     checksum,
     flow::{Address, V4, V6},
@@ -20,7 +21,7 @@ use crate::{
     outline::Outlined,
     packet::{Packet, u16_at, u32_at, u64_at},
     patch::Patch,
-    rewrite::Macs,
+    rewrite::{Macs, Rewrite},
     shared::in_order,
     tables::Tables,
 };
@@ -39,6 +40,9 @@ pub(crate) trait Icmp: Translated + Outlined {
 
     /// A message of this type is an error, which quotes a packet.
     fn is_error(kind: u8) -> bool;
+
+    /// What fits, of a message that says that something did not.
+    fn too_big(header: &[u8; HEADER]) -> Option<u16>;
 
     /// Changes the addresses and the TTL of the IP header at `l3`.
     fn readdress<P: Patch>(packet: &mut P, l3: usize, src: Self, dst: Self, ttl: u8) -> Option<Readdressed>;
@@ -62,6 +66,14 @@ impl Icmp for V4 {
     #[inline(always)]
     fn is_error(kind: u8) -> bool {
         matches!(kind, 3 | 4 | 11 | 12)
+    }
+
+    /// "Fragmentation needed and DF set", with the next hop's MTU (RFC 1191 section 4); 0 from routers that don't know of it.
+    #[inline(always)]
+    fn too_big(header: &[u8; HEADER]) -> Option<u16> {
+        let &[kind, code, _, _, _, _, high, low] = header;
+        let mtu = u16::from_be_bytes([high, low]);
+        (kind == 3 && code == 4 && mtu != 0).then_some(mtu)
     }
 
     #[inline(always)]
@@ -94,6 +106,13 @@ impl Icmp for V6 {
         matches!(kind, 1..=4)
     }
 
+    /// RFC 4443 section 3.2. More than a packet can have is no limit.
+    #[inline(always)]
+    fn too_big(header: &[u8; HEADER]) -> Option<u16> {
+        let &[kind, _, _, _, a, b, c, d] = header;
+        (kind == 2 && a == 0 && b == 0).then_some(u16::from_be_bytes([c, d]))
+    }
+
     #[inline(always)]
     fn readdress<P: Patch>(packet: &mut P, l3: usize, src: Self, dst: Self, ttl: u8) -> Option<Readdressed> {
         const HOPS: usize = offset_of!(Ipv6Hdr, hop_limit);
@@ -112,12 +131,24 @@ impl Icmp for V6 {
     }
 }
 
+/// [`arrived`]'s [`Relayed`] for what is said in place of an error about an outer packet.
+#[inline(always)]
+fn told<P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize) -> bool {
+    let Some((v6, inside, mtu)) = relay::inside(tables) else { return false };
+    if v6 {
+        error::pass_on::<V6, P, T>(packet, tables, l3, inside, mtu)
+    } else {
+        error::pass_on::<V4, P, T>(packet, tables, l3, inside, mtu)
+    }
+}
+
 /// Goes on with the ICMP packet whose IP header is at `l3`; `ours`: it is for a VIP's address.
 #[inline(always)]
-pub(crate) fn arrived<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, ours: bool) -> Outcome {
+pub(crate) fn arrived<A: Icmp, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, l3: usize, ours: bool) -> Outcome {
     let judged = Cause::from_word(judge::<A, P, T>(packet, tables, l3, ours));
     match judged.reason() {
         Reason::EchoAnswered => Outcome::end(0, Reason::from_u8(echo::<A, P>(packet, l3) as u8)),
+        Reason::TooBigTold if !told(packet, tables, l3) => Outcome::end(judged.service(), Reason::TooBig),
         reason @ (Reason::Forwarded | Reason::Replied) => match relay::change::<A, P, T>(packet, tables, l3) {
             0 => relay::sent(tables, reason == Reason::Replied),
             refused => Outcome::end(judged.service(), Reason::from_u8(refused as u8)),

@@ -57,19 +57,12 @@ pub(crate) fn owners<'a, T: Tables>(
     }
 }
 
-/// The slot of a flow, and the backend that [`owner`] finds by it alone; `None`: [`Tables::follow`] has to be asked.
+/// The backend that [`owners`] finds by the slot alone; `None`: [`Tables::follow`] has to be asked.
 #[inline(always)]
-pub(crate) fn at_rest<T: Tables>(tables: &T, table: TableRef, base: u32, hash: u64) -> (u32, Option<u16>) {
-    let at = slot_index(table, hash);
-    if let Some(slot) = tables.slot(at)
-        && slot.flags() == SlotFlags::STEADY
-        && let Some(target) = Candidate::at(tables, base, slot.target())
-        && target.state().at_rest()
-        && target.ready()
-    {
-        return (at, Some(slot.target()));
-    }
-    (at, None)
+pub(crate) fn at_rest<T: Tables>(tables: &T, at: u32, base: u32) -> Option<u16> {
+    let slot = tables.slot(at)?;
+    let target = Candidate::at(tables, base, slot.target())?;
+    (slot.flags() == SlotFlags::STEADY && target.state().at_rest() && target.ready()).then_some(slot.target())
 }
 
 /// The backend that hears of a flow which nobody translates: without the ledger, for which the stack has no room where errors are relayed. In a slot on

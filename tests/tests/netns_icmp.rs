@@ -3,12 +3,13 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, Process, mesh_binary},
     netns::{Namespace, run},
     peer,
     stage::{PORT, Stage},
@@ -22,12 +23,14 @@ const DEAF: u16 = 9999;
 const EMPTY: u16 = 9998;
 
 fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
-    let port = if mode == "dsr" { PORT } else { 80 };
+    let port = port(mode);
     let mut text = format!("interfaces: [{{name: eth0, hook: {hook}}}]\nservices:\n");
     for (vip, v6) in VIPS.into_iter().zip([false, true]) {
         let (family, backend) = (if v6 { 6 } else { 4 }, stage.address("b1", v6)?);
+        let client: IpAddr = if v6 { stage.client.v6.into() } else { stage.client.v4.into() };
+        let via = if mode == "dnat" { format!("reply_via: \"{client}\", ") } else { String::new() };
         text += &format!(
-            "  - {{name: web{family}, vip: \"{vip}\", port: {port}, mode: {mode}, announce: {{address: eth0}}, backends: [\"{backend}\"]}}\n"
+            "  - {{name: web{family}, vip: \"{vip}\", port: {port}, mode: {mode}, {via}announce: {{address: eth0}}, backends: [\"{backend}\"]}}\n"
         );
         text += &format!(
             "  - {{name: deaf{family}, vip: \"{vip}\", port: {DEAF}, protocol: udp, mode: nat, health: none, backends: [{{address: \"{}\", port: 9}}]}}\n",
@@ -41,6 +44,11 @@ fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+/// Where backends own the VIP, their port is its own.
+fn port(mode: &str) -> u16 {
+    if matches!(mode, "dsr" | "tunnel") { PORT } else { 80 }
 }
 
 /// A host behind the client, which becomes its router: by a link that carries less in that direction than the host knows.
@@ -120,20 +128,43 @@ fn reset(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// `dnat`: answers come back through the balancer.
+fn routes(stage: &Stage) -> Result<()> {
+    for host in stage.backends.values() {
+        for key in ["all", "eth0"] {
+            host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
+            host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
+        }
+        host.ns.ip(&format!("route replace 10.78.0.0/24 via {}", stage.balancer.v4))?;
+        host.ns.ip(&format!("-6 route replace fd78::/64 via {}", stage.balancer.v6))?;
+    }
+    Ok(())
+}
+
 fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
     let mut stage = Stage::build(group, &[("b1", 11)])?;
     stage.serve("b1")?;
-    if mode == "dsr" {
+    let _agent = if mode == "tunnel" {
+        let mut command = stage.backends["b1"].ns.command(mesh_binary()?);
+        command.args(["agent", "--interface", "eth0", "--vip", VIPS[0], "--vip", VIPS[1]]);
+        Some(Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?)
+    } else {
+        None
+    };
+    if matches!(mode, "dsr" | "tunnel") {
         for vip in VIPS {
             stage.backends["b1"].own_quietly(vip.parse()?)?;
             stage.serve_at("b1", (vip.parse::<IpAddr>()?, PORT).into())?;
         }
     }
     let far = far_behind(&stage, group)?;
+    if mode == "dnat" {
+        routes(&stage)?;
+    }
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, mode)?)?;
     let all = || {
         pings(&stage)?;
-        discovers_the_path(&far, if mode == "dsr" { PORT } else { 80 })?;
+        discovers_the_path(&far, port(mode))?;
         refused(&stage, DEAF)?;
         refused(&stage, EMPTY)?;
         reset(&stage)
@@ -154,4 +185,19 @@ fn nat_by_tc() -> Result<()> {
 #[test]
 fn dsr_by_xdp() -> Result<()> {
     by("mesh-icmp-dx", "xdp", "dsr")
+}
+
+#[test]
+fn dnat_by_xdp() -> Result<()> {
+    by("mesh-icmp-tx", "xdp", "dnat")
+}
+
+#[test]
+fn tunnel_by_xdp() -> Result<()> {
+    by("mesh-icmp-ux", "xdp", "tunnel")
+}
+
+#[test]
+fn tunnel_by_tc() -> Result<()> {
+    by("mesh-icmp-ut", "tc", "tunnel")
 }

@@ -70,7 +70,7 @@ impl NatConfig {
 pub struct Config {
     /// Which half of the VIP table is searched: 0 or 1. The other one is free to be rebuilt once no packet can still be reading it.
     pub active: u32,
-    /// [`Config::RANGES`], [`Config::DNAT`].
+    /// [`Config::RANGES`], [`Config::DNAT`], [`Config::TUNNEL`].
     pub flags: u32,
     /// Key of the flow hash, secret; shared by all nodes that announce the same VIPs.
     pub hash_key: [u64; 2],
@@ -90,6 +90,8 @@ impl Config {
     pub const RANGES: u32 = 1 << 1;
     /// There are `dnat` services: a packet for no VIP may be a backend's answer.
     pub const DNAT: u32 = 1 << 2;
+    /// There are `tunnel` services: an ICMP error for no VIP may be about an outer packet.
+    pub const TUNNEL: u32 = 1 << 3;
 
     /// Where `sample_mask` begins in a flow's hash.
     pub const SAMPLE_SHIFT: u32 = 24;

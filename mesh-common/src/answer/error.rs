@@ -8,9 +8,10 @@ use crate::{
     answer::Answered,
     checksum,
     icmp::{HEADER, turn_around},
+    outline::Outline,
     patch::{Patch, QUOTE, Quote},
     put, read,
-    shared::{Shared, in_order},
+    shared::{Shared, blurred, in_order},
     tables::Tables,
 };
 
@@ -34,22 +35,46 @@ pub(crate) fn send<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T,
 #[inline(always)]
 fn turn<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, kind: [u8; 2], mtu: u16) -> Option<()> {
     let ip = A::outline(packet, l3)?;
-    let whole = ip.end.checked_sub(ip.l3)?;
+    put::<A, P, T>(packet, tables, ip.l3, &ip, ip.end.checked_sub(ip.l3)?, kind, mtu)
+}
+
+/// Turns an error about an outer packet, whose IP header is at `l3`, into "too big" about the packet inside, of which `len` bytes are quoted from `from`
+/// on. Both go the same way: who sent the error routes this one as well.
+#[inline(never)]
+pub(crate) fn pass_on<A: Answered, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize, inside: (usize, usize), mtu: u16) -> bool {
+    let (from, len) = inside;
+    let Some(ip) = A::outline(packet, from) else { return false };
+    put::<A, P, T>(packet, tables, l3, &ip, len, A::TOO_BIG, mtu).is_some()
+        // In range as a verifier sees it; no frame's IP header begins before byte 14.
+        && packet.patch(blurred::<0x1f>((l3 as u64).wrapping_sub(2), from as u64), A::ETHER_TYPE.to_ne_bytes())
+}
+
+/// Puts an error at `l3` about the packet `ip`, of which `len` bytes are there.
+#[inline(always)]
+fn put<A: Answered, P: Patch, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    l3: usize,
+    ip: &Outline<A>,
+    len: usize,
+    kind: [u8; 2],
+    mtu: u16,
+) -> Option<()> {
     let room = tables.quote()?;
-    let quoted = if whole < A::QUOTED { whole } else { A::QUOTED };
+    let quoted = if len < A::QUOTED { len } else { A::QUOTED };
     if quoted < A::HEADER + 8 || quoted > QUOTE || !may_say(tables) {
         return None;
     }
     clear(room);
-    if !packet.quote(ip.l3, quoted, room) || !packet.resize(ip.l3 + A::HEADER + HEADER + quoted) {
+    if !packet.quote(ip.l3, quoted, room) || !packet.resize(l3 + A::HEADER + HEADER + quoted) {
         return None;
     }
     turn_around(packet)?;
-    let pseudo = A::put_header(packet, ip.l3, ip.dst, ip.src, A::ICMP, HEADER + quoted)?;
+    let pseudo = A::put_header(packet, l3, ip.dst, ip.src, A::ICMP, HEADER + quoted)?;
     // The last two of four bytes, in both families.
     let (kind, rest) = (u16::from_ne_bytes(kind) as u64, (mtu.to_be() as u32) << 16);
     let check = !checksum::fold(kind + rest as u64 + sum(room) + if A::PSEUDO { pseudo } else { 0 });
-    let l4 = ip.l3 + A::HEADER;
+    let l4 = l3 + A::HEADER;
     (packet.patch(l4, (kind | (check as u64) << 16 | (rest as u64) << 32).to_ne_bytes()) && packet.put_quote(l4 + HEADER, quoted, room))
         .then_some(())
 }

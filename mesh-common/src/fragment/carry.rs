@@ -11,7 +11,7 @@ use crate::{
     flow::{V4, V6, load_address},
     fragment::{Course, Identified},
     header::TCP,
-    icmp::put_macs,
+    icmp::{Icmp, put_macs},
     outline::Outline,
     packet::{Packet, u16_at, u32_at},
     patch::Patch,
@@ -46,7 +46,7 @@ fn change<A: Identified, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: 
     let entry = course.fragmented();
     let done = read!(entry, Fragmented.done as u8);
     if done & (Fragmented::OUTER_V4 | Fragmented::OUTER_V6) != 0 {
-        return wrap::<A, P>(packet, course, l3, done) as u32;
+        return wrap::<A, P>(packet, course, l3) as u32;
     }
     if done & Fragmented::TRANSLATED != 0 {
         let Some(ip) = A::outline(packet, l3) else { return Reason::Malformed as u32 };
@@ -86,8 +86,9 @@ fn translate<A: Identified, P: Patch>(packet: &mut P, course: Shared<'_, Course>
 
 /// Puts the outer header in front. 0, or a reason.
 #[inline(always)]
-fn wrap<A: Identified, P: Patch + Rewrite>(packet: &mut P, course: Shared<'_, Course>, l3: usize, done: u8) -> u8 {
+pub(crate) fn wrap<A: Icmp, P: Patch + Rewrite>(packet: &mut P, course: Shared<'_, Course>, l3: usize) -> u8 {
     let entry = course.fragmented();
+    let done = read!(entry, Fragmented.done as u8);
     let (gue, v6) = (done & Fragmented::GUE != 0, done & Fragmented::OUTER_V6 != 0);
     let (len, mtu) = (read!(course, Course.len as u32) as usize, read!(entry, Fragmented.mtu as u16) as usize);
     if len + tunnel::room(v6, gue) > if mtu == 0 { u16::MAX as usize } else { mtu } {

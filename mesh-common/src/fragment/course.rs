@@ -142,6 +142,15 @@ fn choose<A: Address, T: Tables>(tables: &T, config: Shared<'_, Config>, course:
     Ok(())
 }
 
+/// The way of a single packet of `len` bytes of IP to `backend`, in an outer header; whether it fits.
+#[inline(always)]
+pub(crate) fn outer(course: Shared<'_, Course>, backend: Candidate<'_>, hash: u64, len: usize) -> bool {
+    put!(course, Course.hash as u64, hash);
+    put!(course, Course.len as u32, len as u32);
+    way(course.fragmented(), 0, backend.stats(), backend.macs(), backend.ifindex());
+    wrap(course, backend).is_ok()
+}
+
 /// The outer header; the family of the backend's address is no matter here, for its bytes are copied.
 #[inline(always)]
 fn wrap(course: Shared<'_, Course>, backend: Candidate<'_>) -> Result<(), Refused> {

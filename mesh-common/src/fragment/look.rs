@@ -1,7 +1,7 @@
 //! The first step: what the packet says.
 
 use crate::{
-    abi::{Config, Fragmented, Mode, NatFlow, Reason, ServiceInfo, TableRef, Vip},
+    abi::{Config, Fragmented, Mode, NatFlow, Reason, ServiceInfo, Vip},
     aside::Cause,
     dnat,
     flow::{load_address, ports},
@@ -71,8 +71,8 @@ fn first<A: Identified, P: Packet, T: Tables>(
     match forward::find_service(tables, config, ip.dst, key) {
         Some(vip) => {
             let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
-            let service = read!(vip, Vip.service as u32);
-            to_backend(packet, tables, course, &Arrival { config, vip, service, headers, network, flags, hash })
+            let (service, wanted) = (read!(vip, Vip.service as u32), read!(vip, Vip.flags as u16));
+            to_backend(packet, tables, course, &Arrival { config, vip, service, headers, network, flags, hash, wanted })
         }
         None => to_client(packet, tables, config, course, &headers, &network),
     }
@@ -114,8 +114,8 @@ fn to_backend<A: Identified, P: Packet, T: Tables>(
         return Err(Reason::TtlExceeded);
     }
     put!(course, Course.opens as u8, arrival.connects() as u8);
-    let (slot, resting) = select::at_rest(tables, TableRef(read!(arrival.vip, Vip.table as u64)), base, arrival.hash);
-    if let Some(index) = resting {
+    let slot = arrival.slot();
+    if let Some(index) = select::at_rest(tables, slot, base) {
         put!(course, Course.known as u64, index as u64);
         return Ok(Question::Known);
     }

@@ -5,14 +5,15 @@
 use core::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
+use network_types::ip::IpProto;
 
 use crate::{
-    abi::{Addr, Backend, Config, Mode, NatFlow, NatSource, Reason, ServiceInfo, Vip},
+    abi::{Addr, Backend, Config, Family, GUE_PORT, Mode, NatFlow, NatSource, Reason, ServiceInfo, Vip},
     aside::{Cause, Outcome},
-    checksum,
-    flow::{Tuple, load_address, ports},
+    checksum, dnat,
+    flow::{Tuple, V4, V6, load_address, ports},
     forward::{self, Arrival},
-    hash,
+    fragment, hash,
     header::{Headers, Network, TCP, UDP},
     icmp::{HEADER, Icmp, put_macs},
     nat,
@@ -20,9 +21,9 @@ use crate::{
     packet::{Packet, u16_at, u32_at},
     patch::Patch,
     put, read,
-    rewrite::{Macs, checksum_offset},
+    rewrite::{Macs, Rewrite, checksum_offset},
     select::{self, Candidate},
-    shared::{Shared, in_order},
+    shared::{Shared, below, in_order},
     tables::Tables,
 };
 
@@ -37,14 +38,28 @@ pub struct Relayed {
     to_mac: u64,
     from_mac: u64,
     quoted_ports: u32,
-    /// 0 = nothing but the Ethernet addresses changes.
-    translated: u32,
+    /// 0 = nothing but the Ethernet addresses changes; [`Relayed::TRANSLATED`], ...
+    done: u32,
     /// Index of the backend's counters.
     stats: u32,
     ifindex: u32,
     /// Offset of the packet's end in the frame.
     end: u32,
-    reserved: u32,
+    /// Of an error about an outer packet: what fits with the outer header off, then where the packet inside begins in the frame and how many of its bytes
+    /// are there, 16 bits each.
+    mtu: u16,
+    inside: u16,
+    len: u32,
+    v6: u32,
+}
+
+impl Relayed {
+    /// Addresses and the quoted packet are replaced.
+    const TRANSLATED: u32 = 1;
+    /// But for the error's own source.
+    const KEEPS_SOURCE: u32 = 2;
+    /// The error goes in an outer header, as [`Tables::course`] says.
+    const WRAPPED: u32 = 4;
 }
 
 /// The packet that an error quotes.
@@ -58,9 +73,17 @@ struct Quoted<A> {
 #[inline(always)]
 pub(crate) fn find<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, ip: &Outline<A>, others: Cause) -> Cause {
     let Some(config) = tables.config() else { return others };
+    if !packet.holds(ip.end) {
+        return others;
+    }
+    if read!(config, Config.flags as u32) & Config::TUNNEL != 0
+        && let Some(told) = about_outer::<A, P, T>(packet, tables, config, ip)
+    {
+        return told;
+    }
     let Some(quoted) = quoted::<A, P>(packet, ip) else { return others };
     // Routers send errors to who they think has sent the packet.
-    if quoted.ip.src != ip.dst || !packet.holds(ip.end) {
+    if quoted.ip.src != ip.dst {
         return others;
     }
     if let Some(relayed) = tables.relayed() {
@@ -69,8 +92,8 @@ pub(crate) fn find<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, ip: &O
     let (tuple, proto) = (quoted.tuple(), quoted.ip.proto);
     let key = (tuple.ports >> 16) | (proto as u32) << 16 | (A::FAMILY as u32) << 24;
     let found = match forward::find_service(tables, config, tuple.dst, key) {
-        Some(vip) => to_backend(tables, (config, vip), &tuple, proto),
-        None => to_client(tables, config, &tuple, proto),
+        Some(vip) => to_backend(tables, (config, vip), &tuple, proto, ip.end - ip.l3),
+        None => to_client(packet, tables, config, &tuple, proto),
     };
     found.unwrap_or(others)
 }
@@ -92,8 +115,11 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     (config, vip): (Shared<'a, Config>, Shared<'a, Vip>),
     tuple: &Tuple<A>,
     proto: u8,
+    len: usize,
 ) -> Option<Cause> {
     const DSR: u8 = Mode::Dsr as u8;
+    const DNAT: u8 = Mode::Dnat as u8;
+    const TUNNEL: u8 = Mode::Tunnel as u8;
     const NAT: u8 = Mode::Nat as u8;
     let service = read!(vip, Vip.service as u32);
     let hash = hash::flow(tuple, hash::key(config), read!(vip, Vip.seed as u64));
@@ -102,9 +128,19 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let network = Network { src: tuple.src, ttl: 0, fragment: false, end: 0 };
     let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash, wanted: read!(vip, Vip.flags as u16) };
     let backend = match read!(vip, Vip.mode as u8) {
-        DSR => match select::about(tables, arrival.slot(), base) {
+        mode @ (DSR | DNAT | TUNNEL) => match select::about(tables, arrival.slot(), base) {
             Ok(backend) => {
-                put!(tables.relayed()?, Relayed.translated as u32, 0);
+                if mode == DNAT {
+                    let addr = load_address!(A, backend.entry, Backend.addr);
+                    translate(tables.relayed()?, tuple.src, addr, ports(backend.port(), tuple.src_port()), Relayed::KEEPS_SOURCE);
+                } else if mode == TUNNEL {
+                    if !fragment::outer(tables.course()?, backend, hash, len) {
+                        return Some(Cause::new(service, Reason::TooBig));
+                    }
+                    put!(tables.relayed()?, Relayed.done as u32, Relayed::WRAPPED);
+                } else {
+                    put!(tables.relayed()?, Relayed.done as u32, 0);
+                }
                 backend
             }
             Err(reason) => return Some(Cause::new(service, reason)),
@@ -114,7 +150,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
             let backend = Candidate::at(tables, base, parties.backend())?;
             let source = load_address!(A, config.source(parties.nat_source() as u64), NatSource.addr);
             let addr = load_address!(A, backend.entry, Backend.addr);
-            translate(tables.relayed()?, source, addr, ports(backend.port(), parties.nat_port()));
+            translate(tables.relayed()?, source, addr, ports(backend.port(), parties.nat_port()), 0);
             backend
         }
         _ => return None,
@@ -126,26 +162,104 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     Some(Cause::new(service, Reason::Forwarded))
 }
 
-/// The quoted packet went from a source address of ours to a backend: its flow is found as for the backend's packets.
+/// The quoted packet went to a backend: in `dnat` the backend's address and port say whose it was, in `nat` it came from a source address of ours, and its
+/// flow is found as for the backend's packets.
 #[inline(always)]
-fn to_client<A: Icmp, T: Tables>(tables: &T, config: Shared<'_, Config>, tuple: &Tuple<A>, proto: u8) -> Option<Cause> {
+fn to_client<A: Icmp, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    config: Shared<'_, Config>,
+    tuple: &Tuple<A>,
+    proto: u8,
+) -> Option<Cause> {
+    if read!(config, Config.flags as u32) & Config::DNAT != 0
+        && let Some((id, service, backend)) = dnat::source(tables, config, tuple, proto)
+    {
+        let Some((macs, ifindex)) = dnat::way(packet, backend) else { return Some(Cause::new(id, Reason::NextHop)) };
+        let vip = load_address!(A, service, ServiceInfo.addr);
+        let ports = ports(tuple.dst_port(), read!(service, ServiceInfo.port as u16));
+        translate(tables.relayed()?, vip, tuple.dst, ports, Relayed::KEEPS_SOURCE);
+        way(tables.relayed()?, macs, backend.stats(), ifindex);
+        return Some(Cause::new(id, Reason::Replied));
+    }
     let found = nat::find_reply(tables, config, tuple, proto)?;
     let vip = load_address!(A, found.service, ServiceInfo.addr);
     let client = load_address!(A, found.flow, NatFlow.client);
-    translate(tables.relayed()?, vip, client, ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)));
+    translate(tables.relayed()?, vip, client, ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)), 0);
     let service = read!(found.flow, NatFlow.service as u32);
     let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
     way(tables.relayed()?, macs, found.backend.stats(), read!(found.flow, NatFlow.ifindex as u32));
     (read!(found.flow, NatFlow.claim as u64) == found.claim).then_some(Cause::new(service, Reason::Replied))
 }
 
+/// An outer packet did not fit: the sender of the packet inside is to know how much less does. [`Reason::TooBigTold`], if it can be found out.
+#[inline(always)]
+fn about_outer<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared<'_, Config>, ip: &Outline<A>) -> Option<Cause> {
+    const IPIP: u8 = IpProto::Ipv4 as u8;
+    const IPV6: u8 = IpProto::Ipv6 as u8;
+    let mtu = A::too_big(packet.at::<HEADER>(ip.l4)?)?;
+    let outer = A::outline(packet, ip.l4 + HEADER)?;
+    let from = match outer.proto {
+        IPIP | IPV6 => outer.l4,
+        UDP if u32_at::<0, _>(packet.at::<4>(outer.l4)?) >> 16 == u16::from_ne_bytes(GUE_PORT) as u32 => outer.l4 + 8,
+        _ => return None,
+    };
+    if outer.src != ip.dst || outer.piece.is_part() {
+        return None;
+    }
+    let relayed = tables.relayed()?;
+    put!(relayed, Relayed.mtu as u16, mtu.wrapping_sub((from - outer.l3) as u16));
+    put!(relayed, Relayed.inside as u16, from as u16);
+    put!(relayed, Relayed.len as u32, ip.end.checked_sub(from)? as u32);
+    let backend = outer.dst.words();
+    match packet.at::<1>(from)?[0] >> 4 {
+        4 => carried::<V4, P, T>(packet, tables, config, from, backend),
+        _ => carried::<V6, P, T>(packet, tables, config, from, backend),
+    }
+}
+
+/// The packet inside is one that a `tunnel` service sends to this backend.
+#[inline(always)]
+fn carried<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared<'_, Config>, from: usize, to: [u64; 2]) -> Option<Cause> {
+    let ip = A::outline(packet, from)?;
+    if ip.piece.later || (ip.proto != TCP && ip.proto != UDP) {
+        return None;
+    }
+    let ports = u32_at::<0, _>(packet.at::<8>(ip.l4)?);
+    let vip = forward::find_service(tables, config, ip.dst, (ports >> 16) | (ip.proto as u32) << 16 | (A::FAMILY as u32) << 24)?;
+    if read!(vip, Vip.mode as u8) != Mode::Tunnel as u8 {
+        return None;
+    }
+    let hash = hash::flow(&Tuple { src: ip.src, dst: ip.dst, ports }, hash::key(config), read!(vip, Vip.seed as u64));
+    let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: false, l3: 0, l4: 0 };
+    let network = Network { src: ip.src, ttl: 0, fragment: false, end: 0 };
+    let (service, wanted) = (read!(vip, Vip.service as u32), read!(vip, Vip.flags as u16));
+    let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash, wanted };
+    let backend = select::about(tables, arrival.slot(), read!(vip, Vip.backend_base as u32)).ok()?;
+    let (first, second) = (read!(backend.entry, Backend.addr as u64), backend.entry.load::<u64, { offset_of!(Backend, addr) + 8 }>());
+    if [first, second] != to {
+        return None;
+    }
+    put!(tables.relayed()?, Relayed.v6 as u32, (A::FAMILY as u8 == Family::V6 as u8) as u32);
+    Some(Cause::new(service, Reason::TooBigTold))
+}
+
+/// Whether the packet inside is IPv6, where it begins and how much of it is there, and what would fit.
+#[inline(always)]
+pub(crate) fn inside<T: Tables>(tables: &T) -> Option<(bool, (usize, usize), u16)> {
+    let relayed = tables.relayed()?;
+    let from = below::<0x3fff>(read!(relayed, Relayed.inside as u16) as u64);
+    let len = below::<0x3fff>(read!(relayed, Relayed.len as u32) as u64);
+    Some((read!(relayed, Relayed.v6 as u32) != 0, (from, len), read!(relayed, Relayed.mtu as u16)))
+}
+
 /// The error goes from `src` to `dst`, about a packet that went the other way.
 #[inline(always)]
-fn translate<A: Icmp>(relayed: Shared<'_, Relayed>, src: A, dst: A, ports: u32) {
+fn translate<A: Icmp>(relayed: Shared<'_, Relayed>, src: A, dst: A, ports: u32, keeps: u32) {
     src.store::<Relayed, { offset_of!(Relayed, src) }, { offset_of!(Relayed, src) + 8 }>(relayed);
     dst.store::<Relayed, { offset_of!(Relayed, dst) }, { offset_of!(Relayed, dst) + 8 }>(relayed);
     put!(relayed, Relayed.quoted_ports as u32, ports);
-    put!(relayed, Relayed.translated as u32, 1);
+    put!(relayed, Relayed.done as u32, Relayed::TRANSLATED | keeps);
 }
 
 #[inline(always)]
@@ -173,9 +287,14 @@ pub(crate) fn sent<T: Tables>(tables: &T, reply: bool) -> Outcome {
 
 /// Changes the error whose IP header is at `l3` as [`Tables::relayed`] says: 0, or the [`Reason`] that it ends for.
 #[inline(never)]
-pub(crate) fn change<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, l3: usize) -> u32 {
+pub(crate) fn change<A: Icmp, P: Patch + Rewrite, T: Tables>(packet: &mut P, tables: &T, l3: usize) -> u32 {
     let Some(relayed) = tables.relayed() else { return Reason::BadTable as u32 };
-    if read!(relayed, Relayed.translated as u32) != 0 {
+    let done = read!(relayed, Relayed.done as u32);
+    if done & Relayed::WRAPPED != 0 {
+        let Some(course) = tables.course() else { return Reason::BadTable as u32 };
+        return fragment::wrap::<A, P>(packet, course, l3) as u32;
+    }
+    if done & Relayed::TRANSLATED != 0 {
         let Some(ip) = A::outline(packet, l3) else { return Reason::Malformed as u32 };
         // Nobody is told: "an ICMP error message MUST NOT be sent as the result of receiving an ICMP error message" (RFC 1122 section 3.2.2).
         if ip.ttl <= 1 {
@@ -195,6 +314,7 @@ pub(crate) fn change<A: Icmp, P: Patch, T: Tables>(packet: &mut P, tables: &T, l
 fn readdress<A: Icmp, P: Patch>(packet: &mut P, relayed: Shared<'_, Relayed>, ip: &Outline<A>) -> Option<()> {
     let known = || (load_address!(A, relayed, Relayed.src), load_address!(A, relayed, Relayed.dst));
     let (src, dst) = known();
+    let src = if read!(relayed, Relayed.done as u32) & Relayed::KEEPS_SOURCE != 0 { ip.src } else { src };
     let outer = A::readdress(packet, ip.l3, src, dst, ip.ttl - 1)?;
     let pseudo = in_order(if A::PSEUDO { outer.addresses } else { 0 });
     let quoted = quoted::<A, P>(packet, ip)?;
