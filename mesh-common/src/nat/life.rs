@@ -167,6 +167,12 @@ const STAGE: usize = offset_of!(NatFlow, stage);
 /// Makes a flow count as established, or as one that is over: whoever does so takes it off the gauge.
 #[inline(never)]
 pub(crate) fn establish<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>) {
+    settle(tables, flow);
+}
+
+/// The same without a frame of its own, for those that have one.
+#[inline(always)]
+pub(crate) fn settle<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>) {
     let old = flow.load::<u32, STAGE>();
     if old as u8 == NatFlow::ESTABLISHED || !flow.exchange32::<STAGE>(old, old & !0xff | NatFlow::ESTABLISHED as u32) {
         return;

@@ -138,7 +138,7 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
 #[inline(never)]
 pub(crate) fn abandon<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>, claim: u64) {
     if flow.exchange::<CLAIM>(claim, NatFlow::BUSY) {
-        life::establish(tables, flow);
+        life::settle(tables, flow);
         flow.exchange::<CLAIM>(NatFlow::BUSY, 0);
     }
 }
