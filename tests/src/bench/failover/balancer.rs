@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Stdio,
@@ -102,10 +102,11 @@ impl Mode {
     }
 
     /// Whether a frame that the balancer sends carries a client's packet, and no probe.
-    pub fn of_client(self, frame: &Frame, vip: SocketAddr) -> bool {
+    pub fn of_client(self, frame: &Frame, client: Ipv4Addr, vip: SocketAddr) -> bool {
         match self {
             Self::Nat => frame.to_addr.port() == PORT && frame.from_addr.port() < LOCAL_PORTS,
-            Self::Dsr | Self::Tunnel => SocketAddr::from(frame.to_addr) == vip,
+            // Probes may go to the VIP as well.
+            Self::Dsr | Self::Tunnel => SocketAddr::from(frame.to_addr) == vip && *frame.from_addr.ip() == client,
             Self::Haproxy => frame.to_addr.port() == PORT,
         }
     }

@@ -1,7 +1,7 @@
 //! A client, a balancer and backends that fail in turn, with requests going on all the time.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Stdio,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -44,6 +44,8 @@ pub struct World {
     /// Number of the last event that was looked at.
     seq: u64,
     mode: Mode,
+    /// Where clients' packets come from.
+    client: Ipv4Addr,
     vip: SocketAddr,
     balancer_mac: [u8; 6],
     balancer_port: usize,
@@ -90,8 +92,24 @@ impl World {
         let tally = load.take();
         ensure!(tally.done > 0 && tally.failed == 0, "before anything fails, {tally:?}; the balancer's log:\n{}", balancer.log());
         let (balancer_mac, balancer_port) = (mac_of(&balancer_host)?, port(&fabric, 2)?);
+        let asks_from = client.v4;
         let _hosts = [client, balancer_host];
-        Ok(Self { load, wire, balancer, victims, turn: 0, failed_at: 0, seq: 0, mode, vip, balancer_mac, balancer_port, _hosts, fabric })
+        Ok(Self {
+            load,
+            wire,
+            balancer,
+            victims,
+            turn: 0,
+            failed_at: 0,
+            seq: 0,
+            mode,
+            client: asks_from,
+            vip,
+            balancer_mac,
+            balancer_port,
+            _hosts,
+            fabric,
+        })
     }
 
     /// Has the next backend fail, watches for `limit` at most, and brings it back.
@@ -125,7 +143,7 @@ impl World {
             std::thread::sleep(Duration::from_millis(5));
         }
         loop {
-            let seen = window(&self.wire.frames(), scene, |f| self.mode.of_client(f, self.vip));
+            let seen = window(&self.wire.frames(), scene, |f| self.mode.of_client(f, self.client, self.vip));
             let quiet = now_ns().saturating_sub(seen.last.max(scene.failed_at));
             if u128::from(quiet) > QUIET.as_nanos() {
                 return Ok(Trial::Found(seen));
