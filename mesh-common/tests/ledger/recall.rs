@@ -2,7 +2,10 @@
 
 use mesh_common::ledger::rules::{Entry, Kind, Memory};
 
-use crate::world::{Remembered, TIMES, World, isn};
+use crate::{
+    setup::Fault,
+    world::{Remembered, World, isn},
+};
 
 pub struct Recall<'a, const FLOWS: usize> {
     pub world: &'a mut World<FLOWS>,
@@ -18,12 +21,18 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
     }
 
     fn touch(&mut self) {
+        if self.has(Fault::Untouched) {
+            return;
+        }
         if let Some(entry) = &mut self.world.entries[self.flow] {
             entry.age = 0;
         }
     }
 
     fn promote(&mut self) {
+        if self.has(Fault::Unpromoted) {
+            return;
+        }
         if let Some(entry) = &mut self.world.entries[self.flow] {
             (entry.pending, entry.age) = (None, 0);
         }
@@ -46,14 +55,24 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
     }
 
     fn refused_lately(&self) -> bool {
-        u32::from(self.world.refused) <= TIMES.handshake
+        u32::from(self.world.refused) <= self.world.setup.times().handshake
     }
 
     fn note_refusal(&mut self) {
-        self.world.refused = 0;
+        if !self.has(Fault::RefusalsForgotten) {
+            self.world.refused = 0;
+        }
     }
 
     fn note_elsewhere(&mut self) {
-        self.world.seen = 0;
+        if !self.has(Fault::ElsewhereForgotten) {
+            self.world.seen = 0;
+        }
+    }
+}
+
+impl<const FLOWS: usize> Recall<'_, FLOWS> {
+    fn has(&self, fault: Fault) -> bool {
+        self.world.setup.fault == Some(fault)
     }
 }

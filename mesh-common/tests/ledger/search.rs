@@ -2,36 +2,45 @@
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
-use crate::world::{Broken, Event, World};
+use crate::{
+    event::{Broken, Event},
+    world::World,
+};
 
 /// What a search found.
 pub struct Found {
     pub worlds: usize,
     /// There was nothing more to look at.
     pub complete: bool,
-    /// The shortest way to a broken flow.
-    pub broken: Option<(Vec<Event>, Broken)>,
+    /// The shortest way to a broken flow, and whether there was room for an entry. Each event names things as the world before it does, see
+    /// [`World::canonical`].
+    pub broken: Option<(Vec<(Event, bool)>, Broken)>,
 }
 
 /// Looks at worlds from `first` on, nearest first, until there are no more or `most` of them.
-pub fn search<const FLOWS: usize>(first: World<FLOWS>, health: bool, most: usize) -> Found {
-    let mut came: HashMap<World<FLOWS>, Option<(World<FLOWS>, Event)>> = HashMap::from([(first, None)]);
-    let mut waiting = VecDeque::from([first]);
-    while let Some(world) = waiting.pop_front() {
+pub fn search<const FLOWS: usize>(first: World<FLOWS>, most: usize) -> Found {
+    let first = first.canonical();
+    let mut numbers = HashMap::from([(first, 0)]);
+    // Which world each came from, and by what.
+    let mut came: Vec<Option<(u32, Event, bool)>> = vec![None];
+    let mut waiting = VecDeque::from([(first, 0)]);
+    while let Some((world, number)) = waiting.pop_front() {
         if came.len() >= most {
             return Found { worlds: came.len(), complete: false, broken: None };
         }
-        for event in world.events(health) {
-            match world.after(event) {
+        for (event, full) in steps(&world) {
+            match (World { full, ..world }).after(event) {
                 Ok(next) => {
-                    if let Entry::Vacant(place) = came.entry(next) {
-                        place.insert(Some((world, event)));
-                        waiting.push_back(next);
+                    let next = World { full: false, ..next }.canonical();
+                    if let Entry::Vacant(place) = numbers.entry(next) {
+                        place.insert(came.len() as u32);
+                        waiting.push_back((next, came.len() as u32));
+                        came.push(Some((number, event, full)));
                     }
                 }
                 Err(broken) => {
-                    let mut way = way(&came, world);
-                    way.push(event);
+                    let mut way = way(&came, number);
+                    way.push((event, full));
                     return Found { worlds: came.len(), complete: false, broken: Some((way, broken)) };
                 }
             }
@@ -40,12 +49,19 @@ pub fn search<const FLOWS: usize>(first: World<FLOWS>, health: bool, most: usize
     Found { worlds: came.len(), complete: true, broken: None }
 }
 
-fn way<const FLOWS: usize>(came: &HashMap<World<FLOWS>, Option<(World<FLOWS>, Event)>>, last: World<FLOWS>) -> Vec<Event> {
+/// All that can happen next; what may have to be remembered, with room and without.
+fn steps<const FLOWS: usize>(world: &World<FLOWS>) -> impl Iterator<Item = (Event, bool)> {
+    let events = world.events();
+    let without: Vec<Event> = events.iter().copied().filter(|event| world.may_remember(*event)).collect();
+    events.into_iter().map(|event| (event, false)).chain(without.into_iter().map(|event| (event, true)))
+}
+
+fn way(came: &[Option<(u32, Event, bool)>], last: u32) -> Vec<(Event, bool)> {
     let mut way = Vec::new();
-    let mut world = last;
-    while let Some(Some((from, event))) = came.get(&world) {
-        way.push(*event);
-        world = *from;
+    let mut number = last;
+    while let Some((from, event, full)) = came[number as usize] {
+        way.push((event, full));
+        number = from;
     }
     way.reverse();
     way

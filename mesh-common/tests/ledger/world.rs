@@ -10,12 +10,13 @@ use mesh_common::{
     },
 };
 
-use crate::recall::Recall;
+use crate::{
+    event::{Broken, Event},
+    recall::Recall,
+    setup::{Fault, Setup},
+};
 
 pub const BACKENDS: usize = 3;
-pub const TIMES: Times = Times { handshake: 2, idle: 3, patience: 1 };
-/// Ages end here.
-const OLD: u8 = 5;
 /// The present, as the code under test sees it.
 const NOW: u32 = 1000;
 /// Segments that are no longer of the first flight begin here.
@@ -43,10 +44,10 @@ impl Health {
 }
 
 /// A connection as its client and its backend know it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Flow {
     None,
-    /// SYNs were sent. For each backend, how long ago the last one reached it; [`OLD`] = never. `disturbed`: a backend's health has changed since,
+    /// SYNs were sent. For each backend, how long ago the last one reached it; [`Setup::old`] = never. `disturbed`: a backend's health has changed since,
     /// so that the handshake may fail.
     Opening {
         reached: [u8; BACKENDS],
@@ -58,7 +59,7 @@ pub enum Flow {
     },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Remembered {
     pub backend: u8,
     /// `None`: a flow; else the attempt.
@@ -68,131 +69,123 @@ pub struct Remembered {
 
 /// What the daemon has decided and not yet written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Intent {
-    word: SlotWord,
+pub struct Intent {
+    pub word: SlotWord,
     age: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct World<const FLOWS: usize> {
     pub word: SlotWord,
-    since: u8,
+    pub since: u8,
     pub seen: u8,
     pub refused: u8,
     pub health: [Health; BACKENDS],
     /// For each backend: since when it is not suspected any more.
-    cleared: [u8; BACKENDS],
-    wish: [u8; 2],
-    intent: Option<Intent>,
+    pub cleared: [u8; BACKENDS],
+    pub wish: [u8; 2],
+    pub intent: Option<Intent>,
     /// The flow's bucket has no room.
     pub full: bool,
     pub flows: [Flow; FLOWS],
     pub attempts: [u8; FLOWS],
     pub entries: [Option<Remembered>; FLOWS],
-    handshakes: bool,
-}
-
-/// Something that happens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    Tick,
-    /// The first SYN of an attempt.
-    Syn(usize),
-    /// The same SYN once more.
-    Again(usize),
-    /// A SYN that is late (`true`) or forged.
-    Stray(usize, bool),
-    /// The client takes this backend's SYN-ACK; its ACK goes through.
-    Ack(usize, u8),
-    /// The client of an open flow sends something.
-    Data(usize),
-    /// The client is done, and nobody tells.
-    Close(usize),
-    /// The operator or the plan wants this target and secondary.
-    Wish(u8, u8),
-    /// The daemon looks, and decides.
-    Look,
-    /// The daemon writes what it has decided.
-    Write,
-    Health(u8, Health),
-    /// Other flows fill the bucket, or leave it.
-    Fill,
-}
-
-/// A flow that should have found its backend and did not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Broken {
-    pub flow: usize,
-    pub owner: u8,
-    pub went: Option<u16>,
+    pub setup: Setup,
 }
 
 impl<const FLOWS: usize> World<FLOWS> {
     /// All is at rest with backend 0, whose secondary is 1.
-    pub fn new(handshakes: bool) -> Self {
+    pub fn new(setup: Setup) -> Self {
+        let old = setup.old();
         Self {
             word: SlotWord::steady(0, 1),
-            since: OLD,
-            seen: OLD,
-            refused: OLD,
+            since: old,
+            seen: old,
+            refused: old,
             health: [Health::Up; BACKENDS],
-            cleared: [OLD; BACKENDS],
+            cleared: [old; BACKENDS],
             wish: [0, 1],
             intent: None,
             full: false,
             flows: [Flow::None; FLOWS],
             attempts: [0; FLOWS],
             entries: [None; FLOWS],
-            handshakes,
+            setup,
         }
     }
 
     /// All that can happen next.
-    pub fn events(&self, health: bool) -> Vec<Event> {
-        let mut events = vec![Event::Tick, Event::Fill];
+    pub fn events(&self) -> Vec<Event> {
+        let mut events = vec![Event::Tick];
         for flow in 0..FLOWS {
             self.events_of(flow, &mut events);
         }
-        for target in 0..BACKENDS as u8 {
-            events.extend((0..BACKENDS as u8).filter(|other| *other != target).map(|other| Event::Wish(target, other)));
+        if self.intent.is_some() {
+            events.push(Event::Write);
+        } else {
+            self.looks(&mut events);
         }
-        events.push(if self.intent.is_some() { Event::Write } else { Event::Look });
-        if health {
+        if self.setup.health && self.setup.failures.some() {
             for backend in 0..BACKENDS as u8 {
                 events.extend(self.changes_of(backend).into_iter().map(|to| Event::Health(backend, to)));
             }
         }
+        // Of a slot at rest nothing is noted.
+        if self.setup.others && !self.at_rest() {
+            events.extend([Event::Elsewhere, Event::Refused]);
+        }
         events
     }
 
+    /// The daemon looks while this is wished, or anything else: what is wished changes at any moment.
+    fn looks(&self, events: &mut Vec<Event>) {
+        let [target, secondary] = self.wish;
+        events.push(Event::Look(target, secondary));
+        if self.setup.changes.some() {
+            for target in 0..BACKENDS as u8 {
+                let all = (0..BACKENDS as u8).filter(|other| *other != target).map(|other| Event::Look(target, other));
+                events.extend(all.filter(|look| *look != Event::Look(self.wish[0], self.wish[1])));
+            }
+        }
+    }
+
     fn events_of(&self, flow: usize, events: &mut Vec<Event>) {
+        let handshake = self.setup.times().handshake;
         match self.flows[flow] {
-            Flow::None if self.handshakes => events.push(Event::Syn(flow)),
+            Flow::None if self.setup.handshakes => events.push(Event::Syn(flow)),
             // A flow without handshake is its first packet's backend's.
             Flow::None => events.push(Event::Data(flow)),
             Flow::Opening { reached, .. } => {
-                if reached.iter().any(|age| u32::from(*age) <= TIMES.handshake) {
+                if reached.iter().any(|age| u32::from(*age) <= handshake) {
                     events.push(Event::Again(flow));
                 }
                 events.push(Event::Close(flow));
-                events.push(Event::Stray(flow, false));
-                let can = |b: &u8| u32::from(reached[usize::from(*b)]) <= TIMES.handshake && self.health[usize::from(*b)] != Health::Dead;
+                if self.setup.strays {
+                    events.push(Event::Stray(flow, false));
+                }
+                let can = |b: &u8| u32::from(reached[usize::from(*b)]) <= handshake && self.health[usize::from(*b)] != Health::Dead;
                 events.extend((0..BACKENDS as u8).filter(can).map(|backend| Event::Ack(flow, backend)));
             }
             Flow::Open { .. } => {
                 events.extend([Event::Data(flow), Event::Close(flow)]);
-                if self.handshakes {
+                if self.setup.handshakes && self.setup.strays {
                     events.extend([Event::Stray(flow, true), Event::Stray(flow, false)]);
                 }
             }
         }
     }
 
+    /// The packet path asks for no memory.
+    fn at_rest(&self) -> bool {
+        self.word.flags() == SlotFlags::STEADY && self.health[usize::from(self.word.target())] == Health::Up
+    }
+
     /// What a backend's health may become: back from the dead only where nobody is led to it, at rest only when its exceptions have ended.
     fn changes_of(&self, backend: u8) -> Vec<Health> {
         let owns = [self.word.target(), self.word.default()].contains(&u16::from(backend))
             || self.intent.is_some_and(|i| [i.word.target(), i.word.default()].contains(&u16::from(backend)));
-        let quiet = u32::from(self.seen) > TIMES.idle && u32::from(self.cleared[usize::from(backend)]) > TIMES.idle;
+        let idle = self.setup.times().idle;
+        let quiet = u32::from(self.seen) > idle && u32::from(self.cleared[usize::from(backend)]) > idle;
         match self.health[usize::from(backend)] {
             Health::Up => vec![Health::Keeps, Health::Dead],
             Health::Settling if quiet || self.word.target() != u16::from(backend) => vec![Health::Up, Health::Keeps, Health::Dead],
@@ -203,13 +196,18 @@ impl<const FLOWS: usize> World<FLOWS> {
         }
     }
 
+    /// The event sends a packet that may have to be remembered.
+    pub fn may_remember(&self, event: Event) -> bool {
+        matches!(event, Event::Syn(_) | Event::Again(_) | Event::Stray(..) | Event::Ack(..) | Event::Data(_)) && !self.at_rest()
+    }
+
     /// The world after the event.
     pub fn after(mut self, event: Event) -> Result<Self, Broken> {
         match event {
             Event::Tick => self.tick(),
             Event::Syn(flow) => {
                 self.attempts[flow] = self.unused_attempt(flow);
-                self.flows[flow] = Flow::Opening { reached: [OLD; BACKENDS], disturbed: false };
+                self.flows[flow] = Flow::Opening { reached: [self.setup.old(); BACKENDS], disturbed: false };
                 self.syn(flow);
             }
             Event::Again(flow) => self.syn(flow),
@@ -221,10 +219,19 @@ impl<const FLOWS: usize> World<FLOWS> {
             Event::Data(flow) => self.data(flow)?,
             Event::Close(flow) => self.flows[flow] = Flow::None,
             Event::Wish(target, secondary) => self.wish = [target, secondary],
-            Event::Look => self.look(),
+            Event::Look(target, secondary) => {
+                if self.wish != [target, secondary] {
+                    self.setup.changes = self.setup.changes.fewer();
+                }
+                self.wish = [target, secondary];
+                self.look();
+            }
             Event::Write => self.write(),
             Event::Health(backend, to) => self.turn(backend, to),
             Event::Fill => self.full = !self.full,
+            Event::Elsewhere => self.seen = 0,
+            Event::Refused if self.setup.fault == Some(Fault::Evicts) => self.entries = [None; FLOWS],
+            Event::Refused => self.refused = 0,
         }
         Ok(self)
     }
@@ -235,28 +242,29 @@ impl<const FLOWS: usize> World<FLOWS> {
             self.intent = None;
         }
         if let Some(intent) = &mut self.intent {
-            intent.age += 1;
+            intent.age = 1;
         }
+        let setup = self.setup;
         for age in [&mut self.since, &mut self.seen, &mut self.refused].into_iter().chain(&mut self.cleared) {
-            *age = older(*age);
+            *age = setup.older(*age);
         }
         for flow in &mut self.flows {
             match flow {
                 Flow::None => {}
-                Flow::Opening { reached, .. } => reached.iter_mut().for_each(|age| *age = older(*age)),
-                Flow::Open { idle, .. } => *idle = older(*idle),
+                Flow::Opening { reached, .. } => reached.iter_mut().for_each(|age| *age = setup.older(*age)),
+                Flow::Open { idle, .. } => *idle = setup.older(*idle),
             }
             // Nothing is promised to who is silent for longer.
-            if matches!(flow, Flow::Open { idle, .. } if u32::from(*idle) > TIMES.idle)
-                || matches!(flow, Flow::Opening { reached, .. } if reached.iter().all(|age| *age == OLD))
+            if matches!(flow, Flow::Open { idle, .. } if u32::from(*idle) > setup.times().idle)
+                || matches!(flow, Flow::Opening { reached, .. } if reached.iter().all(|age| *age == setup.old()))
             {
                 *flow = Flow::None;
             }
         }
         for place in &mut self.entries {
             if let Some(entry) = place {
-                entry.age = older(entry.age);
-                if !entry.live() {
+                entry.age = setup.older(entry.age);
+                if !entry.live(&setup.times()) {
                     *place = None;
                 }
             }
@@ -281,6 +289,8 @@ impl<const FLOWS: usize> World<FLOWS> {
         let went = self.deliver(flow, Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(1) });
         if went == Some(u16::from(backend)) {
             self.flows[flow] = Flow::Open { owner: backend, idle: 0 };
+        } else if went.is_none() && self.word.flags().has(SlotFlags::STRICT) {
+            // Dropped rather than led astray: it is sent again.
         } else if disturbed {
             self.flows[flow] = Flow::None;
         } else {
@@ -290,7 +300,7 @@ impl<const FLOWS: usize> World<FLOWS> {
     }
 
     fn data(&mut self, flow: usize) -> Result<(), Broken> {
-        let sent = if self.handshakes { Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(LATER) } } else { Sent::Datagram };
+        let sent = if self.setup.handshakes { Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(LATER) } } else { Sent::Datagram };
         let went = self.deliver(flow, sent);
         match (self.flows[flow], went) {
             // Dropped rather than led astray: it is sent again.
@@ -306,12 +316,12 @@ impl<const FLOWS: usize> World<FLOWS> {
     fn look(&mut self) {
         let seen = Seen {
             held: Held { word: self.word, since: NOW - u32::from(self.since) },
-            memo: SlotMemo { seen: moment(self.seen), refused: moment(self.refused) },
+            memo: SlotMemo { seen: self.moment(self.seen), refused: self.moment(self.refused) },
             now: NOW,
-            handshakes: self.handshakes,
+            handshakes: self.setup.handshakes,
         };
         let wish = Wish { target: u16::from(self.wish[0]), secondary: u16::from(self.wish[1]) };
-        self.intent = next(&seen, wish, &TIMES, |b| standing(&self.health, b)).map(|word| Intent { word, age: 0 });
+        self.intent = next(&seen, wish, &self.setup.times(), |b| standing(&self.health, b)).map(|word| Intent { word, age: 0 });
     }
 
     fn write(&mut self) {
@@ -334,7 +344,8 @@ impl<const FLOWS: usize> World<FLOWS> {
 
     fn turn(&mut self, backend: u8, to: Health) {
         self.health[usize::from(backend)] = to;
-        self.cleared[usize::from(backend)] = if to == Health::Settling { 0 } else { OLD };
+        self.cleared[usize::from(backend)] = if to == Health::Settling { 0 } else { self.setup.old() };
+        self.setup.failures = self.setup.failures.fewer();
         // The daemon is one: what it has decided by the old state it does not write.
         self.intent = None;
         self.disturb();
@@ -345,11 +356,14 @@ impl<const FLOWS: usize> World<FLOWS> {
         }
     }
 
+    fn moment(&self, age: u8) -> u32 {
+        if age == self.setup.old() { 0 } else { NOW - u32::from(age) }
+    }
+
     /// What the kernel half does with a packet.
     pub fn deliver(&mut self, flow: usize, sent: Sent) -> Option<u16> {
         let word = self.word;
-        let target = usize::from(word.target());
-        if word.flags() == SlotFlags::STEADY && self.health[target] == Health::Up {
+        if self.at_rest() {
             return Some(word.target());
         }
         let health = self.health;
@@ -361,21 +375,13 @@ fn standing(health: &[Health; BACKENDS], backend: u16) -> Standing {
     health.get(usize::from(backend)).map_or(Standing::Dead, |health| health.standing())
 }
 
-fn older(age: u8) -> u8 {
-    (age + 1).min(OLD)
-}
-
-fn moment(age: u8) -> u32 {
-    if age == OLD { 0 } else { NOW - u32::from(age) }
-}
-
 /// Attempts' sequence numbers are far from each other.
 pub fn isn(attempt: u8) -> u32 {
     u32::from(attempt) << 28
 }
 
 impl Remembered {
-    fn live(&self) -> bool {
-        u32::from(self.age) <= if self.pending.is_some() { TIMES.handshake } else { TIMES.idle }
+    fn live(&self, times: &Times) -> bool {
+        u32::from(self.age) <= if self.pending.is_some() { times.handshake } else { times.idle }
     }
 }

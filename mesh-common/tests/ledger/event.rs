@@ -1,0 +1,42 @@
+//! What can happen in a world, and what must not.
+
+use crate::world::Health;
+
+/// Something that happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    Tick,
+    /// The first SYN of an attempt.
+    Syn(usize),
+    /// The same SYN once more.
+    Again(usize),
+    /// A SYN that is late (`true`) or forged.
+    Stray(usize, bool),
+    /// The client takes this backend's SYN-ACK; its ACK goes through.
+    Ack(usize, u8),
+    /// The client of an open flow sends something.
+    Data(usize),
+    /// The client is done, and nobody tells.
+    Close(usize),
+    /// The operator or the plan wants this target and secondary.
+    Wish(u8, u8),
+    /// The daemon looks, and decides, while this target and secondary are wanted.
+    Look(u8, u8),
+    /// The daemon writes what it has decided.
+    Write,
+    Health(u8, Health),
+    /// Other flows fill the bucket, or leave it.
+    Fill,
+    /// A packet of another flow goes to somebody who is not the target.
+    Elsewhere,
+    /// Another flow can't be remembered.
+    Refused,
+}
+
+/// A flow that should have found its backend and did not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Broken {
+    pub flow: usize,
+    pub owner: u8,
+    pub went: Option<u16>,
+}
