@@ -45,8 +45,7 @@ pub struct File {
     /// Sizes of the kernel's maps; they are fixed while the program is loaded.
     #[serde(default)]
     pub limits: Limits,
-    /// Secret of the flow hash, 32 hexadecimal digits; nodes that announce the same VIPs share it. Default: drawn at the first start, and kept
-    /// with the pinned maps.
+    /// Secret of the flow hash, 32 hexadecimal digits; nodes that announce the same VIPs share it. Default: drawn at the first start, and kept with the pinned maps.
     pub hash_key: Option<Placed<String>>,
     /// Where the bpf file system is mounted. Default `/sys/fs/bpf`.
     pub bpffs: Option<PathBuf>,
@@ -83,8 +82,7 @@ pub struct Service {
     /// `tcp` (default) or `udp`.
     #[serde(default)]
     pub protocol: ProtoWord,
-    /// `nat` (default: works anywhere), `dnat` (backends see the client's address and answer by way of the balancer), `dsr` or `tunnel` (backends own the VIP
-    /// and answer clients themselves; `tunnel` reaches them over routers).
+    /// `nat` (default: works anywhere), `dnat` (backends see the client's address and answer by way of the balancer), `dsr` or `tunnel` (backends own the VIP and answer clients themselves; `tunnel` reaches them over routers).
     #[serde(default)]
     pub mode: Placed<ModeWord>,
     /// `tunnel`: `ipip` (default) or `gue`. The outer header is of the family of the backend's address.
@@ -96,8 +94,7 @@ pub struct Service {
     /// `dnat`: address of the router that answers go to. Default: the host routes them (`net.ipv4.ip_forward`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_via: Option<Placed<String>>,
-    /// While no backend takes new flows: `drop` (default), `reject` (clients are told at once), `pass` (the host gets the packets) or `fail_static`
-    /// (backends whose breaker is open, and where there are none, those whose heartbeat failed, are used all the same).
+    /// While no backend takes new flows: `drop` (default), `reject` (clients are told at once), `pass` (the host gets the packets) or `fail_static` (backends whose breaker is open, and where there are none, those whose heartbeat failed, are used all the same).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_empty: Option<Placed<WhenEmpty>>,
     /// Who makes the VIP reachable: `none` (default), or `address: IFACE` to have the daemon put it on an interface.
