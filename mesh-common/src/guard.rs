@@ -79,7 +79,7 @@ pub(crate) fn refused<A: Ip, P: Packet, T: Tables>(
 pub fn guard<T: Tables>(tables: &T, source: [u64; 2], limits: u64, question: u64, list: u32) -> u32 {
     let question = Question(question);
     // Before all that is kept for the rest: the key is 24 bytes of the stack.
-    let denied = question.wants(ServiceFlags::LISTS) && tables.listed(list, source) == SourcePrefix::DENIED;
+    let denied = question.wants(ServiceFlags::LISTS) && tables.listed(list, source) != SourcePrefix::ALLOWED;
     if denied {
         return Reason::Denied as u32;
     }

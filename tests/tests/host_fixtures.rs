@@ -3,6 +3,14 @@
 use mesh_tests::fixture::{Host, Sizes, cases, run, truncated};
 
 #[test]
+fn every_fixture_of_several_buffers() {
+    let mut host = Host::new(Sizes::SMALL);
+    for fixture in cases::jumbo() {
+        run(&mut host, &fixture).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+}
+
+#[test]
 fn every_fixture() {
     let mut host = Host::new(Sizes::SMALL);
     let failed: Vec<String> = cases::all().iter().filter_map(|f| run(&mut host, f).err()).map(|e| format!("{e:#}")).collect();

@@ -16,6 +16,15 @@ fn every_fixture_by_tc() {
     every_fixture(Hook::Tc);
 }
 
+/// Packets that don't fit one buffer; TC takes none in a test run.
+#[test]
+fn every_fixture_of_several_buffers() {
+    let mut kernel = Kernel::load(Hook::Xdp, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+    for fixture in cases::jumbo() {
+        run(&mut kernel, &fixture).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+}
+
 /// All lengths up to the end of the headers, and some beyond: the host's engine takes every length of everything.
 #[test]
 fn every_length_of_every_packet_by_xdp() {

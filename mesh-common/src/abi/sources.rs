@@ -5,7 +5,8 @@ use super::Addr;
 /// Prefixes of all lists together.
 pub const SOURCE_PREFIXES: u32 = 1 << 16;
 
-/// One prefix of a list of sources, as the trie has it: the longest that a source is in says what becomes of it.
+/// One prefix of a list of sources, as the trie has it: the longest that a source is in says what becomes of it. A source that a list says nothing of is denied:
+/// a whole list says something of everybody.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct SourcePrefix {

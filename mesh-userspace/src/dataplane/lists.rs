@@ -51,6 +51,9 @@ impl Lists {
             return Ok((0, Vec::new()));
         }
         let mut entries: Vec<Entry> = rules.iter().map(entry).collect();
+        if !entries.iter().any(|(_, bits, _)| *bits == 0) {
+            entries.push(([0; 16], 0, SourcePrefix::ALLOWED));
+        }
         entries.sort_unstable();
         if let Some(&known) = self.numbers.get(&entries) {
             self.idle.remove(&known);
@@ -116,17 +119,29 @@ impl Trie {
         Self(Mutex::new(Kept::Heap(BTreeMap::new())))
     }
 
-    /// Writes prefixes. What the kernel has no memory for is told to the log, and then allows what it should deny.
+    /// Writes the prefixes of one list. Where the kernel has no memory for all of them, that is told to the log, and nobody is let in whom the list does
+    /// not name.
     pub fn put(&self, prefixes: &[SourcePrefix]) {
         match &mut *self.kept() {
-            Kept::Map(map) => tell("write", prefixes.iter().map(|p| map.insert(&key(p), p.verdict, 0))),
+            Kept::Map(map) => {
+                if let Err(error) = write(prefixes, |p| map.insert(&key(p), p.verdict, 0)) {
+                    log::error!(
+                        "failed to write a list of sources: {error}; its service lets in nobody whom it does not name, until mesh is restarted \
+                         with more memory"
+                    );
+                }
+            }
             Kept::Heap(rows) => rows.extend(prefixes.iter().map(|p| ((p.key, p.bits), p.verdict))),
         }
     }
 
     pub fn remove(&self, prefixes: &[SourcePrefix]) {
         match &mut *self.kept() {
-            Kept::Map(map) => tell("remove", prefixes.iter().map(|p| map.remove(&key(p)))),
+            Kept::Map(map) => {
+                if let Some(error) = prefixes.iter().filter_map(|p| map.remove(&key(p)).err()).last() {
+                    log::error!("failed to remove a list of sources that nothing uses any more: {error}");
+                }
+            }
             Kept::Heap(rows) => rows.retain(|at, _| !prefixes.iter().any(|p| (p.key, p.bits) == *at)),
         }
     }
@@ -146,11 +161,10 @@ impl Trie {
     }
 }
 
-/// Goes through all, and tells the log of the last one that failed.
-fn tell(what: &str, done: impl Iterator<Item = Result<(), MapError>>) {
-    if let Some(error) = done.filter_map(Result::err).last() {
-        log::error!("failed to {what} prefixes of a list of sources: {error}; restart mesh when there is memory again");
-    }
+/// Writes what a list says of everybody last, and only if all the rest stands: who finds nothing in a list is denied.
+fn write<E>(prefixes: &[SourcePrefix], mut insert: impl FnMut(&SourcePrefix) -> Result<(), E>) -> Result<(), E> {
+    let (all, some): (Vec<_>, Vec<_>) = prefixes.iter().partition(|p| p.bits == SourcePrefix::LIST_BITS);
+    some.into_iter().chain(all).try_for_each(&mut insert)
 }
 
 fn key(prefix: &SourcePrefix) -> Key<[u32; 5]> {
@@ -176,6 +190,8 @@ mod tests {
     #[test]
     fn a_list_keeps_its_number_and_another_gets_another() {
         let (mut lists, trie, start) = (Lists::default(), Trie::heap(), Instant::now());
+        // Each list says something of everybody.
+        assert_eq!(Lists::default().number(&[rule("10.0.0.0", 8, false)]).unwrap().1.len(), 2);
         let old = [rule("0.0.0.0", 0, false), rule("10.0.0.0", 8, true)];
         let (first, written) = lists.number(&old).unwrap();
         trie.put(&written);
@@ -198,10 +214,32 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_there_is_no_memory_for_lets_nobody_in() {
+        let (_, prefixes) = Lists::default().number(&[rule("10.0.0.0", 8, false), rule("10.1.0.0", 16, true)]).unwrap();
+        for room in 0..=prefixes.len() {
+            let mut written = Vec::new();
+            let done = write(&prefixes, |p| {
+                if written.len() == room {
+                    return Err(());
+                }
+                written.push(*p);
+                Ok(())
+            });
+            assert_eq!(done.is_ok(), room == prefixes.len());
+            let of = |octets: [u8; 4]| {
+                let [a, b, c, d] = octets;
+                SourcePrefix::longest(&written, &SourcePrefix::key(1, [u64::from_le_bytes([a, b, c, d, 0, 0, 0, 0]), 0]))
+            };
+            assert_ne!(of([10, 2, 0, 1]), SourcePrefix::ALLOWED);
+            assert_eq!(of([192, 0, 2, 1]) == SourcePrefix::ALLOWED, done.is_ok());
+        }
+    }
+
+    #[test]
     fn more_prefixes_than_there_is_room_for_are_refused() {
         let mut lists = Lists::default();
         let many: Vec<_> =
-            (0..SOURCE_PREFIXES).map(|n| SourceRule { addr: std::net::Ipv4Addr::from(n).into(), bits: 32, allowed: false }).collect();
+            (0..SOURCE_PREFIXES - 1).map(|n| SourceRule { addr: std::net::Ipv4Addr::from(n).into(), bits: 32, allowed: false }).collect();
         assert!(lists.number(&many).is_ok());
         assert!(matches!(lists.number(&[rule("10.0.0.0", 8, true)]), Err(LayoutError::Prefixes { .. })));
     }
