@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod demo;
 pub mod deploy;
 pub mod fixture;
+pub mod fuzz;
 pub mod kube;
 pub mod mapped;
 pub mod netns;

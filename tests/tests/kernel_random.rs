@@ -1,7 +1,10 @@
 //! Random packets over random maps: the host's copy of the engine and the kernel give the same verdict, the same bytes and the same counts.
 
 use mesh_common::abi::NatConfig;
-use mesh_tests::fixture::{Engine, Hook, Host, Kernel, Outcome, Sizes, Verdict, World, random};
+use mesh_tests::{
+    fixture::{Engine, Hook, Host, Kernel, Outcome, Sizes, Verdict, World, random},
+    fuzz::{self, Script, Target},
+};
 use proptest::{prelude::*, test_runner::TestRunner};
 
 #[test]
@@ -23,6 +26,27 @@ fn corrupted_maps_by_xdp() {
 #[test]
 fn corrupted_maps_by_tc() {
     agree(Hook::Tc, 100, random::hostile_script());
+}
+
+/// What the fuzzer has found worth keeping.
+#[test]
+fn kept_inputs_by_xdp() {
+    agree_on_kept(Hook::Xdp);
+}
+
+#[test]
+fn kept_inputs_by_tc() {
+    agree_on_kept(Hook::Tc);
+}
+
+fn agree_on_kept(hook: Hook) {
+    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+    for (target, hostile) in [(Target::Packet, false), (Target::Maps, true)] {
+        for (name, input) in fuzz::read(target).unwrap_or_else(|e| panic!("{e:#}")) {
+            let script = Script::read(&input, hostile);
+            compare(&mut kernel, &script.world(), &script.events).unwrap_or_else(|e| panic!("{}/{name}: {e}", target.name()));
+        }
+    }
 }
 
 fn agree(hook: Hook, cases: u32, script: impl Strategy<Value = Vec<random::Event>>) {

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: starts the benchmark that is asked for.
 
+mod ipvs;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -48,6 +50,12 @@ enum Subject {
     Weights,
     /// Connections broken by drains, additions, weights, a failure, restarts, an upgrade and a flood: none may be (needs root).
     Churn,
+    /// Connections and requests a second and their CPU time by way of mesh, nftables, HAProxy and nginx, in turns (needs root).
+    E2e,
+    /// Memory of the kernel's maps for 1, 100 and 10,000 services and for a million translated flows (needs root).
+    Memory,
+    /// Instructions of a packet by way of mesh and of IPVS, in a virtual machine that counts them; `-- --kernel 6.1` for another kernel than 6.12.
+    Ipvs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -55,21 +63,29 @@ pub fn run(args: &Args) -> Result<()> {
     match args.subject {
         Subject::Table => criterion("table", args.json),
         Subject::Publish => criterion("publish", args.json),
-        Subject::Packet => {
-            // What is measured runs in the kernel and is always built in full; the bench around it need not be, and is there already.
-            let mut command = cargo(&["run", "--locked", "--package", "mesh-tests", "--bin", "mesh-bench", "--", "packet"]);
-            execute(command.args(args.json.then_some("--json")))
+        Subject::Packet => plain("packet", args),
+        Subject::Memory => {
+            execute(&mut cargo(&["build", "--locked", "--package", "mesh-userspace", "--bin", "mesh"]))?;
+            plain("memory", args)
         }
         Subject::Failover => release("failover", args),
         Subject::Probes => release("probes", args),
         Subject::Scale => release("scale", args),
         Subject::Weights => release("weights", args),
         Subject::Churn => release("churn", args),
+        Subject::E2e => release("e2e", args),
+        Subject::Ipvs => ipvs::run(args.json, &args.options),
         Subject::Discovery => {
             setup::ensure(&[Need::Peers])?;
             release("discovery", args)
         }
     }
+}
+
+/// Runs a bench of what is in the kernel, which is always built in full; the bench around it need not be, and is there already.
+fn plain(subject: &str, args: &Args) -> Result<()> {
+    let mut command = cargo(&["run", "--locked", "--package", "mesh-tests", "--bin", "mesh-bench", "--", subject]);
+    execute(command.args(args.json.then_some("--json")).args(&args.options))
 }
 
 /// Runs a bench of what users run: the daemon, built for release.

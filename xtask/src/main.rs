@@ -5,6 +5,7 @@ mod binaries;
 mod build;
 mod demo;
 mod failures;
+mod fuzz;
 mod generate;
 mod lint;
 mod package;
@@ -50,6 +51,8 @@ enum Task {
     Test(test::Args),
     /// Measure tables, publication or the packet path.
     Bench(bench::Args),
+    /// Look for inputs that break something, guided by what code they reach.
+    Fuzz(fuzz::Args),
     /// Simulate what decides: failure detection, slots that move, weights.
     Sim(sim::Args),
 }
@@ -75,6 +78,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Tidy => tidy::run()?,
         Task::Test(args) => test::run(&args)?,
         Task::Bench(args) => bench::run(&args)?,
+        Task::Fuzz(args) => fuzz::run(&args)?,
         Task::Sim(args) => sim::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

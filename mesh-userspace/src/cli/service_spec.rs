@@ -39,6 +39,24 @@ pub struct AddService {
     /// Router that the answers of `dnat` go to; default: the node routes them
     #[arg(long, value_name = "ADDRESS")]
     pub reply_via: Option<std::net::IpAddr>,
+    /// Who may use the service, and nobody else: a prefix or an address, may be given several times
+    #[arg(long, value_name = "PREFIX")]
+    pub allow: Vec<String>,
+    /// Who may not; of both lists the longest prefix says
+    #[arg(long, value_name = "PREFIX")]
+    pub deny: Vec<String>,
+    /// Drop packets whose source can't be where they come from
+    #[arg(long)]
+    pub drop_spoofed: bool,
+    /// New TCP connections of one source, such as 50/s
+    #[arg(long, value_name = "RATE")]
+    pub source_rate: Option<String>,
+    /// New TCP connections of all sources together, such as 5000/s
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<String>,
+    /// What becomes of packets while no backend takes new flows; default: drop
+    #[arg(long, value_name = "WHAT", value_parser = ["drop", "reject", "pass", "fail_static"])]
+    pub when_empty: Option<String>,
     /// Put the VIP on this interface
     #[arg(long, value_name = "INTERFACE")]
     pub announce: Option<String>,
@@ -90,12 +108,24 @@ impl AddService {
         put(&mut spec, "ports", self.ports.as_ref().map(|ports| json!(ports)));
         put(&mut spec, "hash", (!self.hash.is_empty()).then(|| json!(self.hash)));
         put(&mut spec, "reply_via", self.reply_via.map(|via| json!(via)));
+        put(&mut spec, "protect", self.protect());
+        put(&mut spec, "when_empty", self.when_empty.as_ref().map(|what| json!(what)));
         put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
         put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));
         put(&mut spec, "health", self.health());
         let backends: Result<Vec<_>, Failure> = self.backends.iter().map(|text| backend(text)).collect();
         spec.insert("backends".into(), Value::Array(backends?));
         serde_json::from_value(Value::Object(spec)).map_err(|e| Failure::usage(e.to_string()))
+    }
+
+    fn protect(&self) -> Option<Value> {
+        let mut protect = Map::new();
+        put(&mut protect, "allow", (!self.allow.is_empty()).then(|| json!(self.allow)));
+        put(&mut protect, "deny", (!self.deny.is_empty()).then(|| json!(self.deny)));
+        put(&mut protect, "spoofed", self.drop_spoofed.then(|| json!(true)));
+        put(&mut protect, "source_rate", self.source_rate.as_ref().map(|rate| json!(rate)));
+        put(&mut protect, "rate", self.rate.as_ref().map(|rate| json!(rate)));
+        (!protect.is_empty()).then_some(Value::Object(protect))
     }
 
     fn health(&self) -> Option<Value> {

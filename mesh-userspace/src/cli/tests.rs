@@ -245,6 +245,19 @@ fn a_service_from_the_command_line() {
     );
 }
 
+#[test]
+fn who_may_use_a_service_from_the_command_line() {
+    let line = "service add web --vip 192.0.2.1:80 --allow 10.0.0.0/8 --allow 192.0.2.7 --deny 10.1.0.0/16 --drop-spoofed --source-rate 50/s \
+                --rate 5000/s --when-empty fail_static -b 10.0.0.1";
+    let Command::Query(Query::Service(ServiceCommand::Add(add))) = parse(line).unwrap().command else { panic!("{line}") };
+    let spec = serde_json::to_value(add.spec().unwrap()).unwrap();
+    let protect = json!({
+        "allow": ["10.0.0.0/8", "192.0.2.7"], "deny": ["10.1.0.0/16"], "spoofed": true, "source_rate": "50/s", "rate": "5000/s",
+    });
+    assert_eq!((&spec["protect"], &spec["when_empty"]), (&protect, &json!("fail_static")));
+    assert!(parse("service add web --vip 192.0.2.1:80 --when-empty never").is_err());
+}
+
 #[tokio::test]
 async fn a_plan_is_shown_and_may_be_too_much() {
     let seam = Seam::start().await;

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use mesh_common::abi::{Mode, Proto};
+use mesh_common::abi::{Mode, Proto, ServiceFlags};
 
 use super::{Floor, Run, TEMPLATE};
-use crate::fixture::{Frame, tcp};
+use crate::fixture::{Frame, Service, tcp};
 
 /// What the packet is to the balancer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,19 @@ pub enum Flows {
     AllNew,
 }
 
+/// What a service asks about who comes; see `protect` in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Hundreds of prefixes, and one of the clients.
+    Allow,
+    /// Hundreds of prefixes of others.
+    Deny,
+    Spoofed,
+    /// More connections than ever come: of all, and of one source.
+    Rate,
+    SourceRate,
+}
+
 /// One case.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
@@ -41,28 +54,44 @@ pub struct Case {
     pub packet: Packet,
     pub flows: Flows,
     pub services: u32,
+    pub guard: Option<Guard>,
 }
+
+/// What is in the maps for a case.
+pub type Published = (u32, Mode, bool, Proto, Option<Guard>);
 
 /// Port of every service.
 pub const PORT: u16 = 80;
 
+/// Prefixes of a list beside those of the clients: up to 512 IPv4 networks of 256 addresses lie where nobody lives (RFC 2544).
+const PREFIXES: u32 = 512;
+
 /// All cases, in the order of what they need of the maps.
 pub fn cases() -> Vec<Case> {
     let [dsr, nat, dnat, tunnel] = [Mode::Dsr, Mode::Nat, Mode::Dnat, Mode::Tunnel].map(Kind::Service);
-    let case = |kind, v6, packet, flows| Case { kind, v6, packet, flows, services: 1 };
+    let case = |kind, v6, packet, flows| Case { kind, v6, packet, flows, services: 1, guard: None };
     let mut all = vec![case(Kind::NonVip, false, Packet::Tcp, Flows::Log2(0)), case(Kind::NonVip, true, Packet::Tcp, Flows::Log2(0))];
     for kind in [dsr, nat, dnat, tunnel] {
         for v6 in [false, true] {
             all.extend([Packet::Tcp, Packet::Udp].map(|packet| case(kind, v6, packet, Flows::Log2(0))));
         }
         all.extend([10, 14, 17, 20].map(|log2| case(kind, false, Packet::Tcp, Flows::Log2(log2))));
-        all.push(case(kind, true, Packet::Tcp, Flows::Log2(20)));
-        all.push(case(kind, false, Packet::Udp, Flows::Log2(17)));
-        all.push(case(kind, false, Packet::Syn, Flows::AllNew));
+        all.extend([17, 20].map(|log2| case(kind, true, Packet::Tcp, Flows::Log2(log2))));
+        all.extend([17, 20].map(|log2| case(kind, false, Packet::Udp, Flows::Log2(log2))));
+        all.extend([false, true].map(|v6| case(kind, v6, Packet::Syn, Flows::AllNew)));
+    }
+    for guard in [Guard::Allow, Guard::Deny, Guard::Spoofed] {
+        for (kind, v6, log2) in [(dsr, false, 0), (dsr, false, 20), (dsr, true, 0), (nat, false, 0)] {
+            all.push(Case { guard: Some(guard), ..case(kind, v6, Packet::Tcp, Flows::Log2(log2)) });
+        }
+    }
+    for guard in [Guard::Rate, Guard::SourceRate] {
+        all.push(Case { guard: Some(guard), ..case(dsr, false, Packet::Tcp, Flows::Log2(0)) });
+        all.push(Case { guard: Some(guard), ..case(dsr, false, Packet::Syn, Flows::AllNew) });
     }
     for services in [100, 10_000] {
         all.push(Case { services, ..case(Kind::NonVip, false, Packet::Tcp, Flows::Log2(0)) });
-        for (kind, log2) in [(nat, 0), (nat, 14), (dsr, 0), (dsr, 14), (tunnel, 0), (tunnel, 14)] {
+        for (kind, log2) in [nat, dsr, dnat, tunnel].into_iter().flat_map(|kind| [(kind, 0), (kind, 14)]) {
             all.push(Case { services, ..case(kind, false, Packet::Tcp, Flows::Log2(log2)) });
         }
     }
@@ -77,6 +106,14 @@ impl Case {
             n if n >= 1000 => format!("_{}ksvc", n / 1000),
             n => format!("_{n}svc"),
         };
+        let guard = match self.guard {
+            None => "",
+            Some(Guard::Allow) => "_allow",
+            Some(Guard::Deny) => "_deny",
+            Some(Guard::Spoofed) => "_spoofed",
+            Some(Guard::Rate) => "_rate",
+            Some(Guard::SourceRate) => "_sourcerate",
+        };
         let Kind::Service(mode) = self.kind else { return format!("nonvip_{family}{services}") };
         let mode = if mode == Mode::Tunnel { "ipip" } else { mode.name() };
         let packet = match self.packet {
@@ -90,7 +127,7 @@ impl Case {
             Flows::Log2(n) if n >= 20 => format!("{}m", 1 << (n - 20)),
             Flows::Log2(n) => format!("{}k", 1 << (n - 10)),
         };
-        format!("{mode}_{family}_{packet}_{flows}{services}")
+        format!("{mode}_{family}_{packet}_{flows}{services}{guard}")
     }
 
     /// The least that this kind of work takes.
@@ -125,8 +162,8 @@ impl Case {
     }
 
     /// What the maps have to hold, but for translated flows.
-    pub fn published(&self) -> (u32, Mode, bool, Proto) {
-        (self.services, self.mode(), self.v6, self.proto())
+    pub fn published(&self) -> Published {
+        (self.services, self.mode(), self.v6, self.proto(), self.guard)
     }
 
     /// The flows have to be known before they are measured.
@@ -137,6 +174,41 @@ impl Case {
     /// Every packet takes up room for good.
     pub fn fills(&self) -> bool {
         self.kind == Kind::Service(Mode::Nat) && self.flows == Flows::AllNew
+    }
+
+    /// What its service has of a list and of limits.
+    pub fn protect(&self, service: &mut Service) {
+        // Far more than come, but paid for one by one: the least time for each.
+        const LEAST: u32 = 1;
+        match self.guard {
+            None => {}
+            Some(Guard::Spoofed) => service.flags |= ServiceFlags::STRICT,
+            Some(Guard::Rate) => (service.flags, service.limits) = (service.flags | ServiceFlags::RATES, (0, LEAST)),
+            Some(Guard::SourceRate) => (service.flags, service.limits) = (service.flags | ServiceFlags::RATES, (LEAST, 0)),
+            Some(guard @ (Guard::Allow | Guard::Deny)) => {
+                service.flags |= ServiceFlags::LISTS;
+                let allowed = guard == Guard::Allow;
+                service.prefixes = (0..PREFIXES).map(|n| (self.other(n), if self.v6 { 64 } else { 24 }, allowed)).collect();
+                if allowed {
+                    let (all, client) = if self.v6 { (Ipv6Addr::UNSPECIFIED.into(), 64) } else { (Ipv4Addr::UNSPECIFIED.into(), 12) };
+                    service.prefixes.extend([(all, 0, false), (self.network(), client, true)]);
+                }
+            }
+        }
+    }
+
+    /// A network that no client is in.
+    fn other(&self, n: u32) -> IpAddr {
+        if self.v6 {
+            Ipv6Addr::from((0x2001_0db8_1000_u128 << 80) + (u128::from(n) << 64)).into()
+        } else {
+            Ipv4Addr::from(0xc612_0000 + (n << 8)).into()
+        }
+    }
+
+    /// The one that they are in.
+    fn network(&self) -> IpAddr {
+        if self.v6 { Ipv6Addr::from(0x2001_0db8_00c0_u128 << 80).into() } else { Ipv4Addr::from(0xac10_0000_u32).into() }
     }
 
     /// Number of flows; `None` = without end.

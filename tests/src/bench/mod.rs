@@ -7,7 +7,10 @@ mod cases;
 pub mod churn;
 pub mod discovery;
 mod driver;
+pub mod e2e;
 pub mod failover;
+pub mod ipvs;
+pub mod memory;
 pub mod probes;
 mod rig;
 #[path = "../../../mesh-ebpf/src/bench/run.rs"]
@@ -17,7 +20,7 @@ mod stall;
 pub mod transition;
 pub mod weighted;
 
-pub use cases::{Case, Flows, Kind, cases};
+pub use cases::{Case, Flows, Guard, Kind, cases};
 pub use driver::{DRIVER_OBJECT, Driver, Floor, Undisturbed, pin_to_last_cpu};
 pub use rig::Rig;
 pub use run::{Run, TEMPLATE};
@@ -61,6 +64,7 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
         if case.fills() {
             rig.forget();
         }
+        rig.forget_connections();
         let under_test = driver.slice(rig.program(), &run)?;
         bad += under_test.bad;
         if round > 0 {

@@ -9,11 +9,13 @@ use mesh::{
     table::{self, BaseTable},
 };
 use mesh_common::abi::{
-    Config, LedgerBucket, LedgerConfig, LedgerWord, Mode, NatBucket, NatFlow, Proto, REASONS, Reason, SlotFlags, SlotMemo, SlotWord,
-    TableRef,
+    Config, LedgerBucket, LedgerConfig, LedgerWord, Mode, NatBucket, NatFlow, REASONS, Reason, SlotFlags, SlotMemo, SlotWord, TableRef,
 };
 
-use super::{Case, Driver, Kind, cases::PORT};
+use super::{
+    Case, Driver, Kind,
+    cases::{PORT, Published},
+};
 use crate::fixture::{Engine, Hook, INGRESS, Kernel, Maps, Member, Nat, Service, Sizes, place, rows};
 
 /// Backends of each service.
@@ -26,7 +28,7 @@ pub struct Rig {
     kernel: Kernel,
     program: ProgramFd,
     services: u32,
-    published: Option<(u32, Mode, bool, Proto)>,
+    published: Option<Published>,
 }
 
 impl Rig {
@@ -83,6 +85,11 @@ impl Rig {
         maps.nat_flows.fill(NatFlow::default());
         maps.nat_index.fill(NatBucket::default());
         maps.nat_gauges.half_open = 0;
+    }
+
+    /// Forgets how many connections came lately, so that no rate is exceeded.
+    pub fn forget_connections(&mut self) {
+        self.kernel.forget_connections();
     }
 
     /// Has so many percent of the slots be on their way to their secondary, and the others at rest.
@@ -153,7 +160,9 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
             let n = service * BACKENDS + i;
             Member::new(i as u8, (backend(case.v6, n), port)).with(|m| m.ifindex = INGRESS)
         };
-        Service::new((case.vip(service), PORT), case.proto(), case.mode(), (0..BACKENDS).map(member).collect())
+        let mut service = Service::new((case.vip(service), PORT), case.proto(), case.mode(), (0..BACKENDS).map(member).collect());
+        case.protect(&mut service);
+        service
     });
     let nat = Nat {
         port_first: 32_768,
@@ -179,6 +188,7 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
             maps.backends[n as usize] = rows::backend(&service, member, n % STATS);
         }
         maps.services[i as usize + 1] = rows::service_info(&service, base);
+        maps.prefixes.extend(rows::prefixes(i + 1, &service));
         vips.extend([rows::vip(i + 1, &service, table, base), rows::address(service.vip)]);
     }
     place(&vips, 0, maps);

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use self::maps::Maps;
+pub use self::maps::charged;
 use super::{quantile, tenth};
 use crate::{
     daemon::Daemon,

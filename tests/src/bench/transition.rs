@@ -16,6 +16,10 @@ pub struct Figure {
     pub case: String,
     /// Median, less the median of a program that only returns `XDP_TX`.
     pub net_ns: f64,
+    /// The same for the least program of this kind of work.
+    pub floor_net_ns: f64,
+    /// Upper quartile, less the same median.
+    pub p75_ns: f64,
     /// Median of what a round takes more than the same round with all slots at rest.
     pub over_rest_ns: f64,
     /// Packets that went wrong in any share of the case. Not 0 = the figures mean nothing.
@@ -25,7 +29,7 @@ pub struct Figure {
 
 /// A million flows that are open, and flows that all begin.
 pub fn cases() -> Vec<Case> {
-    let case = |mode, packet, flows| Case { kind: Kind::Service(mode), v6: false, packet, flows, services: 1 };
+    let case = |mode, packet, flows| Case { kind: Kind::Service(mode), v6: false, packet, flows, services: 1, guard: None };
     let both = |mode| [case(mode, Packet::Tcp, Flows::Log2(20)), case(mode, Packet::Syn, Flows::AllNew)];
     [Mode::Dsr, Mode::Tunnel].into_iter().flat_map(both).collect()
 }
@@ -49,10 +53,11 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
         }
     }
     let run = case.run(case.packets());
-    let mut tx = Vec::new();
+    let (mut tx, mut floor) = (Vec::new(), Vec::new());
     let mut times = SHARES.map(|_| Vec::new());
     for round in 0..=rounds {
         let base = driver.slice_floor(Floor::Tx, &run)?;
+        let least = driver.slice_floor(case.floor(), &run)?;
         for (share, times) in SHARES.into_iter().zip(&mut times) {
             rig.set_out(share);
             // Of the two, the first has the table come into the caches.
@@ -70,14 +75,17 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
         }
         if round > 0 {
             tx.push(base.ns_per_packet);
+            floor.push(least.ns_per_packet);
         }
     }
     let after = rig.counted(case)?;
     bad += sent.abs_diff(after.right - before.right) + sent.abs_diff(after.ended - before.ended);
     let (base, rest) = (quantile(&mut tx, 0.5), times[0].clone());
+    let floor_net_ns = tenth(quantile(&mut floor, 0.5) - base);
     let figure = |(case, mut times): (String, Vec<f64>)| {
         let mut over: Vec<f64> = times.iter().zip(&rest).map(|(time, rest)| time - rest).collect();
-        Figure { case, net_ns: tenth(quantile(&mut times, 0.5) - base), over_rest_ns: tenth(quantile(&mut over, 0.5)), bad, rounds }
+        let [net_ns, p75_ns] = [0.5, 0.75].map(|q| tenth(quantile(&mut times, q) - base));
+        Figure { case, net_ns, floor_net_ns, p75_ns, over_rest_ns: tenth(quantile(&mut over, 0.5)), bad, rounds }
     };
     Ok(names(case).into_iter().zip(times).map(figure).collect())
 }

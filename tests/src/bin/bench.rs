@@ -1,5 +1,8 @@
 //! The benchmarks that need the kernel: `cargo xtask bench`.
 
+#[path = "bench/end_to_end.rs"]
+mod end_to_end;
+
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +11,7 @@ use mesh_tests::bench::{
     self, Driver, Figure, Rig, churn,
     discovery::{self, Place},
     failover::{self, Mode, Settings, Way},
+    ipvs, memory,
     probes::{self, Cost, Kind},
     scale,
     weighted::{self, Policy},
@@ -36,6 +40,20 @@ enum Subject {
     Weights(Weights),
     /// What becomes of connections while everything changes around them.
     Churn(Churn),
+    /// What requests cost by way of mesh, and of others.
+    E2e(end_to_end::Args),
+    /// What the kernel's maps take.
+    Memory {
+        /// Print one JSON object a size.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What a packet executes, told line by line: runs in a virtual machine that counts instructions.
+    #[command(hide = true)]
+    IpvsGuest {
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
 }
 
 #[derive(clap::Args)]
@@ -96,6 +114,12 @@ fn main() -> Result<()> {
         Subject::Scale(args) => run_scale(&args),
         Subject::Weights(args) => run_weights(&args),
         Subject::Churn(args) => run_churn(&args),
+        Subject::E2e(args) => end_to_end::run(&args),
+        Subject::Memory { json } => memory::measure(|memory| {
+            println!("{}", if json { serde_json::to_string(memory)? } else { memory.to_string() });
+            Ok(())
+        }),
+        Subject::IpvsGuest { rounds } => ipvs::measure(rounds.max(1), |figure| println!("figure {}", serde_json::json!(figure))),
     }
 }
 

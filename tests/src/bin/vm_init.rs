@@ -90,7 +90,6 @@ fn run() -> Result<()> {
         println!("vm: start {name}");
         let start = Instant::now();
         let status = Command::new(&test)
-            .arg("--show-output")
             .args(arguments.lines())
             .envs([("PATH", "/usr/sbin"), ("HOME", "/root"), ("TMPDIR", "/tmp"), ("MESH_VM", "1"), ("RUST_BACKTRACE", "1")])
             .status();

@@ -3,7 +3,7 @@
 mod fabric;
 mod link;
 mod namespace;
-mod xdp_pass;
+pub mod xdp_pass;
 
 pub use fabric::{Fabric, Host, V4_PREFIX, V6_PREFIX};
 pub use link::tx_checksum_off;

@@ -1,4 +1,4 @@
-//! The smallest XDP program. A veth hands on what its peer's XDP program sends (XDP_TX) only if it runs an XDP program itself.
+//! The smallest XDP programs. A veth hands on what its peer's XDP program sends (XDP_TX) only if it runs an XDP program itself.
 
 use std::{
     io,
@@ -12,11 +12,22 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_FD: u16 = 1;
 const NLA_F_NESTED: u16 = 0x8000;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 
 /// Attaches `return XDP_PASS` to the link with this index in the current namespace. It stays as long as the link does.
 pub fn attach(ifindex: u32) -> Result<()> {
-    let program = load().context("failed to load the passing XDP program")?;
-    set_link_xdp(ifindex, &program).with_context(|| format!("failed to attach the passing XDP program to link {ifindex}"))
+    attach_one(ifindex, XDP_PASS)
+}
+
+/// The same with `return XDP_DROP`.
+pub fn attach_drop(ifindex: u32) -> Result<()> {
+    attach_one(ifindex, XDP_DROP)
+}
+
+fn attach_one(ifindex: u32, action: u32) -> Result<()> {
+    let program = load(action).context("failed to load an XDP program")?;
+    set_link_xdp(ifindex, &program).with_context(|| format!("failed to attach an XDP program to link {ifindex}"))
 }
 
 /// union bpf_attr as far as BPF_PROG_LOAD needs it; the kernel takes what is missing as zero.
@@ -29,9 +40,9 @@ struct LoadAttr {
     rest: [u64; 3],
 }
 
-fn load() -> io::Result<OwnedFd> {
-    // mov64 r0, XDP_PASS; exit
-    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+fn load(action: u32) -> io::Result<OwnedFd> {
+    // mov64 r0, action; exit
+    let code: [u64; 2] = [u64::from(action) << 32 | 0xb7, 0x95];
     let attr = LoadAttr {
         prog_type: BPF_PROG_TYPE_XDP,
         insn_cnt: code.len() as u32,

@@ -47,8 +47,10 @@ pub enum Need {
     Peers,
     /// The tests of the container image, the chart and the package.
     Image,
-    /// The benchmarks of failures, and the peer that they compare with.
+    /// The benchmarks, and the peers that they compare with.
     Bench,
+    /// The benchmark that counts instructions, in a virtual machine.
+    Counted,
 }
 
 pub fn run(args: &Args) -> Result<()> {

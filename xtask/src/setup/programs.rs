@@ -13,8 +13,9 @@ pub struct Program {
 }
 
 const PROGRAMS: &[Program] = &[
-    Program { name: "ip", package: "iproute2", needed: &[Need::Demo, Need::Test, Need::Vm, Need::Bench] },
+    Program { name: "ip", package: "iproute2", needed: &[Need::Demo, Need::Test, Need::Vm, Need::Bench, Need::Counted] },
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", needed: &[Need::Vm] },
+    Program { name: "ipvsadm", package: "ipvsadm", needed: &[Need::Counted] },
     Program { name: "strip", package: "binutils", needed: &[Need::Vm] },
     Program { name: "dpkg-deb", package: "dpkg", needed: &[Need::Vm] },
     Program { name: "knotd", package: "knot", needed: &[Need::Peers] },
@@ -22,11 +23,12 @@ const PROGRAMS: &[Program] = &[
     Program { name: "haproxy", package: "haproxy", needed: &[Need::Peers, Need::Bench] },
     Program { name: "nft", package: "nftables", needed: &[Need::Bench] },
     Program { name: "dnsmasq", package: "dnsmasq-base", needed: &[Need::Peers] },
-    Program { name: "nginx", package: "nginx-light", needed: &[Need::Test, Need::Peers] },
+    Program { name: "nginx", package: "nginx-light", needed: &[Need::Test, Need::Peers, Need::Bench] },
+    // Modules are no programs; their files prove them as well.
+    Program { name: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream", needed: &[Need::Bench] },
     Program { name: "curl", package: "curl", needed: &[Need::Test] },
     Program { name: "ping", package: "iputils-ping", needed: &[Need::Test] },
     Program { name: "wrk", package: "wrk", needed: &[Need::Test] },
-    // A module is no program; this file of it proves it as well.
     Program { name: "/usr/lib/python3/dist-packages/grpc/__init__.py", package: "python3-grpcio", needed: &[Need::Peers] },
     Program { name: "etcd", package: "etcd-server", needed: &[Need::Peers] },
     Program { name: "java", package: "default-jre-headless", needed: &[Need::Peers] },

@@ -15,7 +15,10 @@ use crate::{
 };
 
 /// Modules that the tests use, in the order of their dependencies. One that a kernel has built in, or doesn't have, is left out.
-const MODULES: &[&str] = &["llc", "stp", "bridge", "veth", "dummy", "sch_ingress", "cls_bpf"];
+pub const MODULES: &[&str] = &["llc", "stp", "bridge", "veth", "dummy", "sch_ingress", "cls_bpf"];
+
+/// Those that IPVS needs besides.
+pub const IPVS_MODULES: &[&str] = &["libcrc32c", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "ip_tunnel", "ip_vs", "ip_vs_rr"];
 
 /// A kernel, unpacked.
 #[derive(Debug)]
@@ -27,8 +30,8 @@ pub struct Kernel {
     pub modules: Vec<PathBuf>,
 }
 
-/// Finds the kernel that `wanted` names, and downloads it into `cache` if need be.
-pub fn get(wanted: &str, cache: &Path) -> Result<Kernel> {
+/// Finds the kernel that `wanted` names, and downloads it into `cache` if need be. `modules`: names of those to load.
+pub fn get(wanted: &str, cache: &Path, modules: &[&str]) -> Result<Kernel> {
     let path = Path::new(wanted);
     let folder = if path.is_dir() {
         path.to_path_buf()
@@ -37,11 +40,11 @@ pub fn get(wanted: &str, cache: &Path) -> Result<Kernel> {
     } else {
         unpack(&download(wanted, cache)?, cache)?
     };
-    in_folder(&folder, wanted)
+    in_folder(&folder, wanted, modules)
 }
 
 /// The kernel in a folder that holds what a package holds: `boot/vmlinuz-VERSION` and `lib/modules/VERSION`.
-fn in_folder(folder: &Path, name: &str) -> Result<Kernel> {
+fn in_folder(folder: &Path, name: &str, wanted: &[&str]) -> Result<Kernel> {
     let image = entries(&folder.join("boot"))?.into_iter().find(|p| file_name(p).starts_with("vmlinuz-"));
     let image = image.with_context(|| format!("no boot/vmlinuz-* in {}", folder.display()))?;
     let version = file_name(&image).trim_start_matches("vmlinuz-").to_owned();
@@ -49,7 +52,7 @@ fn in_folder(folder: &Path, name: &str) -> Result<Kernel> {
     let modules = modules.iter().find(|m| m.is_dir()).with_context(|| format!("no modules of {version} in {}", folder.display()))?;
     let mut files = HashMap::new();
     index(&modules.join("kernel"), &mut files)?;
-    let modules = MODULES.iter().filter_map(|name| files.remove(*name)).collect();
+    let modules = wanted.iter().filter_map(|name| files.remove(*name)).collect();
     Ok(Kernel { name: name.to_owned(), image, modules })
 }
 

@@ -3,6 +3,7 @@
 //! The guest has no disk: an initramfs holds the test binaries, the programs that they start, and an init that runs them. They are the binaries
 //! that run outside, too, with their libraries, so nothing is built for this but init.
 
+mod counted;
 mod initramfs;
 mod kernel;
 mod qemu;
@@ -18,6 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+pub use self::counted::counted;
 use self::{initramfs::Archive, kernel::Kernel, qemu::Machine, report::Report};
 use crate::{
     binaries::{self, Binary},
@@ -46,11 +48,12 @@ pub fn run(kernels: &[String], words: &[String]) -> Result<()> {
     let own = binaries::own()?;
     let cache = workspace::target().join("vm");
     fs::create_dir_all(&cache).with_context(|| format!("failed to make {}", cache.display()))?;
-    let kernels = kernels.iter().map(|k| kernel::get(k, &cache)).collect::<Result<Vec<_>>>()?;
+    let kernels = kernels.iter().map(|k| kernel::get(k, &cache, kernel::MODULES)).collect::<Result<Vec<_>>>()?;
 
     let work = Scratch::new(&cache)?;
     let programs = work.0.join("programs");
-    pack_programs(&tests, words, &own, &programs, &work.0).context("failed to pack the guests' programs")?;
+    let arguments: Vec<String> = std::iter::once("--show-output".to_owned()).chain(words.iter().cloned()).collect();
+    pack_programs(&tests, &arguments, &[], &own, &programs, &work.0).context("failed to pack the guests' programs")?;
 
     let start = Instant::now();
     let outcomes: Vec<Result<Report>> = thread::scope(|scope| {
@@ -85,10 +88,17 @@ fn guest(kernel: &Kernel, programs: &Path, work: &Path) -> Result<Report> {
     // The kernel takes several archives, one after the other, for one.
     fs::copy(programs, &initramfs).with_context(|| format!("failed to write {}", initramfs.display()))?;
     pack_modules(kernel, File::options().append(true).open(&initramfs)?)?;
-    qemu::boot(&Machine { image: &kernel.image, initramfs: &initramfs, console: work.join(format!("console-{label}")), name: &kernel.name })
+    qemu::boot(&Machine {
+        image: &kernel.image,
+        initramfs: &initramfs,
+        console: work.join(format!("console-{label}")),
+        name: &kernel.name,
+        counted: false,
+    })
 }
 
-fn pack_programs(tests: &[Binary], words: &[String], own: &Path, to: &Path, scratch: &Path) -> Result<()> {
+/// `tests` are run with `arguments`, one after the other; `tools` are programs of this machine beside `ip`.
+fn pack_programs(tests: &[Binary], arguments: &[String], tools: &[&str], own: &Path, to: &Path, scratch: &Path) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(to)?));
     archive.console()?;
     for folder in ["proc", "sys", "tmp", "run", "root"] {
@@ -101,8 +111,11 @@ fn pack_programs(tests: &[Binary], words: &[String], own: &Path, to: &Path, scra
     for test in tests {
         archive.program(&format!("tests/{}", test.name), &test.path, scratch)?;
     }
-    archive.file("arguments", words.join("\n").as_bytes())?;
-    archive.program("usr/sbin/ip", &find("ip").context("no `ip` to put into the guests")?, scratch)?;
+    archive.file("arguments", arguments.join("\n").as_bytes())?;
+    for tool in ["ip"].iter().chain(tools) {
+        let path = find(tool).with_context(|| format!("no `{tool}` to put into the guests"))?;
+        archive.program(&format!("usr/sbin/{tool}"), &path, scratch)?;
+    }
     archive.finish()
 }
 

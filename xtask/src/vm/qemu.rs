@@ -33,12 +33,16 @@ pub struct Machine<'a> {
     pub console: PathBuf,
     /// In front of every line that is shown.
     pub name: &'a str,
+    /// One CPU, emulated, whose clock goes by the instructions that it executes: one a nanosecond.
+    pub counted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accelerator {
     Kvm,
     Tcg,
+    /// TCG that counts.
+    Icount,
 }
 
 enum Line {
@@ -48,6 +52,10 @@ enum Line {
 
 /// Boots the machine and follows it to its end.
 pub fn boot(machine: &Machine) -> Result<Report> {
+    if machine.counted {
+        let report = attempt(machine, Accelerator::Icount)?;
+        return report.with_context(|| format!("{}: no sign of /init within {BOOT_LIMIT:?}\n{}", machine.name, tail(&machine.console)));
+    }
     if kvm_works() {
         if let Some(report) = attempt(machine, Accelerator::Kvm)? {
             return Ok(report);
@@ -95,18 +103,21 @@ fn attempt(machine: &Machine, accelerator: Accelerator) -> Result<Option<Report>
 /// The kernel writes to the first serial port (a file), /init to the second (our pipe), so that neither cuts the other's lines.
 fn command(machine: &Machine, accelerator: Accelerator) -> Command {
     let mut append = String::from("console=ttyS0 panic=-1 quiet");
-    if accelerator == Accelerator::Tcg {
+    if accelerator != Accelerator::Kvm {
         append += EMULATED;
     }
     let (accel, cpu) = match accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         // With a thread per CPU, TCG's patching of code under a running CPU can crash the guest.
         Accelerator::Tcg => ("tcg,thread=single", "max"),
+        // String instructions would count as one each, however long they are.
+        Accelerator::Icount => ("tcg,thread=single", "max,-erms,-fsrm"),
     };
+    let cpus = if accelerator == Accelerator::Icount { "1" } else { "2" };
     // QEMU ends with us even where we are killed.
     let mut qemu = Command::new("setpriv");
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-        .args(["-accel", accel, "-cpu", cpu, "-M", "q35", "-smp", "2", "-m", &format!("{MEMORY_MIB}M")])
+        .args(["-accel", accel, "-cpu", cpu, "-M", "q35", "-smp", cpus, "-m", &format!("{MEMORY_MIB}M")])
         .args(["-nographic", "-nodefaults", "-no-reboot"])
         .args(["-serial", &format!("file:{}", machine.console.display()), "-serial", "stdio"])
         .arg("-kernel")
@@ -114,6 +125,7 @@ fn command(machine: &Machine, accelerator: Accelerator) -> Command {
         .arg("-initrd")
         .arg(machine.initramfs)
         .args(["-append", &append])
+        .args((accelerator == Accelerator::Icount).then_some(["-icount", "shift=0,sleep=off"]).into_iter().flatten())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -20,6 +20,8 @@ pub struct Report {
     failures: Failures,
     /// `verifier PROGRAM insns N`.
     verifier: Vec<String>,
+    /// What follows `figure `.
+    figures: Vec<String>,
 }
 
 impl Report {
@@ -27,6 +29,10 @@ impl Report {
     pub fn take<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         if let Some(own) = line.strip_prefix("vm: ") {
             return self.take_own(own);
+        }
+        if let Some(figure) = line.strip_prefix("figure ") {
+            self.figures.push(figure.to_owned());
+            return None;
         }
         self.failures.take(line);
         if let Some(counts) = line.split("test result: ").nth(1) {
@@ -50,6 +56,17 @@ impl Report {
             _ => {}
         }
         Some(line)
+    }
+
+    /// What a bench inside has measured, one line each.
+    pub fn figures(&self) -> &[String] {
+        &self.figures
+    }
+
+    /// The binary that was to run did, to a good end.
+    pub fn ran(&self) -> Result<()> {
+        ensure!(self.broken.is_empty(), "these ended badly: {}", self.broken.join(", "));
+        Ok(())
     }
 
     pub fn started(&self) -> bool {

@@ -105,7 +105,8 @@ fn row<T: bytemuck::Pod>(pins: &Path, name: &str) -> Result<Row<T>> {
     Row::map(data.fd().as_fd(), len).with_context(|| format!("failed to map {name}"))
 }
 
-fn charged(pin: &Path) -> Result<u64> {
+/// Bytes of a pinned map, as the kernel accounts for them.
+pub fn charged(pin: &Path) -> Result<u64> {
     let data = MapData::from_pin(pin).with_context(|| format!("failed to open {}", pin.display()))?;
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd()))?;
     let line = text.lines().find_map(|l| l.strip_prefix("memlock:")).context("the kernel does not say what a map takes")?;
