@@ -3,12 +3,17 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -45,6 +50,8 @@ pub enum Arm {
 pub struct Ground {
     _daemons: Vec<Daemon>,
     _processes: Vec<Process>,
+    /// Process groups, by the process that leads them.
+    _groups: Vec<u32>,
     _files: TempDir,
     _balancers: Vec<Host>,
     pub backends: Vec<Host>,
@@ -135,7 +142,9 @@ impl Ground {
                 _ => {
                     let text = nginx(arm.vip(), &self._files.path().display().to_string());
                     let file = self.write("nginx.conf", &text)?;
-                    self.start(host.ns.command("nginx").arg("-c").arg(file))?;
+                    // Its workers outlive a master that is killed: they are ended as a group.
+                    self.start(host.ns.command("nginx").arg("-c").arg(file).process_group(0))?;
+                    self._groups.extend(self._processes.last().and_then(Process::id));
                 }
             }
         }
@@ -181,6 +190,15 @@ impl Ground {
     fn start(&mut self, command: &mut Command) -> Result<()> {
         self._processes.push(Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?);
         Ok(())
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        for group in &self._groups {
+            // The leader has not been waited for, so the number is still its own. Who has ended by itself is as good.
+            let _ = killpg(Pid::from_raw(*group as i32), Signal::SIGKILL);
+        }
     }
 }
 
