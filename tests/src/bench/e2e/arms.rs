@@ -118,8 +118,16 @@ impl Ground {
             super::wire::serve(&backend.ns, PORT)?;
         }
         let files = tempfile::Builder::new().prefix("mesh-bench-").tempdir()?;
-        let mut ground =
-            Self { _daemons: Vec::new(), _processes: Vec::new(), _files: files, _balancers: Vec::new(), backends, client, _fabric: fabric };
+        let mut ground = Self {
+            _daemons: Vec::new(),
+            _processes: Vec::new(),
+            _groups: Vec::new(),
+            _files: files,
+            _balancers: Vec::new(),
+            backends,
+            client,
+            _fabric: fabric,
+        };
         for arm in arms.iter().filter(|arm| **arm != Arm::Direct) {
             ground.add(*arm).with_context(|| format!("failed to set up {}", arm.name()))?;
         }

@@ -111,8 +111,8 @@ async fn worker(kind: Kind, to: SocketAddr, from: SocketAddr, end: Instant, coun
             let mut answer = [0; ANSWER];
             stream.read_exact(&mut answer).await?;
             if kind == Kind::Connections {
-                stream.read(&mut answer).await?;
-                return io::Result::Ok(None);
+                let more = stream.read(&mut answer).await?;
+                return if more == 0 { io::Result::Ok(None) } else { Err(io::ErrorKind::InvalidData.into()) };
             }
             Ok(Some(stream))
         };
