@@ -102,6 +102,8 @@ impl Suite {
 fn host(words: &[String]) -> Result<()> {
     setup::ensure(&[Need::Build])?;
     let mut command = cargo(&["test", "--locked", "--no-fail-fast", "--workspace", "--lib", "--bins"]);
+    // The engine's own tests, and the ledger's.
+    command.args(["--test", "engine", "--test", "ledger"]);
     for name in binaries::named("host_")? {
         command.args(["--test", &name]);
     }

@@ -224,6 +224,8 @@ fn what_has_expired_is_taken_over() {
 fn traffic_keeps_a_flow_alive() {
     let world = World::new(Mode::Nat, Family::V4, Proto::Udp, 1);
     let request = world.send(world.request(5000, Segment::Ack)).unwrap();
+    // Until it is answered it is half open.
+    world.send(world.answer(&request, Segment::Ack)).unwrap();
     for _ in 0..5 {
         world.pass(150);
         world.send(world.answer(&request, Segment::Ack)).unwrap();

@@ -70,6 +70,8 @@ pub fn all(case: &Case) -> Vec<Outcome> {
 struct Flow {
     hash: u64,
     with: u16,
+    /// The time at which it began.
+    began: u32,
     /// Seconds.
     ends: f64,
     gap: f64,
@@ -85,6 +87,8 @@ struct World<'a> {
     factor: Vec<f64>,
     drained: Vec<bool>,
     dead: Vec<bool>,
+    /// When each died last; 0 = never.
+    died: Vec<u32>,
     waiting: Option<u16>,
     nodes: usize,
     /// Flows by the tick of their next packet.
@@ -104,6 +108,7 @@ impl<'a> World<'a> {
             factor: vec![1.0; BACKENDS + 1],
             drained: vec![false; BACKENDS + 1],
             dead: vec![false; BACKENDS + 1],
+            died: vec![0; BACKENDS + 1],
             waiting: None,
             nodes: NODES,
             due: (0..=(f64::from(case.seconds) / TICK) as usize + 1).map(|_| Vec::new()).collect(),
@@ -154,7 +159,7 @@ impl<'a> World<'a> {
             () if due(0.48) => (self.nodes, changed) = (NODES, false),
             () if due(0.55) => self.drained[11] = true,
             () if due(0.555) => self.drained[12] = true,
-            () if due(0.63) => self.dead[20] = true,
+            () if due(0.63) => (self.dead[20], self.died[20]) = (true, now),
             () if due(0.68) => (self.waiting, changed) = (Some(20), false),
             () if (0..20).any(|i| due(0.72 + 0.01 * f64::from(i))) => {
                 for _ in 0..BACKENDS / 10 {
@@ -197,7 +202,7 @@ impl<'a> World<'a> {
             _ => (600.0, 40.0),
         };
         let ends = tick as f64 * TICK + mean * self.random.exponential();
-        self.wait(Flow { hash, with, ends, gap }, tick, TICK);
+        self.wait(Flow { hash, with, began: now, ends, gap }, tick, TICK);
     }
 
     /// A SYN that nothing follows.
@@ -207,7 +212,8 @@ impl<'a> World<'a> {
     }
 
     fn go_on(&mut self, flow: Flow, tick: usize, now: u32) {
-        if self.dead[usize::from(flow.with)] {
+        // One that was silent while its backend died and came back has ended with it too.
+        if flow.began <= self.died[usize::from(flow.with)] {
             self.outcome.lost += 1;
         } else if self.keeper.lead(&self.packet(flow.hash, Some(flow.with)), now) != Some(flow.with) {
             self.outcome.broken += 1;
