@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::bench::churn::{Churn, Flood, Way, unbroken};
 use nix::sys::signal::Signal;
 
@@ -112,6 +112,41 @@ fn a_dead_backends_flows_are_reset_in_dsr() -> Result<()> {
 #[test]
 fn a_dead_backends_flows_are_reset_in_a_tunnel() -> Result<()> {
     resets_the_dead("mesh-reset-tun", Way::Tunnel)
+}
+
+/// Ways to fill the table, one upon the other while slots are still on their way.
+fn switches(group: &str, way: Way) -> Result<()> {
+    let churn = Churn::new(group, way, IDLE)?;
+    let held = churn.hold(HELD, PAUSE)?;
+    let text = std::fs::read_to_string(churn.daemon.config_path())?;
+    let services = text.split_once("ledger:").map(|(_, rest)| format!("interfaces: [{{name: eth0, hook: xdp}}]\nledger:{rest}"));
+    let services = services.context("the configuration has no ledger")?;
+    let mut moved = 0;
+    for scheduler in ["maglev", "ring", "consistent-hash"] {
+        churn.daemon.write_config(&services.replace("slots: 256,", &format!("slots: 256, scheduler: {scheduler},")))?;
+        churn.daemon.ok(&["reload"])?;
+        churn.daemon.until("slots are on their way", || Ok(churn.moving()? > 0))?;
+        let end = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < end {
+            churn.owners(10)?;
+            moved = moved.max(churn.moving()?);
+        }
+    }
+    ensure!(moved > 32, "of 256 slots only {moved} have moved");
+    churn.rest()?;
+    unbroken(&held.finish())?;
+    ensure!(churn.owners(60)?.len() == 3, "new connections do not reach all there are");
+    Ok(())
+}
+
+#[test]
+fn schedulers_are_switched_in_dsr_and_nothing_breaks() -> Result<()> {
+    switches("mesh-sched-dsr", Way::Dsr)
+}
+
+#[test]
+fn schedulers_are_switched_in_a_tunnel_and_nothing_breaks() -> Result<()> {
+    switches("mesh-sched-tun", Way::Tunnel)
 }
 
 #[test]
