@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
 const BACKENDS: [(&str, u8); 3] = [("b1", 11), ("b2", 12), ("b3", 13)];
 
-/// nginx in the host's namespace, which answers with its name; its files go with the directory.
+/// nginx in the host's namespace, which answers with its name; its files go with the directory. It says how loaded it is: by files called `busy` and `mute`.
 fn nginx(host: &Host, name: &str, directory: &TempDir) -> Result<Process> {
     let home = directory.path().join(name);
     fs::create_dir(&home)?;
@@ -27,7 +27,9 @@ fn nginx(host: &Host, name: &str, directory: &TempDir) -> Result<Process> {
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {}/{kind};", home.display())).concat();
     let config = format!(
         "daemon off; master_process off; pid {home}/pid; error_log {home}/error.log; worker_processes 1; events {{}}\n\
-         http {{ access_log off; {temporary} server {{ listen 80; listen [::]:80; location / {{ default_type text/plain; return 200 {name}; }} }} }}\n",
+         http {{ access_log off; {temporary} server {{ listen 80; listen [::]:80; location / {{ default_type text/plain; return 200 {name}; }} \
+         location = /healthz {{ if (-f {home}/mute) {{ add_header x-other 1; return 200; }} if (-f {home}/busy) {{ add_header x-load 90%; return 200; }} \
+         add_header x-load 0.5; return 200; }} }} }}\n",
         home = home.display()
     );
     fs::write(&file, config)?;
@@ -92,4 +94,38 @@ fn curl_and_wrk_reach_nginx_through_the_vip() -> Result<()> {
         ensure!(requests.is_some_and(|n| n > 100), "wrk did not get through at {vip}:\n{report}");
     }
     Ok(())
+}
+
+#[test]
+fn a_header_of_nginx_says_how_loaded_it_is_and_the_weight_follows() -> Result<()> {
+    let fabric = Fabric::new("mesh-header")?;
+    let balancer = fabric.host("balancer", 2)?;
+    let directory = tempfile::tempdir()?;
+    let backends: Vec<(&str, Host)> = BACKENDS.into_iter().map(|(name, n)| Ok((name, fabric.host(name, n)?))).collect::<Result<_>>()?;
+    let _servers: Vec<Process> = backends.iter().map(|(name, host)| nginx(host, name, &directory)).collect::<Result<_>>()?;
+    let addresses: Vec<_> = backends.iter().map(|(name, host)| format!("{{name: {name}, address: \"{}:80\"}}", host.v4)).collect();
+    let config = format!(
+        "interfaces: [{{name: eth0, hook: xdp}}]\nservices:\n  - {{name: web, vip: \"{}:80\", announce: {{address: eth0}}, slots: 1024, weights: {{by: load}}, \
+         health: {{type: http, path: /healthz, load_header: x-load, interval: 200ms, timeout: 200ms}}, backends: [{}]}}\n",
+        VIPS[0],
+        addresses.join(", ")
+    );
+    let daemon = Daemon::start(&balancer.ns, &config)?;
+    let shown = |name: &str| daemon.json(&["backend", "show", "web", name]);
+    let share = |name: &str| -> Result<f64> { shown(name)?["share"].as_f64().context("no share") };
+    daemon.until("all say what they have to do, and serve alike", || {
+        Ok((0.30..0.36).contains(&share("b1")?) && shown("b1")?["weighing"]["load"] == 0.5)
+    })?;
+    let busy = directory.path().join("b1/busy");
+    fs::write(&busy, "")?;
+    daemon.until("less for the busy one", || Ok(share("b1")? < 0.27))?;
+    let told = daemon.ok(&["backend", "show", "web", "b1"])?;
+    ensure!(told.contains("it reports a load of 0.90"), "{told}");
+    fs::write(directory.path().join("b2/mute"), "")?;
+    daemon.until("whoever says nothing is told of", || {
+        Ok(shown("b2")?["weighing"]["why"].to_string().contains("its answers have no header `x-load`"))
+    })?;
+    ensure!(shown("b2")?["state"] == "active", "a header that is missing is no failure");
+    fs::remove_file(&busy)?;
+    daemon.until("it has less to do", || Ok(shown("b1")?["weighing"]["load"] == 0.5))
 }

@@ -30,7 +30,7 @@ const SHORTEST_AGENT_INTERVAL: Duration = Duration::from_millis(100);
 const ELSEWHERE: u32 = 10;
 const FARTHEST: u32 = 1_000_000;
 
-/// Errors go to `findings`. `checked`: backends are checked; `reporting`: they send heartbeats themselves.
+/// Errors go to `findings`. `checked`: backends are checked; `reporting`: they say how loaded they are, in their own heartbeats or in a header.
 pub fn resolve_balance(service: &written::Service, checked: bool, reporting: bool, findings: &mut Findings<'_>) -> Balance {
     Balance {
         scheduler: service.scheduler.unwrap_or_default().into(),
@@ -95,8 +95,8 @@ fn weights(written: &balanced::Weights, checked: bool, reporting: bool, findings
     if by == SignalWord::Load && !reporting {
         findings.error(
             &written.by,
-            "load is what backends say in their own heartbeats, and the service expects none",
-            "add `heartbeat: {ttl: 10s}`, and have each backend send its `load`",
+            "load is what backends say in a header of their answers or in their own heartbeats, and neither is asked for",
+            "add `health: {type: http, load_header: x-load}`, or `heartbeat: {ttl: 10s}` and have each backend send its `load`",
         );
     }
     let interval = written.agent_interval.as_ref();
@@ -183,6 +183,8 @@ mod tests {
             ("    hash: [sauce]\n", "5:", "sauce"),
             ("    health: none\n    weights: {by: latency}\n", "6:19", "heartbeat"),
             ("    weights: {by: load}\n", "5:19", "heartbeat: {ttl"),
+            ("    health: {type: tcp, load_header: x-load}\n", "5:38", "type: http"),
+            ("    health: {type: http, load_header: \"x load\"}\n", "5:39", "header"),
             ("    weights: {agent_interval: 1s}\n", "5:", "agent"),
             ("    weights: {agent: 9999, agent_interval: 1ms}\n", "5:", "100ms"),
             ("    weights: {agent: 0}\n", "5:", "port"),

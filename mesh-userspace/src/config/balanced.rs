@@ -12,8 +12,8 @@ use super::{placed::Placed, words::Span};
 #[serde(deny_unknown_fields)]
 pub struct Weights {
     /// `static` (default); `latency`: who answers its heartbeat more slowly than it could, compared with the others, gets less
-    /// (best with a check that takes always the same by itself, and waits where requests wait); `load`: who says in its own
-    /// heartbeats (`heartbeat`) that it is more loaded than the others gets less.
+    /// (best with a check that takes always the same by itself, and waits where requests wait); `load`: who says in a header
+    /// of its answers (`health`: `load_header`) or in its own heartbeats (`heartbeat`) that it is more loaded than the others gets less.
     #[serde(default)]
     pub by: Placed<SignalWord>,
     /// Port of an agent on each backend that says in a line of text what share of its weight it can take (HAProxy's agent-check).
@@ -33,7 +33,7 @@ pub enum SignalWord {
     Static,
     /// Its latency over its own latency without load.
     Latency,
-    /// The load that it reports in its heartbeats.
+    /// The load that it reports, in a header or in its heartbeats.
     Load,
 }
 

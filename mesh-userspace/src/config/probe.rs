@@ -117,6 +117,7 @@ impl Reader<'_, '_, '_> {
             ("status", h.status.as_ref().map(place), web),
             ("headers", h.headers.as_ref().map(place), web),
             ("body", h.body.as_ref().map(place), web),
+            ("load_header", h.load_header.as_ref().map(place), web),
             ("server_name", h.server_name.as_ref().map(place), tls),
             ("verify", h.verify.as_ref().map(place), tls),
             ("ca", h.ca.as_ref().map(place), tls),
@@ -156,6 +157,9 @@ impl Reader<'_, '_, '_> {
                 let help = "the Host header is the key `host`, and those of the connection are not for a check to set";
                 check = self.findings.ok(headers, check.header(name, value), help)?;
             }
+        }
+        if let Some(name) = &h.load_header {
+            check = self.findings.ok(name, check.load_from(&name.value), "write a header's name, such as x-load")?;
         }
         Some(match &h.body {
             Some(text) => check.body_with(&text.value),

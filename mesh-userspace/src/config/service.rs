@@ -60,7 +60,8 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
         );
     }
     let backends_file = written.backends_file.as_ref().map(|f| base.join(&f.value));
-    let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), heartbeat.is_some(), findings);
+    let reporting = heartbeat.is_some() || check.as_ref().is_some_and(|c| reports_load(&c.kind));
+    let Balance { scheduler, log2_slots, weights, locality } = resolve_balance(written, check.is_some(), reporting, findings);
     let Guard { breaker, limits, backup_below } = resolve_guard(written, vip, mode, check.is_some(), findings);
     let service = Service {
         name,
@@ -95,6 +96,15 @@ fn warn_of_other_families(written: &written::Service, check: &Check, vip: VipAdd
             format!("backend {} is not of the VIP's family ({}), so it is probed directly", other.id, vip.addr),
             "give it an address of the VIP's family, or write `through: direct`",
         );
+    }
+}
+
+/// Its answers say how loaded the backend is.
+fn reports_load(kind: &CheckKind) -> bool {
+    match kind {
+        CheckKind::Http(check) => check.load().is_some(),
+        CheckKind::All(parts) | CheckKind::Any(parts) => parts.iter().any(|part| reports_load(&part.kind)),
+        _ => false,
     }
 }
 

@@ -112,9 +112,8 @@ pub struct Service {
     /// How flows are spread: `consistent-hash` (default: the fewest flows move), `maglev`, `ring`, `random` or `round-robin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<SchedulerWord>,
-    /// What of a packet chooses its backend: some of `source`, `source_port`, `destination`, `destination_port` and `protocol`. With `[source]` all flows
-    /// of one address meet one backend, in each service that has the same backends and weights. Default: all five. To change it moves flows, which only
-    /// `nat` remembers.
+    /// What of a packet chooses its backend: some of `source`, `source_port`, `destination`, `destination_port` and `protocol`; with `[source]` one
+    /// address meets one backend, in all services with the same backends. Default: all five. A change moves flows, which only `nat` remembers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<Placed<Vec<Placed<HashField>>>>,
     /// Slots of the table, a power of two from 256 to 1048576. Default: by the number of backends, and then a backend more can resize it.
@@ -248,6 +247,9 @@ pub struct Health {
     /// `http`: text that the first 64 KiB of the body have to hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Placed<String>>,
+    /// `http`: header of the answer with the backend's load, for `weights: {by: load}`: `0.42`, `42%`, or an ORCA report (`TEXT` or `JSON`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_header: Option<Placed<String>>,
     /// `tls`, `https`: name that is asked for and that the certificate must have. Default: the backend's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<Placed<String>>,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::balanced::SignalWord,
-    health::{TargetKey, Waited},
+    health::{Health, TargetKey, Waited},
     model::{BackendId, ServiceName, VipAddr},
     plan::{PlannedBackend, ServicePlan},
     weights::{Act, Controller, Factor, Observation, Reading},
@@ -89,7 +89,13 @@ impl Daemon {
         let word = words.get(&TargetKey { service: plan.name.clone(), backend: member.id });
         let merged = self.core.services().get(&plan.name);
         let endpoint = merged.and_then(|m| m.endpoints.get(m.endpoints.binary_search_by_key(&member.id, |e| e.id).ok()?));
-        view(member, reading.as_ref(), word, endpoint.and_then(|e| e.zone.clone()))
+        let mut view = view(member, reading.as_ref(), word, endpoint.and_then(|e| e.zone.clone()));
+        let by_load = merged.is_some_and(|m| m.service.weights.by == SignalWord::Load);
+        let key = TargetKey { service: plan.name.clone(), backend: member.id };
+        if let Some(Err(problem)) = self.monitor.status(&key).filter(|_| by_load).and_then(|status| status.load) {
+            view.why.push(problem);
+        }
+        view
     }
 
     pub(super) fn agent_words(&self) -> Words {
@@ -126,8 +132,10 @@ impl Daemon {
     ) -> Observation {
         let key = TargetKey { service: plan.name.clone(), backend: member.id };
         let by_load = merged.service.weights.by == SignalWord::Load;
-        let load = self.core.beat_of(&key).filter(|_| by_load).and_then(Lease::load);
-        let status = self.monitor.status(&key).filter(|_| !by_load);
+        let status = self.monitor.status(&key);
+        let said = || status.as_ref().filter(|s| s.health == Health::Up).and_then(|s| s.load.clone()?.ok());
+        let load = self.core.beat_of(&key).and_then(Lease::load).or_else(said).filter(|_| by_load);
+        let status = status.filter(|_| !by_load);
         let waited = status.map(|s| s.waited).unwrap_or_default();
         // Who is followed from now on says nothing of before; and a target that begins anew counts from 0.
         let heard = weigher.heard.insert(member.id, waited).and_then(|before| waited.since(before)).filter(|w| w.checks > 0);

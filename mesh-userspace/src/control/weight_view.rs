@@ -21,7 +21,7 @@ pub struct WeightView {
     pub inflation: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<f64>,
-    /// Load that it reports in its heartbeats, 0 to 1 of what it can take.
+    /// Load that it reports, in a header of its answers or in its heartbeats, 0 to 1 of what it can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
     /// Factor that its agent asks for.

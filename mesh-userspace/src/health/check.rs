@@ -1,6 +1,7 @@
 //! What to ask a target, how often, and what answer is right.
 
 mod http;
+mod load;
 mod status;
 mod tls;
 
@@ -12,6 +13,7 @@ use std::{
 };
 
 pub use http::HttpCheck;
+pub use load::{Reported, parse_load};
 pub use status::StatusSet;
 pub use tls::{TlsCheck, TlsSettings};
 

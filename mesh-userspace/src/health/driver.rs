@@ -238,12 +238,13 @@ impl Driver {
         if matches!(&outcome.result, Err(e) if is_answer(e)) {
             board.heard();
         }
-        let waited = matches!(&outcome.result, Ok(()) | Err(ProbeError::Timeout(_))).then_some(outcome.elapsed);
+        let waited = matches!(&outcome.result, Ok(_) | Err(ProbeError::Timeout(_))).then_some(outcome.elapsed);
         board.spoke(turn.id, matches!(&outcome.result, Err(e) if is_answer(e)));
+        let load = outcome.result.as_ref().ok().cloned().flatten();
         let sample = sample(outcome, circumstances);
         let of_target = !matches!(sample, Sample::Excused { .. }) && turn.occasion != Occasion::Doubt;
         if let Some(waited) = waited.filter(|_| of_target) {
-            board.waited(turn.id, waited);
+            board.waited(turn.id, waited, load);
         }
         if turn.occasion == Occasion::Doubt {
             board.tried(turn.id, sample, refused, now);
@@ -275,7 +276,7 @@ impl Driver {
 
 fn sample(outcome: Outcome, circumstances: Circumstances) -> Sample {
     match outcome.result {
-        Ok(()) => Sample::Passed { rtt: outcome.elapsed },
+        Ok(_) => Sample::Passed { rtt: outcome.elapsed },
         Err(e) if circumstances.excuse(e.fault()) => Sample::Excused { error: e.to_string() },
         Err(e) => Sample::Failed { error: e.to_string() },
     }

@@ -18,7 +18,7 @@ mod stall;
 mod watch;
 
 pub use ballot::{Peer, Verdict, Votes, Word};
-pub use check::{BadCheck, Check, CheckKind, ExecCheck, HttpCheck, Part, StatusSet, TargetKey, TlsCheck, TlsSettings, UdpCheck};
+pub use check::{BadCheck, Check, CheckKind, ExecCheck, HttpCheck, Part, Reported, StatusSet, TargetKey, TlsCheck, TlsSettings, UdpCheck};
 pub use driver::{Monitor, Options};
 pub use machine::{Evidence, Health, Machine, Sample, Thresholds, Transition};
 pub use probe::{Fault, Outcome, ProbeError, probe};

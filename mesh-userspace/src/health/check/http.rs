@@ -13,6 +13,7 @@ pub struct HttpCheck {
     expect: StatusSet,
     headers: HeaderMap,
     body: Option<String>,
+    load: Option<HeaderName>,
     tls: Option<TlsCheck>,
 }
 
@@ -29,6 +30,7 @@ impl HttpCheck {
             expect,
             headers: HeaderMap::new(),
             body: None,
+            load: None,
             tls: None,
         })
     }
@@ -47,6 +49,12 @@ impl HttpCheck {
     /// The same, passed only if the body holds `text` (in its first 64 KiB).
     pub fn body_with(self, text: &str) -> Self {
         Self { body: Some(text.to_owned()), ..self }
+    }
+
+    /// The same, with the backend's load read from this header of its answers.
+    pub fn load_from(self, name: &str) -> Result<Self, BadCheck> {
+        let load = Some(name.parse().map_err(|_| BadCheck::Header(name.into()))?);
+        Ok(Self { load, ..self })
     }
 
     /// The same over TLS.
@@ -70,6 +78,11 @@ impl HttpCheck {
     /// What the body has to hold.
     pub fn body(&self) -> Option<&str> {
         self.body.as_deref()
+    }
+
+    /// Header of the answer that holds the backend's load.
+    pub fn load(&self) -> Option<&HeaderName> {
+        self.load.as_ref()
     }
 
     pub fn tls(&self) -> Option<&TlsCheck> {

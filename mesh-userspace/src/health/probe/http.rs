@@ -5,21 +5,21 @@ use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header::{ACCEPT, HOST, HeaderValue, USER_AGENT},
+    header::{ACCEPT, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ProbeError, holds};
-use crate::health::HttpCheck;
+use crate::health::{HttpCheck, Reported, check::parse_load};
 
 /// Of a body no more than this is read: an answer that goes on is an answer.
 const BODY_LIMIT: usize = 64 * 1024;
 
-/// Sends the GET and reads the answer.
+/// Sends the GET and reads the answer, and the load that it reports.
 ///
 /// The server is not asked to close: whoever closes first keeps the socket in TIME_WAIT, and the reset that ends a check spares both.
-pub(super) async fn get<S>(stream: S, address: SocketAddr, check: &HttpCheck) -> Result<(), ProbeError>
+pub(super) async fn get<S>(stream: S, address: SocketAddr, check: &HttpCheck) -> Result<Option<Reported>, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -53,11 +53,12 @@ fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Empty<Bytes
     Ok(request)
 }
 
-async fn judge(response: Response<Incoming>, check: &HttpCheck) -> Result<(), ProbeError> {
+async fn judge(response: Response<Incoming>, check: &HttpCheck) -> Result<Option<Reported>, ProbeError> {
     let got = response.status().as_u16();
     if !check.expect().contains(got) {
         return Err(ProbeError::Status { got, expected: check.expect().to_string() });
     }
+    let load = check.load().map(|name| reported(response.headers(), name));
     let mut body = response.into_body();
     let mut read = Vec::new();
     while read.len() < BODY_LIMIT {
@@ -66,8 +67,13 @@ async fn judge(response: Response<Incoming>, check: &HttpCheck) -> Result<(), Pr
     }
     match check.body() {
         Some(wanted) if !holds(&read, wanted.as_bytes()) => Err(ProbeError::Body(wanted.to_owned())),
-        _ => Ok(()),
+        _ => Ok(load),
     }
+}
+
+fn reported(headers: &HeaderMap, name: &HeaderName) -> Reported {
+    let value = headers.get(name).ok_or_else(|| format!("its answers have no header `{name}`"))?;
+    parse_load(value.to_str().map_err(|_| format!("its header `{name}` is no text"))?).map_err(|e| format!("its header `{name}`: {e}"))
 }
 
 /// The cause says more than the wrapper around it does.

@@ -19,14 +19,15 @@ use futures_util::future::{LocalBoxFuture, select_ok, try_join_all};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::Semaphore;
 
-use super::{Check, CheckKind, Part};
+use super::{Check, CheckKind, Part, Reported};
 
 /// What one check brought.
 #[derive(Debug)]
 pub struct Outcome {
     /// From the start to the end of the answer, or to the error.
     pub elapsed: Duration,
-    pub result: Result<(), ProbeError>,
+    /// With the load that the target reports, where it is asked for.
+    pub result: Result<Option<Reported>, ProbeError>,
 }
 
 /// Why a check failed.
@@ -120,30 +121,35 @@ impl Place {
     }
 }
 
-fn ask(kind: &CheckKind, place: Place) -> LocalBoxFuture<'_, Result<(), ProbeError>> {
+fn ask(kind: &CheckKind, place: Place) -> LocalBoxFuture<'_, Result<Option<Reported>, ProbeError>> {
     Box::pin(async move {
-        match kind {
+        let plain = match kind {
             CheckKind::Tcp => tcp::connect(place).await.map(drop),
             CheckKind::Tls(check) => tls::handshake(tcp::connect(place).await?, place.address, check).await.map(drop),
             CheckKind::Http(check) => {
                 let stream = tcp::connect(place).await?;
-                match check.tls() {
+                return match check.tls() {
                     None => http::get(stream, place.address, check).await,
                     Some(tls) => http::get(tls::handshake(stream, place.address, tls).await?, place.address, check).await,
-                }
+                };
             }
             CheckKind::Grpc { service } => grpc::check(tcp::connect(place).await?, place.address, service).await,
             CheckKind::Udp(check) => udp::ask(place, check).await,
             CheckKind::Icmp => icmp::echo(place).await,
             CheckKind::Exec(check) => exec::run(place.address, check).await,
-            CheckKind::All(parts) => try_join_all(parts.iter().map(|part| ask_part(part, place))).await.map(drop),
+            // The first of several that reports a load.
+            CheckKind::All(parts) => {
+                let all = try_join_all(parts.iter().map(|part| ask_part(part, place))).await?;
+                return Ok(all.into_iter().flatten().next());
+            }
             CheckKind::Any(parts) if parts.is_empty() => Ok(()),
-            CheckKind::Any(parts) => select_ok(parts.iter().map(|part| ask_part(part, place))).await.map(drop),
-        }
+            CheckKind::Any(parts) => return select_ok(parts.iter().map(|part| ask_part(part, place))).await.map(|(first, _)| first),
+        };
+        plain.map(|()| None)
     })
 }
 
-fn ask_part(part: &Part, place: Place) -> LocalBoxFuture<'_, Result<(), ProbeError>> {
+fn ask_part(part: &Part, place: Place) -> LocalBoxFuture<'_, Result<Option<Reported>, ProbeError>> {
     let address = SocketAddr::new(place.address.ip(), part.port.unwrap_or(place.address.port()));
     let name = |error| ProbeError::Part { kind: part.kind.to_string(), error: Box::new(error) };
     Box::pin(async move { ask(&part.kind, Place { address, ..place }).await.map_err(name) })

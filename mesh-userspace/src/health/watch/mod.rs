@@ -19,7 +19,7 @@ pub(super) use register::Register;
 use target::Target;
 
 use super::{
-    Check, Evidence, Health, Peer, TargetKey, Word,
+    Check, Evidence, Health, Peer, Reported, TargetKey, Word,
     breaker::Counted,
     detector::{Phase, Signals},
 };
@@ -54,6 +54,8 @@ pub struct TargetStatus {
     pub checks_excused: u64,
     /// What its checks took so far, each until it was answered or given up.
     pub waited: Waited,
+    /// The load that its last answer reports; `None` = it is not asked for, or nothing was answered yet.
+    pub load: Option<Reported>,
     /// The course of suspicion, where several channels are summed.
     pub suspicion: Option<Suspicion>,
 }

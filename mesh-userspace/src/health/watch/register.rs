@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     health::{
-        Check, Health, HealthEvent, Peer, Sample, TargetKey, Verdict, Word,
+        Check, Health, HealthEvent, Peer, Reported, Sample, TargetKey, Verdict, Word,
         ballot::Ballot,
         breaker::{Course, excess},
         detector::{Budget, Guard, Pulse},
@@ -137,10 +137,11 @@ impl Register {
         self.update(id, now, |t| t.checked(sample, refused, now))
     }
 
-    /// A check has waited so long for its answer, or for nothing.
-    pub fn waited(&mut self, id: TargetId, time: Duration) {
+    /// A check has waited so long for its answer, or for nothing; the answer may report a load.
+    pub fn waited(&mut self, id: TargetId, time: Duration, load: Option<Reported>) {
         if let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) {
             target.waited = Waited { time: target.waited.time + time, checks: target.waited.checks + 1 };
+            target.load = load.or_else(|| target.load.take());
         }
     }
 

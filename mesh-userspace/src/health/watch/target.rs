@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::{Suspicion, TargetId, TargetStatus, Traffic, Waited};
-use crate::health::{Check, Health, HealthEvent, Sample, Verdict, breaker::Meter, judge::Judge};
+use crate::health::{Check, Health, HealthEvent, Reported, Sample, Verdict, breaker::Meter, judge::Judge};
 
 /// From the end of one trial to the next one's start, at least.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -30,6 +30,8 @@ pub struct Target {
     pub said: Option<Verdict>,
     pub pulse_rtt: Option<Duration>,
     pub waited: Waited,
+    /// What its answers report.
+    pub load: Option<Reported>,
     last_check: Option<Instant>,
     last_rtt: Option<Duration>,
     usual_rtt: Option<Duration>,
@@ -62,6 +64,7 @@ impl Target {
             said: None,
             pulse_rtt: None,
             waited: Waited::default(),
+            load: None,
             last_check: None,
             last_rtt: None,
             usual_rtt: None,
@@ -140,6 +143,7 @@ impl Target {
             checks_failed: self.failed,
             checks_excused: self.excused,
             waited: self.waited,
+            load: self.load.clone(),
             suspicion: self.judge.phase().map(|phase| Suspicion {
                 phase,
                 signals: self.judge.signals(now),
