@@ -23,6 +23,7 @@ mod service;
 mod source;
 mod source_access;
 pub mod sourced;
+pub mod translated;
 pub mod words;
 pub mod written;
 

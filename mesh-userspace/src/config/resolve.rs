@@ -14,6 +14,7 @@ use super::{
     placed::Placed,
     resolved::{Api, Config, FlowLog, Instance, Interface, Limits, Log, Nat, NatTimeouts, Service},
     service::resolve_service,
+    translated,
     words::Span,
     written,
 };
@@ -146,7 +147,7 @@ fn services(written: &[Placed<written::Service>], base: &Path, findings: &mut Fi
     services
 }
 
-fn nat(written: &written::Nat, findings: &mut Findings<'_>) -> Nat {
+fn nat(written: &translated::Nat, findings: &mut Findings<'_>) -> Nat {
     let mut sources: Vec<IpAddr> = Vec::new();
     for text in &written.sources {
         let parsed = text.value.parse().map_err(|_| format!("`{text}` is no address"));
@@ -178,7 +179,7 @@ fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
     Ok(first..=last)
 }
 
-fn nat_timeouts(written: &written::NatTimeouts, findings: &mut Findings<'_>) -> NatTimeouts {
+fn nat_timeouts(written: &translated::NatTimeouts, findings: &mut Findings<'_>) -> NatTimeouts {
     let d = NatTimeouts::default();
     // One tick of the kernel's clock is 134 ms; a day is far within 32 bits of them.
     let mut one = |span: &Option<Placed<Span>>, default: Duration| match span {

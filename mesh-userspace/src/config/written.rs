@@ -16,6 +16,7 @@ use super::{
 pub use super::{
     guarded::{Backend, Breaker},
     reported::{DetectorWord, Heartbeat, HeartbeatListener, PulseWord, ThroughWord},
+    translated::Nat,
     words::Interface,
 };
 use crate::model::{HashField, WhenEmpty};
@@ -310,36 +311,6 @@ pub struct Kubernetes {
     pub timeout: Option<Placed<Span>>,
     /// A watch is begun anew, from where it was, after this long. Default 1m.
     pub wait: Option<Placed<Span>>,
-}
-
-/// Translation of source addresses.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Nat {
-    /// Addresses that translated flows come from. Default: the node's own address towards each backend.
-    #[serde(default)]
-    pub sources: Vec<Placed<String>>,
-    /// Source ports of translated flows, `FIRST-LAST`. Default: the largest region from 1024 on that is not in `ip_local_port_range`.
-    pub ports: Option<Placed<String>>,
-    /// When entries expire.
-    #[serde(default)]
-    pub timeouts: NatTimeouts,
-}
-
-/// Idle times after which a translated flow is forgotten.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NatTimeouts {
-    /// No reply was seen. Default 15s.
-    pub half_open: Option<Placed<Span>>,
-    /// Established TCP. Default 2h5m, written `7500s`.
-    pub established: Option<Placed<Span>>,
-    /// TCP that one side has closed. Default 4m.
-    pub closing: Option<Placed<Span>>,
-    /// TCP that both sides have closed, or one has reset. Default 10s.
-    pub closed: Option<Placed<Span>>,
-    /// UDP. Default 3m.
-    pub udp: Option<Placed<Span>>,
 }
 
 /// How much the kernel's maps hold.
