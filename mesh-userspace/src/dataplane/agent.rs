@@ -11,22 +11,18 @@ use aya::{
         HashMap, MapData, MapError, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
     },
-    programs::{
-        SchedClassifier, TcAttachType,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
-    },
-    util::KernelVersion,
+    programs::{LinkOrder, TcAttachType},
 };
 use mesh_common::abi::{Addr, AgentLink, AgentStats, AgentVip, agent, agent_v4};
 
-use super::{attach::chain, error::DataplaneError};
+use super::{
+    error::DataplaneError,
+    filter::{self, classifier},
+    load::take,
+};
 
 /// The agent's half in the kernel, built from source by the build.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-agent"));
-
-/// Place of our filters among those of an interface, where there are no tcx links (below Linux 6.6).
-const FILTER_PRIORITY: u16 = 0x6d66;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The loaded programs. Dropping it takes them off their interfaces.
 pub struct AgentPlane {
@@ -45,12 +41,12 @@ impl AgentPlane {
     pub fn open(interfaces: &[String]) -> Result<Self, DataplaneError> {
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(DataplaneError::Load)?;
         let plane = Self {
-            vips: HashMap::try_from(take(&mut ebpf, agent::VIPS)?).map_err(failed(agent::VIPS))?,
-            own: HashMap::try_from(take(&mut ebpf, agent::OWN)?).map_err(failed(agent::OWN))?,
-            links: HashMap::try_from(take(&mut ebpf, agent::LINKS)?).map_err(failed(agent::LINKS))?,
-            peers: LpmTrie::try_from(take(&mut ebpf, agent::PEERS)?).map_err(failed(agent::PEERS))?,
+            vips: take(&mut ebpf, agent::VIPS)?,
+            own: take(&mut ebpf, agent::OWN)?,
+            links: take(&mut ebpf, agent::LINKS)?,
+            peers: take(&mut ebpf, agent::PEERS)?,
             known_peers: BTreeSet::new(),
-            stats: PerCpuArray::try_from(take(&mut ebpf, agent::STATS)?).map_err(failed(agent::STATS))?,
+            stats: take(&mut ebpf, agent::STATS)?,
             _ebpf: ebpf,
         };
         plane.attached(interfaces)
@@ -58,12 +54,10 @@ impl AgentPlane {
 
     fn attached(mut self, interfaces: &[String]) -> Result<Self, DataplaneError> {
         for (name, way) in [(agent::INGRESS, TcAttachType::Ingress), (agent::EGRESS, TcAttachType::Egress)] {
-            let refused = DataplaneError::program(name);
-            let program = self._ebpf.program_mut(name).ok_or(DataplaneError::Object { kind: "program", name })?;
-            let program: &mut SchedClassifier = program.try_into().map_err(&refused)?;
-            program.load().map_err(&refused)?;
+            let program = classifier(&mut self._ebpf, name)?;
+            program.load().map_err(DataplaneError::program(name))?;
             for interface in interfaces {
-                attach(program, interface, way)?;
+                filter::attach(program, interface, way, LinkOrder::default(), filter::AGENT)?;
             }
         }
         Ok(self)
@@ -139,25 +133,6 @@ impl AgentPlane {
             not_peer: sum.not_peer + one.not_peer,
         }))
     }
-}
-
-fn attach(program: &mut SchedClassifier, interface: &str, way: TcAttachType) -> Result<(), DataplaneError> {
-    let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
-    let done = if tcx {
-        program.attach(interface, way)
-    } else {
-        // It may be there already; if it can't be had, attaching says so. A filter of an agent that was killed goes with its handle.
-        let _ = qdisc_add_clsact(interface);
-        drop(SchedClassifierLink::attached(interface, way, FILTER_PRIORITY, FILTER_HANDLE, None));
-        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
-        program.attach_with_options(interface, way, TcAttachOptions::Netlink(options))
-    };
-    let hook = if tcx { "tcx" } else { "clsact" };
-    done.map(drop).map_err(|e| DataplaneError::Attach { interface: interface.to_owned(), hook, reason: chain(&e) })
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, DataplaneError> {
-    ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })
 }
 
 fn failed(name: &'static str) -> impl Fn(MapError) -> DataplaneError {

@@ -3,28 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::{
-    programs::{
-        LinkOrder, TcAttachType, XdpMode,
-        links::{FdLink, PinnedLink},
-        loaded_programs,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
-    },
-    util::KernelVersion,
+use aya::programs::{
+    LinkOrder, TcAttachType, XdpMode,
+    links::{FdLink, PinnedLink},
+    loaded_programs,
+    tc::{TcAttachOptions, qdisc_add_clsact},
 };
 
 use super::{
     error::DataplaneError,
+    filter,
     load::Loaded,
     options::{HookChoice, InterfaceOptions},
     owner::{LinkKind, XdpHook, link_at, take_off, xdp_hook},
     pins::{self, Kept, Pins},
     report::{AttachedIface, Hook},
 };
-
-/// Place of our filter among those of an interface; the handle is unique within the priority.
-const FILTER_PRIORITY: u16 = 0x6d65;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// A link of an earlier life.
 struct Former {
@@ -89,12 +83,11 @@ pub fn remove_link(path: &Path) -> Result<(), DataplaneError> {
 
 /// Takes our filter away from an interface; one that is gone counts as taken away.
 pub fn remove_filter(interface: &str) {
-    // Dropping the link detaches it.
-    drop(SchedClassifierLink::attached(interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None));
+    drop(filter::at(interface, TcAttachType::Ingress, filter::BALANCER));
 }
 
 fn hooks(choice: HookChoice) -> &'static [Hook] {
-    let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+    let tcx = filter::has_tcx();
     match choice {
         HookChoice::Auto if tcx => &[Hook::XdpNative, Hook::Tcx],
         HookChoice::Auto => &[Hook::XdpNative, Hook::Clsact],
@@ -202,15 +195,13 @@ fn attach_filter(loaded: &mut Loaded, pins: &Pins, name: &str) -> Result<(), Dat
     let clsact = qdisc_add_clsact(name);
     let tc = loaded.tc(pins)?;
     let replaced = if mark.exists() {
-        let ours = SchedClassifierLink::attached(name, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None);
-        ours.ok().and_then(|link| tc.attach_to_link(link).ok())
+        filter::at(name, TcAttachType::Ingress, filter::BALANCER).and_then(|link| tc.attach_to_link(link).ok())
     } else {
         None
     };
-    let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
     let id = match replaced {
         Some(id) => id,
-        None => tc.attach_with_options(name, TcAttachType::Ingress, TcAttachOptions::Netlink(options)).map_err(|e| {
+        None => tc.attach_with_options(name, TcAttachType::Ingress, filter::options(filter::BALANCER)).map_err(|e| {
             let qdisc = clsact.err().map(|q| format!("; adding the clsact qdisc: {}", chain(&q))).unwrap_or_default();
             failed(format!("{}{qdisc}", chain(&e)))
         })?,

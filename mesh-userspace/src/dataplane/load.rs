@@ -242,7 +242,7 @@ fn row<T: Pod>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Row<T>, Data
 }
 
 /// Takes a map out of the object, as what it is.
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DataplaneError> {
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DataplaneError> {
     let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
     map.try_into().map_err(|source| DataplaneError::Map { name, source })
 }

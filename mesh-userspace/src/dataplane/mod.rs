@@ -9,6 +9,7 @@ pub mod entry;
 mod error;
 mod explain;
 pub mod extents;
+mod filter;
 mod flow_records;
 mod flow_watch;
 mod grace;

@@ -8,24 +8,21 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError},
-    programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
-    },
-    util::KernelVersion,
+    maps::{HashMap, MapData, MapError},
+    programs::{LinkOrder, TcAttachType},
 };
 use mesh_common::abi::probe::{self, Ends, MAX_ID, ProbeWay};
 
-use super::{attach::chain, error::DataplaneError};
+use super::{
+    error::DataplaneError,
+    filter::{self, classifier},
+    load::take,
+};
 use crate::model::{Head, Passage};
 
 /// The probes' half in the kernel, built from source by the build.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-probe"));
 
-/// Place of our filters among those of an interface, where there are no tcx links (below Linux 6.6): before the balancer's.
-const FILTER_PRIORITY: u16 = 0x6d64;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 const PROGRAMS: [(&str, TcAttachType); 2] = [(probe::EGRESS, TcAttachType::Egress), (probe::INGRESS, TcAttachType::Ingress)];
 
 /// The loaded programs. Dropping it takes them off their interfaces.
@@ -50,8 +47,8 @@ impl ProbePlane {
             classifier(&mut ebpf, name)?.load().map_err(DataplaneError::program(name))?;
         }
         Ok(Self {
-            ways: HashMap::try_from(take(&mut ebpf, probe::WAYS)?).map_err(failed(probe::WAYS))?,
-            vips: HashMap::try_from(take(&mut ebpf, probe::VIPS)?).map_err(failed(probe::VIPS))?,
+            ways: take(&mut ebpf, probe::WAYS)?,
+            vips: take(&mut ebpf, probe::VIPS)?,
             ids: BTreeMap::new(),
             taken: BTreeSet::new(),
             // Somewhere, so that another instance on the same interface has other ids.
@@ -95,7 +92,11 @@ impl ProbePlane {
             if self.attached.get(name) == Some(&ifindex) {
                 continue;
             }
-            match PROGRAMS.iter().try_for_each(|(program, way)| attach(classifier(&mut self.ebpf, program)?, name, *way)) {
+            let attached = PROGRAMS.iter().try_for_each(|(program, way)| {
+                // Before the balancer's.
+                filter::attach(classifier(&mut self.ebpf, program)?, name, *way, LinkOrder::first(), filter::PROBE)
+            });
+            match attached {
                 Ok(()) => drop(self.attached.insert(name.to_owned(), ifindex)),
                 Err(error) => errors.push(error),
             }
@@ -130,33 +131,8 @@ impl ProbePlane {
 /// Takes away the filters of a daemon that was killed; those that are gone count as taken away.
 pub fn remove_filters(interface: &str) {
     for (_, way) in PROGRAMS {
-        // Dropping the link detaches it.
-        drop(SchedClassifierLink::attached(interface, way, FILTER_PRIORITY, FILTER_HANDLE, None));
+        drop(filter::at(interface, way, filter::PROBE));
     }
-}
-
-fn attach(program: &mut SchedClassifier, interface: &str, way: TcAttachType) -> Result<(), DataplaneError> {
-    let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
-    let done = if tcx {
-        program.attach_with_options(interface, way, TcAttachOptions::TcxOrder(LinkOrder::first()))
-    } else {
-        // It may be there already; if it can't be had, attaching says so. A filter of a daemon that was killed goes with its handle.
-        let _ = qdisc_add_clsact(interface);
-        drop(SchedClassifierLink::attached(interface, way, FILTER_PRIORITY, FILTER_HANDLE, None));
-        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
-        program.attach_with_options(interface, way, TcAttachOptions::Netlink(options))
-    };
-    let hook = if tcx { "tcx" } else { "clsact" };
-    done.map(drop).map_err(|e| DataplaneError::Attach { interface: interface.to_owned(), hook, reason: chain(&e) })
-}
-
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, DataplaneError> {
-    let program = ebpf.program_mut(name).ok_or(DataplaneError::Object { kind: "program", name })?;
-    program.try_into().map_err(DataplaneError::program(name))
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
-    ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })
 }
 
 fn failed(name: &'static str) -> impl Fn(MapError) -> DataplaneError {
