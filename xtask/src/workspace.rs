@@ -8,6 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+/// How the names of the variables begin by which cargo tells a program of the package that it is of.
+const OF_A_PACKAGE: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "OUT_DIR"];
+
 /// The folder of the root manifest.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -19,10 +22,16 @@ pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
-/// The cargo that started this.
+/// The cargo that started this. What that one told this program of its own package is not handed on: build scripts that ask for such a variable
+/// would run again, with all that depends on them, whenever cargo is started in another way.
 pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(args);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| OF_A_PACKAGE.iter().any(|begin| name.starts_with(begin))) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
