@@ -20,8 +20,8 @@ use crate::{
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     let backend = match arrival.owner(run.packet, run.tables) {
         Ok(backend) if arrival.network.ttl > 1 => backend,
-        Ok(_) => return run.end(arrival.service, Reason::TtlExceeded),
-        Err(reason) => return run.end(arrival.service, reason),
+        Ok(_) => return run.end(arrival.service(), Reason::TtlExceeded),
+        Err(reason) => return run.end(arrival.service(), reason),
     };
     let headers = &arrival.headers;
     run.forward_unremembered(arrival, backend, || {

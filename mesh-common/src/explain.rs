@@ -36,7 +36,7 @@ impl<P, T> Sink<P, T> for Tell<'_> {
     fn arrived<A: Address>(&self, arrival: &Arrival<'_, A>) {
         put!(self.out, Explained.hash as u64, arrival.chooser());
         put!(self.out, Explained.table as u64, TableRef(read!(arrival.vip, Vip.table as u64)).0);
-        put!(self.out, Explained.service as u32, arrival.service);
+        put!(self.out, Explained.service as u32, arrival.service());
         put!(self.out, Explained.backend_base as u32, read!(arrival.vip, Vip.backend_base as u32));
         put!(self.out, Explained.mode as u8, read!(arrival.vip, Vip.mode as u8));
     }

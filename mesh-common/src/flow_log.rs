@@ -61,7 +61,7 @@ impl Beginning {
         Self {
             client: arrival.network.src.words(),
             key: hash::last(arrival.hash ^ begun << 16),
-            whose: arrival.service as u64 | (stats as u64) << 32,
+            whose: arrival.service() as u64 | (stats as u64) << 32,
             ports: arrival.headers.ports as u64 | (A::FAMILY as u64) << 32,
         }
     }

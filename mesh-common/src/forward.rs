@@ -68,19 +68,21 @@ pub(crate) struct Sign {
 pub(crate) struct Arrival<'a, A> {
     pub config: Shared<'a, Config>,
     pub vip: Shared<'a, Vip>,
-    /// Id of the service.
-    pub service: u32,
     pub headers: Headers<A>,
     pub network: header::Network<A>,
     /// TCP flags; 0 for UDP.
     pub flags: u8,
     /// Hash of the flow.
     pub hash: u64,
-    /// The service's [`ServiceFlags`].
-    pub wanted: u16,
 }
 
 impl<A> Arrival<'_, A> {
+    /// Id of the service. Read where it is needed, as what else stands in the VIP's entry: to keep it would take room on the stack.
+    #[inline(always)]
+    pub(crate) fn service(&self) -> u32 {
+        read!(self.vip, Vip.service as u32)
+    }
+
     /// The packet asks for a TCP connection.
     #[inline(always)]
     pub(crate) fn connects(&self) -> bool {
@@ -180,7 +182,7 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, drawn });
         self.send(Sending {
             reason: Reason::Forwarded,
-            service: arrival.service,
+            service: arrival.service(),
             stats,
             ifindex: backend.ifindex(),
             end: arrival.network.end,
@@ -306,7 +308,8 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     const NAT: u8 = Mode::Nat as u8;
     const DNAT: u8 = Mode::Dnat as u8;
     const TUNNEL: u8 = Mode::Tunnel as u8;
-    let service = read!(vip, Vip.service as u32);
+    // Read where it is needed, and not kept.
+    let service = || read!(vip, Vip.service as u32);
     let wanted = read!(vip, Vip.flags as u16);
     if wanted & (guard::ASKED | ServiceFlags::SEVERAL) != 0 {
         // Port 0 is what its entry is found by, and none of them.
@@ -314,23 +317,23 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
             return run.foreign();
         }
         if let Some(refused) = guard::refused(run.packet, run.tables, vip, wanted, &headers) {
-            return run.end(service, refused);
+            return run.end(service(), refused);
         }
     }
     let (network, flags) = match headers.check(run.packet) {
         Ok(sound) => sound,
-        Err(Reason::Fragment) => return run.aside(Cause::fragment(service, Reason::Fragment)),
-        Err(reason) => return run.end(service, reason),
+        Err(Reason::Fragment) => return run.aside(Cause::fragment(service(), Reason::Fragment)),
+        Err(reason) => return run.end(service(), reason),
     };
     let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, service, headers, network, flags, hash, wanted };
+    let arrival = Arrival { config, vip, headers, network, flags, hash };
     run.sink.arrived(&arrival);
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
         NAT => nat::forward(run, &arrival),
         DNAT => dnat::forward(run, &arrival),
         TUNNEL => tunnel::forward(run, &arrival),
-        _ => run.end(service, Reason::BadTable),
+        _ => run.end(service(), Reason::BadTable),
     }
 }
 
@@ -339,7 +342,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 fn dsr<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match arrival.owner(run.packet, run.tables) {
         Ok(backend) => run.forward_unremembered(arrival, backend, || Network::Untouched),
-        Err(reason) => run.end(arrival.service, reason),
+        Err(reason) => run.end(arrival.service(), reason),
     }
 }
 
@@ -347,11 +350,12 @@ impl<'a, A: Address> Arrival<'a, A> {
     /// What chooses the flow's slot: its hash, or that of some fields where the service wants it so.
     #[inline(always)]
     pub(crate) fn chooser(&self) -> u64 {
-        if self.wanted & ServiceFlags::FEWER_FIELDS == 0 {
+        let wanted = read!(self.vip, Vip.flags as u16);
+        if wanted & ServiceFlags::FEWER_FIELDS == 0 {
             return self.hash;
         }
         let tuple = Tuple { src: self.network.src, dst: self.headers.dst, ports: self.headers.ports };
-        hash::fields(&tuple, self.headers.proto, hash::key(self.config), self.wanted)
+        hash::fields(&tuple, self.headers.proto, hash::key(self.config), wanted)
     }
 
     /// Where in the arena the flow's slot is.

@@ -35,7 +35,7 @@ use crate::{
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match flow_of(run.packet, run.tables, arrival) {
         Ok((backend, parties, opens)) => run.forward(arrival, backend, opens, || translation(arrival, backend, parties)),
-        Err(reason) => run.end(arrival.service, reason),
+        Err(reason) => run.end(arrival.service(), reason),
     }
 }
 

@@ -308,7 +308,7 @@ pub(crate) fn opaque(x: u64, _noise: u64) -> u64 {
 /// is small.
 #[inline(always)]
 #[cfg(target_arch = "bpf")]
-pub(crate) fn in_order(mut x: u64) -> u64 {
+pub fn in_order(mut x: u64) -> u64 {
     // SAFETY: a register is copied to itself.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) x, options(nostack, preserves_flags)) };
     x
@@ -316,7 +316,7 @@ pub(crate) fn in_order(mut x: u64) -> u64 {
 
 #[inline(always)]
 #[cfg(not(target_arch = "bpf"))]
-pub(crate) fn in_order(x: u64) -> u64 {
+pub fn in_order(x: u64) -> u64 {
     x
 }
 

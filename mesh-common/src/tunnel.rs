@@ -30,7 +30,7 @@ const PORTS: u16 = 0x4000;
 pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     let (backend, other) = match arrival.owners(run.packet, run.tables) {
         Ok(owners) => owners,
-        Err(reason) => return run.end(arrival.service, reason),
+        Err(reason) => return run.end(arrival.service(), reason),
     };
     let udp = (backend.flags() & Backend::GUE != 0).then(|| source_port(arrival.hash));
     let v6 = backend.flags() & Backend::V6 != 0;
@@ -38,10 +38,10 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
     let list = if other.is_some() { gue::room(v6) } else { 0 };
     let room = room(v6, udp.is_some()) + list;
     if !fits(run.packet, arrival, room, backend.mtu()) {
-        return run.aside(Cause::too_big(arrival.service, backend.mtu().wrapping_sub(room as u16)));
+        return run.aside(Cause::too_big(arrival.service(), backend.mtu().wrapping_sub(room as u16)));
     }
     let Some(class) = run.packet.at::<4>(arrival.headers.l3).map(|ip| class_of(A::FAMILY, ip)) else {
-        return run.end(arrival.service, Reason::Malformed);
+        return run.end(arrival.service(), Reason::Malformed);
     };
     // The length fits 16 bits, or the packet would not have fitted.
     let len = arrival.network.end.wrapping_sub(arrival.headers.l3) as u16;

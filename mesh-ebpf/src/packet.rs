@@ -23,6 +23,7 @@ use mesh_common::{
     packet::{Packet, PacketMut, u16_at, u32_at, u64_at},
     patch::Patch,
     rewrite::{Edit, Encap, Network, Outer, Rewrite, Translation, by_stores, checksum_offset},
+    shared::in_order,
     tables::Tables,
 };
 use network_types::{
@@ -84,7 +85,8 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn size(&self) -> usize {
-        self.linear.end - self.linear.start
+        // Computed each time that it is asked for: kept from one time to the next, it would take room on the stack all the way.
+        in_order(self.linear.end as u64) as usize - self.linear.start
     }
 
     #[inline(always)]
@@ -358,8 +360,8 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn size(&self) -> usize {
-        // SAFETY: `skb` is the context that the kernel called with.
-        unsafe { (*self.skb).len as usize }
+        // SAFETY: `skb` is the context that the kernel called with. (Volatile: read each time that it is asked for, for the same reason.)
+        unsafe { (&raw const (*self.skb).len).read_volatile() as usize }
     }
 
     #[inline(always)]

@@ -71,8 +71,7 @@ fn first<A: Identified, P: Packet, T: Tables>(
     match forward::find_service(tables, config, ip.dst, key) {
         Some(vip) => {
             let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
-            let (service, wanted) = (read!(vip, Vip.service as u32), read!(vip, Vip.flags as u16));
-            to_backend(packet, tables, course, &Arrival { config, vip, service, headers, network, flags, hash, wanted })
+            to_backend(packet, tables, course, &Arrival { config, vip, headers, network, flags, hash })
         }
         None => to_client(packet, tables, config, course, &headers, &network),
     }
@@ -93,7 +92,7 @@ fn to_backend<A: Identified, P: Packet, T: Tables>(
     put!(course, Course.mode as u8, mode);
     put!(course, Course.base as u32, base);
     put!(course, Course.hash as u64, arrival.hash);
-    put!(course.fragmented(), Fragmented.service as u32, arrival.service);
+    put!(course.fragmented(), Fragmented.service as u32, arrival.service());
     let sent = arrival.sent(packet);
     let begins = match sent {
         Sent::Syn { isn } => isn as u64 + 1,

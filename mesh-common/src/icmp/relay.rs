@@ -126,7 +126,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let base = read!(vip, Vip.backend_base as u32);
     let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto, fragment: false, l3: 0, l4: 0 };
     let network = Network { src: tuple.src, ttl: 0, fragment: false, end: 0 };
-    let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash, wanted: read!(vip, Vip.flags as u16) };
+    let arrival = Arrival { config, vip, headers, network, flags: 0, hash };
     let backend = match read!(vip, Vip.mode as u8) {
         mode @ (DSR | DNAT | TUNNEL) => match select::about(tables, arrival.slot(), base) {
             Ok(backend) => {
@@ -233,15 +233,14 @@ fn carried<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared
     let hash = hash::flow(&Tuple { src: ip.src, dst: ip.dst, ports }, hash::key(config), read!(vip, Vip.seed as u64));
     let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: false, l3: 0, l4: 0 };
     let network = Network { src: ip.src, ttl: 0, fragment: false, end: 0 };
-    let (service, wanted) = (read!(vip, Vip.service as u32), read!(vip, Vip.flags as u16));
-    let arrival = Arrival { config, vip, service, headers, network, flags: 0, hash, wanted };
+    let arrival = Arrival { config, vip, headers, network, flags: 0, hash };
     let backend = select::about(tables, arrival.slot(), read!(vip, Vip.backend_base as u32)).ok()?;
     let (first, second) = (read!(backend.entry, Backend.addr as u64), backend.entry.load::<u64, { offset_of!(Backend, addr) + 8 }>());
     if [first, second] != to {
         return None;
     }
     put!(tables.relayed()?, Relayed.v6 as u32, (A::FAMILY as u8 == Family::V6 as u8) as u32);
-    Some(Cause::new(service, Reason::TooBigTold))
+    Some(Cause::new(arrival.service(), Reason::TooBigTold))
 }
 
 /// Whether the packet inside is IPv6, where it begins and how much of it is there, and what would fit.

@@ -7,7 +7,7 @@ use crate::{
     header::TCP,
     nat::{Life, Parties},
     read,
-    shared::Shared,
+    shared::{Shared, in_order},
     tables::Tables,
 };
 
@@ -21,14 +21,16 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, arrival: &Arrival<'
             continue;
         }
         let Some(flow) = tables.nat_flow((word as u32).wrapping_sub(1)) else { continue };
-        if read!(flow, NatFlow.claim as u64) != Parties::claim(arrival.hash) {
+        // Computed for each of the few that come here: kept from the beginning, it would take room on the stack.
+        let claimed = || read!(flow, NatFlow.claim as u64) == Parties::claim(in_order(arrival.hash));
+        if !claimed() {
             continue;
         }
         let parties = Parties::of(flow);
         if parties.client_port() == (arrival.headers.ports as u16)
             && load_address!(A, flow, NatFlow.client) == arrival.network.src
-            && read!(flow, NatFlow.service as u32) == arrival.service
-            && read!(flow, NatFlow.claim as u64) == Parties::claim(arrival.hash)
+            && read!(flow, NatFlow.service as u32) == arrival.service()
+            && claimed()
         {
             return Some((flow, parties));
         }

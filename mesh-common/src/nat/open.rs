@@ -79,7 +79,7 @@ pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, 
     put!(opening, Opening.own_mac as u64, macs.dst);
     put!(opening, Opening.slot as u32, arrival.slot());
     put!(opening, Opening.backend_base as u32, read!(arrival.vip, Vip.backend_base as u32));
-    put!(opening, Opening.service as u32, arrival.service);
+    put!(opening, Opening.service as u32, arrival.service());
     put!(opening, Opening.ifindex as u32, packet.ifindex());
     put!(opening, Opening.now as u32, tables.tick());
     put!(opening, Opening.client_port as u16, arrival.headers.ports as u16);
