@@ -3,7 +3,7 @@
 use network_types::eth::EtherType;
 
 use crate::{
-    abi::{Config, Mode, Reason, ServiceFlags, TableRef, Vip, VipHalf},
+    abi::{Config, LedgerEntry, Mode, Reason, ServiceFlags, TableRef, Vip, VipHalf},
     aside::Cause,
     dnat,
     flow::{Address, Tuple, load_address},
@@ -374,7 +374,7 @@ impl<'a, A: Address> Arrival<'a, A> {
     #[inline(always)]
     pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
         let base = read!(self.vip, Vip.backend_base as u32);
-        select::owners(tables, self.slot(), base, self.hash, || self.sent(packet))
+        select::owners(tables, self.slot(), base, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
     }
 
     /// What the packet tells of its flow to the ledger.

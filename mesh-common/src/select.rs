@@ -31,14 +31,14 @@ pub(crate) fn backend<T: Tables>(tables: &T, at: u32, base: u32) -> Result<(u16,
     chosen(tables, base, unsteady(tables, base, slot))
 }
 
-/// The backend that a packet goes to whose flow nobody remembers, in the steady state of its slot by the slot alone, else by the ledger (by its hash). `sent` is
-/// asked for in the latter case only. Also the index of who else may have the flow, if the ledger names one.
+/// The backend that a packet goes to whose flow nobody remembers, in the steady state of its slot by the slot alone, else by the ledger. `key` and `sent`
+/// are asked for in the latter case only. Also the index of who else may have the flow, if the ledger names one.
 #[inline(always)]
 pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,
     at: u32,
     base: u32,
-    hash: u64,
+    key: impl FnOnce() -> u64,
     sent: impl FnOnce() -> Sent,
 ) -> Result<(Candidate<'a>, u16), Reason> {
     let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
@@ -49,7 +49,7 @@ pub(crate) fn owners<'a, T: Tables>(
     {
         return Ok((target, SlotWord::NONE));
     }
-    let (index, other) = places::followed(tables.follow(at, base, hash, sent().pack()))?;
+    let (index, other) = places::followed(tables.follow(at, base, key(), sent().pack()))?;
     match Candidate::at(tables, base, index) {
         Some(chosen) if chosen.ready() => Ok((chosen, other)),
         Some(_) => Err(Reason::NextHop),

@@ -10,7 +10,7 @@ use mesh::{
         image::{Image, Row},
         layout::Layout,
         op::Op,
-        reconcile::{Batch, Translation, moves::Clock, reconcile},
+        reconcile::{Batch, Translation, reconcile, standings::Clock},
         vip_index,
     },
     model::{BackendId, BackendState, Mode, Proto, VipAddr, Weight},

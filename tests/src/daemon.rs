@@ -161,6 +161,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same, and what it loaded goes too: the next one finds nothing in the kernel.
+    pub fn leave(&mut self, signal: Signal) -> Result<()> {
+        self.stop(signal)?;
+        let config = self.config_path();
+        self.ok(&["detach", "--config", &config.to_string_lossy()])?;
+        ensure!(!self.pins().exists(), "{} is still there", self.pins().display());
+        Ok(())
+    }
+
     /// Leaves daemon and files behind when this value goes. Returns the directory.
     pub fn keep(&mut self) -> PathBuf {
         self.keep = true;

@@ -17,7 +17,7 @@ pub struct SlotMemo {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct LedgerEntry {
-    /// 0 = free; [`LedgerEntry::BUSY`] while its taker writes the rest; else the hash of the client's flow with bit 1 set.
+    /// 0 = free; [`LedgerEntry::BUSY`] while its taker writes the rest; else the flow's [`LedgerEntry::key`] with bit 1 set.
     pub claim: u64,
     /// A [`LedgerWord`].
     pub word: u64,
@@ -26,9 +26,20 @@ pub struct LedgerEntry {
 impl LedgerEntry {
     /// Claim of an entry that is being written.
     pub const BUSY: u64 = 1;
+
+    /// What a flow is known by: its hash, whose upper 16 bits, by which its slot was found, give way to those of the service's id. So an entry tells whose
+    /// it is, as other balancers have to know.
+    pub const fn key(hash: u64, service: u32) -> u64 {
+        hash & (u64::MAX >> 16) | (service as u64) << 48
+    }
+
+    /// The lower 16 bits of the id of the service that an entry of this claim is of.
+    pub const fn service(claim: u64) -> u16 {
+        (claim >> 48) as u16
+    }
 }
 
-/// One cache line of entries, found by the flow's hash.
+/// One cache line of entries, found by the flow's key.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct LedgerBucket {

@@ -90,6 +90,12 @@ pub fn joined(own: SlotWord, said: &Said, rest: bool) -> Option<SlotWord> {
     if !known || rest && same { None } else { Some(prepared(if rest { said.target } else { said.default })) }
 }
 
+/// Whether a slot's word begins to count anew when another node is lost: what that one has sent elsewhere until then may go on here, and it can't tell any
+/// more since when all is quiet. Where nothing goes by that is not remembered, it has told all that is to be known of it.
+pub const fn counts_anew(flags: SlotFlags) -> bool {
+    flags.0 != SlotFlags::STEADY.0 && !flags.has(SlotFlags::STRICT)
+}
+
 /// Within so many ticks others hear of a packet that went elsewhere, or do not count any more.
 pub const LAG: u32 = 16;
 

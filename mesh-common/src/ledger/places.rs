@@ -47,7 +47,8 @@ impl Sent {
     }
 }
 
-/// The backend that takes a packet of this slot, with who else may have its flow in bits 32 to 47; or 2^16 + the reason why nobody does. `sent`: a packed
+/// The backend that takes a packet of this slot, with who else may have its flow in bits 32 to 47; or 2^16 + the reason why nobody does. `hash`: the flow's
+/// [`LedgerEntry::key`]; `sent`: a packed
 /// [`Sent`].
 #[inline(always)]
 pub fn follow<T: Tables>(tables: &T, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {

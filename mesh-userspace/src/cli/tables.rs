@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
     control::explaining::named,
-    control::view::{BackendView, LedgerView, MovingView, ServiceView, SourceView, Status, Traffic, Usage},
+    control::view::{BackendView, FlowsView, LedgerView, MovingView, ServiceView, SourceView, Status, Traffic, Usage},
     events::Event,
     model::BackendId,
 };
@@ -52,7 +52,11 @@ pub(super) fn status(status: &Status, wide: bool) -> String {
     for peer in status.peers.iter().flat_map(|peers| &peers.nodes) {
         let heard = peer.age_ms.map_or_else(|| "never heard".into(), |age| format!("heard {age} ms ago"));
         let vote = if peer.fresh { format!("doubts {} backends", peer.doubts) } else { "has no vote".into() };
-        line("peer", format!("{}, {heard}, {vote}", peer.address));
+        line("peer", format!("{}, {heard}, {vote}, {}", peer.address, flows(&peer.flows)));
+    }
+    if let Some(peers) = &status.peers {
+        let joining = if peers.joining { ", joining" } else { "" };
+        line("peers", format!("epoch {}{joining}, {} of their entries found no room", peers.epoch, peers.no_room));
     }
     line("received", traffic(status.rx));
     for (reason, t) in status.reasons.iter().filter(|(_, t)| wide || t.packets > 0) {
@@ -60,6 +64,15 @@ pub(super) fn status(status: &Status, wide: bool) -> String {
     }
     line("pins", status.pins.display().to_string());
     lines.concat()
+}
+
+/// How a peer takes part in changes of slots.
+fn flows(flows: &FlowsView) -> String {
+    let FlowsView { state, epoch, behind, moving, sent, waiting, received, .. } = flows;
+    let state = state.name();
+    format!(
+        "{state}: epoch {epoch}, {behind} behind, {moving} services on their way, {sent} entries sent, {waiting} waiting, {received} received"
+    )
 }
 
 pub(super) fn ledger(ledger: &LedgerView) -> String {

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::{placed::Placed, resolve::Findings, words::Span};
 
-/// Other nodes that balance the same services, and tell each other over UDP what they see of backends.
+/// Other nodes that balance the same services, and tell each other over UDP what they see of backends, and the flows of `dsr`, `dnat` and `tunnel` services
+/// whose slots change their owners. For the latter all need the same `hash_key` and `limits.ledger`. Flows of `nat` services live on one node.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
@@ -22,6 +23,9 @@ pub struct Written {
     pub quorum: Option<Placed<u32>>,
     /// From one telling to the next; changes are told at once. Who is not heard for three of them has no vote. Default 100ms.
     pub interval: Option<Placed<Span>>,
+    /// Who is not heard for so long is not waited for any more by planned changes of `dsr`, `dnat` and `tunnel` services; a node that starts waits as long for
+    /// the others to tell it their slots and flows. Default 2s.
+    pub lost: Option<Placed<Span>>,
 }
 
 /// Other nodes whose votes count.
@@ -34,6 +38,8 @@ pub struct Peers {
     /// From 1 to the number of all nodes.
     pub quorum: u32,
     pub interval: Duration,
+    /// At least three times `interval`.
+    pub lost: Duration,
 }
 
 impl fmt::Debug for Peers {
@@ -71,8 +77,21 @@ pub fn resolve(written: &Written, base: &Path, findings: &mut Findings<'_>) -> O
             Duration::from_millis(100)
         }
     };
+    let lost = lost(written.lost.as_ref(), interval, findings);
     let key = key(&written.key_file, base, findings)?;
-    Some(Peers { listen: listen?, nodes, key, quorum, interval })
+    Some(Peers { listen: listen?, nodes, key, quorum, interval, lost })
+}
+
+fn lost(written: Option<&Placed<Span>>, interval: Duration, findings: &mut Findings<'_>) -> Duration {
+    let least = (3 * interval).max(Duration::from_millis(300));
+    match written {
+        None => least.max(Duration::from_secs(2)),
+        Some(s) if (least..=Duration::from_secs(60)).contains(&s.value.0) => s.value.0,
+        Some(s) => {
+            findings.error(s, format!("{s} is out of range"), format!("write {}ms (three intervals) to 60s", least.as_millis()));
+            least
+        }
+    }
 }
 
 fn address(written: &Placed<String>, findings: &mut Findings<'_>) -> Option<SocketAddr> {
@@ -147,6 +166,7 @@ mod tests {
             ("{listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: short}", "holds no key", "openssl rand"),
             ("{listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: key, quorum: 3}", "3 votes can't be had of 2 nodes", "1 to 2"),
             ("{listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: key, interval: 1ms}", "out of range", "10ms to 10s"),
+            ("{listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: key, interval: 1s, lost: 2s}", "2s is out of range", "3000ms"),
             ("{listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: key, qourum: 1}", "unknown field `qourum`", "quorum"),
         ] {
             refused(peers, message, help);
@@ -160,7 +180,8 @@ mod tests {
         let file = dir.path().join("mesh.yaml");
         std::fs::write(&file, "interfaces: [eth0]\npeers: {listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: key}\n").unwrap();
         let peers = config::load(&file).unwrap().config.peers.unwrap();
-        assert_eq!((peers.quorum, peers.interval.as_millis(), peers.key.as_str()), (2, 100, "0123456789abcdef"));
+        let spans = (peers.interval.as_millis(), peers.lost.as_millis());
+        assert_eq!((peers.quorum, spans, peers.key.as_str()), (2, (100, 2000), "0123456789abcdef"));
         assert!(!format!("{peers:?}").contains("0123"));
     }
 }

@@ -74,6 +74,10 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
         group: file.api.group.as_ref().map(|g| g.value.clone()),
         heartbeat: file.api.heartbeat.as_ref().and_then(|h| resolve_listener(h, base, findings)),
     };
+    if let Some(peers) = file.peers.as_ref().filter(|_| file.hash_key.is_none()) {
+        let help = "set the same `hash_key` on every node";
+        findings.warn(&peers.value.listen, "without `hash_key` no other node can go on with this node's flows", help);
+    }
     Some(Config {
         interfaces: interfaces(&file.interfaces, findings),
         services: services(&file.services, base, findings),

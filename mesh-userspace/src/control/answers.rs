@@ -8,19 +8,19 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    daemon::Daemon,
+    daemon::{Daemon, PeerRoom},
     error::ControlError,
     handle::Command,
     merge::Merged,
     publishing::table_seed,
     report::Facts,
-    view::{BackendView, InterfaceView, PeersView, ServiceView, Snapshot, SourceStateWord, Status, Traffic},
+    view::{BackendView, FlowsView, InterfaceView, PeerView, PeersView, ServiceView, Snapshot, SourceStateWord, Status, Traffic},
     weighing::Words,
 };
 use crate::{
     dataplane::{AttachedIface, Counters},
     events::unix_ms,
-    health::{TargetKey, TargetStatus},
+    health::{Peer, TargetKey, TargetStatus},
     model::{BackendId, ServiceName},
 };
 
@@ -210,9 +210,16 @@ impl Daemon {
     }
 
     fn peers_view(&self, now: Instant) -> Option<PeersView> {
-        let (quorum, counts) = self.peers.as_ref()?;
-        let (forged, refused) = counts.refused();
-        Some(PeersView { quorum: *quorum, nodes: self.monitor.peers(now).into_iter().map(Into::into).collect(), forged, refused })
+        let PeerRoom { quorum, refused, link } = self.peers.as_ref()?;
+        let (forged, refused) = refused.refused();
+        let (epoch, no_room) = link.own();
+        let flows = link.peers();
+        let node = |peer: Peer| {
+            let view = flows.iter().find(|(address, _)| *address == peer.address).map(|(_, view)| FlowsView::of(view, epoch));
+            PeerView { flows: view.unwrap_or_default(), ..peer.into() }
+        };
+        let nodes = self.monitor.peers(now).into_iter().map(node).collect();
+        Some(PeersView { quorum: *quorum, nodes, forged, refused, epoch, joining: link.is_joining(), no_room })
     }
 
     fn interface_views(&self) -> Vec<InterfaceView> {

@@ -2,18 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::pending,
     net::IpAddr,
-    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use mesh_common::abi::FlowRecord;
-use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
-    task::JoinHandle,
-    time::sleep_until,
-};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::{
     announcing::{Place, Report},
@@ -22,24 +16,24 @@ use super::{
     core::Core,
     drains::Drains,
     following::FileRead,
-    handle::Command,
+    inputs::{Input, Inputs, at, begun, changed, ended, told},
     publishing::{REPAIR, SWEEP},
     saver::{Done, Saver},
-    shutdown::{Asked, Signals},
+    shutdown::Asked,
     view::{ConfigView, Publications},
     weighing::Weighing,
 };
 use crate::{
     dataplane::{
-        Dataplane, FlowRecords, LayoutError, NatReport,
+        Dataplane, LayoutError, NatReport,
         net::{NextHops, Reason, Resolution, nexthop::Resolutions},
     },
-    discovery::{Files, Memory, News, Sources},
+    discovery::{Files, Memory, Sources},
     events::{Event, Ring, What},
     flow_log::FlowLog,
     health::{HealthEvent, MonitorHandle},
     model::{BackendId, ServiceName},
-    peers,
+    peers::{self, ledger::link::Link},
     weights::Factor,
 };
 
@@ -52,37 +46,12 @@ const TOLD_AT_ONCE: usize = 100;
 /// After a signal to stop, requests have the server's own grace, and this long in all.
 const STOP: Duration = Duration::from_secs(5);
 
-/// Where inputs come from.
+/// Other nodes: their votes, and what they tell of flows.
 #[derive(Debug)]
-pub struct Inputs {
-    pub health: mpsc::Receiver<HealthEvent>,
-    pub resolutions: watch::Receiver<Resolutions>,
-    pub commands: mpsc::Receiver<Command>,
-    pub reports: mpsc::Receiver<Report>,
-    pub signals: Signals,
-    /// `None` where no flows are logged.
-    pub flows: Option<FlowRecords>,
-    /// `None` once it has ended.
-    pub server: Option<JoinHandle<()>>,
-}
-
-/// One thing to react to.
-enum Input {
-    Health(HealthEvent),
-    NextHops(Resolutions),
-    Publish,
-    Step,
-    Asked(Asked),
-    Command(Command),
-    Files(BTreeSet<PathBuf>),
-    Sources(News),
-    Announced(Report),
-    Flows(Vec<FlowRecord>),
-    Observe,
-    Expire,
-    Sweep,
-    Repair,
-    ServerEnded,
+pub struct PeerRoom {
+    pub quorum: u32,
+    pub refused: peers::Counts,
+    pub link: Arc<Link>,
 }
 
 /// The state of the daemon, all of it.
@@ -126,8 +95,8 @@ pub struct Daemon {
     pub(super) ready: bool,
     pub(super) drains: Drains,
     pub(super) flow_log: Option<FlowLog>,
-    /// The quorum, and what was refused, where there are peers.
-    pub(super) peers: Option<(u32, peers::Counts)>,
+    /// Where there are peers.
+    pub(super) peers: Option<PeerRoom>,
     pub(super) weighing: Weighing,
     pub(super) breaking: Breaking,
     pub(super) passages: Passages,
@@ -226,6 +195,11 @@ impl Daemon {
                 Input::NextHops(resolutions) => self.next_hops(resolutions, now),
                 Input::Publish => self.publish(now),
                 Input::Step => self.step(now),
+                Input::Peers if self.publications.count == 0 => {}
+                Input::Peers => {
+                    self.step(now);
+                    self.check_ready();
+                }
                 Input::Asked(Asked::Reload) => self.reload_all(now),
                 Input::Asked(Asked::Stop(signal)) => {
                     self.tell(What::Stopping { signal: signal.to_owned() });
@@ -256,6 +230,7 @@ impl Daemon {
         let (publish, step) = (self.publish_due(), self.step_at);
         let (observe, expiry) = (self.observe_due(), self.core.next_expiry());
         let files = self.files.as_mut();
+        let link = self.peers.as_ref().map(|peers| Arc::clone(&peers.link));
         Some(tokio::select! {
             biased;
             // 1. What keeps traffic off a dead backend, and ...
@@ -266,6 +241,7 @@ impl Daemon {
             () = at(expiry) => Input::Expire,
             () = at(observe) => Input::Observe,
             () = at(step) => Input::Step,
+            () = told(link) => Input::Peers,
             // 3. the operator,
             asked = inputs.signals.next() => Input::Asked(asked),
             Some(command) = inputs.commands.recv() => Input::Command(command),
@@ -348,35 +324,5 @@ impl Daemon {
     /// Saves the state beside the loop.
     pub(super) fn save(&self, done: Done) {
         self.saver.save(self.core.state().clone(), done);
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant.into()).await,
-        None => pending().await,
-    }
-}
-
-/// Waits for the end of a task, once.
-async fn ended(task: &mut Option<JoinHandle<()>>) {
-    let Some(running) = task else { return pending().await };
-    if let Err(error) = running.await {
-        log::error!("{error}");
-    }
-    *task = None;
-}
-
-async fn begun(flows: Option<&mut FlowRecords>) -> Vec<FlowRecord> {
-    match flows {
-        Some(flows) => flows.next().await,
-        None => pending().await,
-    }
-}
-
-async fn changed(files: Option<&mut Files>) -> BTreeSet<PathBuf> {
-    match files {
-        Some(files) => files.changed().await,
-        None => pending().await,
     }
 }

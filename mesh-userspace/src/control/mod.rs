@@ -23,6 +23,7 @@ pub mod explaining;
 mod following;
 mod handle;
 mod health_view;
+mod inputs;
 mod ledger_view;
 mod merge;
 mod observing;

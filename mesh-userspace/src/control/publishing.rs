@@ -166,7 +166,11 @@ impl Daemon {
     }
 
     /// Readiness is a latch: once reached it stays.
-    fn check_ready(&mut self) {
+    pub(super) fn check_ready(&mut self) {
+        // The last thing before packets are to come: what others know of them.
+        if !self.ready && self.publications.count > 0 && self.plane.is_joining() && self.waiting().is_empty() {
+            self.plane.join();
+        }
         if !self.ready && self.readiness().ready {
             self.ready = true;
             self.tell(What::Ready);
@@ -177,6 +181,15 @@ impl Daemon {
         if self.ready {
             return Readiness { ready: true, waiting: Vec::new() };
         }
+        let mut waiting = self.waiting();
+        if self.plane.is_joining() {
+            waiting.push("the slots and flows of the other nodes".to_owned());
+        }
+        Readiness { ready: waiting.is_empty(), waiting }
+    }
+
+    /// What is waited for, but for other nodes.
+    fn waiting(&self) -> Vec<String> {
         let mut waiting = Vec::new();
         if self.publications.count == 0 {
             waiting.push("the first publication of the tables".to_owned());
@@ -195,7 +208,7 @@ impl Daemon {
         if unheard > 0 {
             waiting.push(format!("the first word of {unheard} sources"));
         }
-        Readiness { ready: waiting.is_empty(), waiting }
+        waiting
     }
 }
 

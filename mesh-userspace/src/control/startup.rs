@@ -13,8 +13,9 @@ use super::{
     announcing,
     asking::Passages,
     core::{Adopted, Core},
-    daemon::{Daemon, Inputs},
+    daemon::{Daemon, PeerRoom},
     handle::Handle,
+    inputs::Inputs,
     saver::Saver,
     shutdown::Signals,
     sourcing,
@@ -59,8 +60,9 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
         Monitor::spawn_from(health::Options::default(), opener.run(PulseSockets::open)?).context("failed to start the health checks")?;
     let peers = match &config.peers {
         Some(peers) => {
-            let refused = peers::open(peers, &monitor).with_context(|| format!("failed to listen for peers at {}", peers.listen))?;
-            Some((peers.quorum, refused))
+            let (refused, line) =
+                peers::open(peers, &monitor).with_context(|| format!("failed to listen for peers at {}", peers.listen))?;
+            Some((peers.clone(), refused, line))
         }
         None => None,
     };
@@ -76,6 +78,13 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     let (mut plane, adopted) = opener.run(move || Dataplane::open(&options))??;
     let passages = Passages::new(opener.run(ProbePlane::load)?);
     drop(opener);
+    let peers = match peers {
+        Some((peers, refused, line)) => {
+            let link = plane.speak(line, &peers).context("failed to start what tells peers of flows")?;
+            Some(PeerRoom { quorum: peers.quorum, refused, link })
+        }
+        None => None,
+    };
 
     let _kernel_log = kernel_log(&mut plane);
     let flows = plane.flow_records().context("failed to watch for flows that begin")?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
 pub use super::ledger_view::{LedgerView, MovingView, Stage};
-pub use super::peers_view::{PeerView, PeersView};
+pub use super::peers_view::{FlowsState, FlowsView, PeerView, PeersView};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,

@@ -10,7 +10,7 @@ use super::{
     nat,
     op::{Op, vip_word},
     options::Limits,
-    reconcile::moves::{Moves, Standings},
+    reconcile::{moves::Moves, standings::Standings},
     report::AdoptedService,
     vip_index,
 };

@@ -7,12 +7,17 @@ use std::{
     io,
     marker::PhantomData,
     os::fd::{AsRawFd, BorrowedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::{MmapOptions, MmapRaw};
-use mesh_common::abi::{Backend, BackendSignals, Config, LedgerBucket, NatFlow, NatGauges, ServiceInfo, SlotMemo, SlotWord, Vip};
+use mesh_common::abi::{
+    Backend, BackendSignals, Config, LedgerBucket, LedgerEntry, NatFlow, NatGauges, ServiceInfo, SlotMemo, SlotWord, Vip,
+};
 
 use super::lists::Trie;
 
@@ -27,7 +32,8 @@ pub struct Image {
     pub services: Row<ServiceInfo>,
     pub slots: Row<SlotWord>,
     pub slot_memos: Row<SlotMemo>,
-    pub ledger: Row<LedgerBucket>,
+    /// Other balancers are told of it by a thread of their own.
+    pub ledger: Arc<Row<LedgerBucket>>,
     pub backends: Row<Backend>,
     pub nat_flows: Row<NatFlow>,
     pub nat_gauges: Row<NatGauges>,
@@ -166,6 +172,21 @@ impl Row<SlotWord> {
     }
 }
 
+impl Row<LedgerBucket> {
+    /// The entries whose claim and word are not as in `known`, by their place; those that are free are passed over. Takes little time where there are none.
+    pub fn changed(&self, known: &[(u64, u64)]) -> Vec<usize> {
+        let entries = self.words().chunks_exact(size_of::<LedgerEntry>() / WORD).zip(known).enumerate();
+        let differs = |entry: &[AtomicU64], (claim, word): &(u64, u64)| match entry {
+            [now, then, ..] => match now.load(Ordering::Acquire) {
+                0 => false,
+                there => there != *claim || then.load(Ordering::Acquire) != *word,
+            },
+            _ => false,
+        };
+        entries.filter(|(_, (entry, known))| differs(entry, known)).map(|(place, _)| place).collect()
+    }
+}
+
 impl Image {
     /// Sizes of an image on the heap, in elements of each map.
     pub fn heap(vips: usize, services: usize, slots: usize, backends: usize, nat_flows: usize) -> Self {
@@ -175,7 +196,7 @@ impl Image {
             services: Row::heap(services),
             slots: Row::heap(slots),
             slot_memos: Row::heap(slots),
-            ledger: Row::heap(4),
+            ledger: Arc::new(Row::heap(4)),
             backends: Row::heap(backends),
             nat_flows: Row::heap(nat_flows),
             nat_gauges: Row::heap(1),

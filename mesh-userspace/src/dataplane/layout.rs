@@ -14,7 +14,13 @@ use mesh_common::{
     hash,
 };
 
-use super::{extents::Extents, lists::Lists, options::Limits, reconcile::moves::Moves, vip_index::half_size};
+use super::{
+    extents::Extents,
+    lists::Lists,
+    options::Limits,
+    reconcile::{moves::Moves, nodes::Nodes},
+    vip_index::half_size,
+};
 use crate::{
     model::{BackendId, ServiceName, VipAddr},
     table::Table,
@@ -80,6 +86,8 @@ pub struct Layout {
     pub own: BTreeSet<IpAddr>,
     /// Entries of the VIP map in use that are no VIP's: `dnat` backends, and addresses of the node.
     pub reversed: Vec<Vip>,
+    /// Other balancers; `None`: there are none.
+    pub nodes: Option<Arc<Nodes>>,
 }
 
 /// Places of one service.
@@ -158,6 +166,7 @@ impl Layout {
             flipped: None,
             own: BTreeSet::new(),
             reversed: Vec::new(),
+            nodes: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The kernel half's maps and programs: from the object that the build embedded, on top of what is pinned already.
 
-use std::{os::fd::AsFd, path::Path};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -151,7 +151,7 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         services: row(&ebpf, map::SERVICES, sizes.services)?,
         slots: row(&ebpf, map::SLOTS, sizes.slots)?,
         slot_memos: row(&ebpf, map::SLOT_MEMOS, sizes.slots)?,
-        ledger: row(&ebpf, map::LEDGER, sizes.ledger_buckets)?,
+        ledger: Arc::new(row(&ebpf, map::LEDGER, sizes.ledger_buckets)?),
         backends: row(&ebpf, map::BACKENDS, sizes.backends)?,
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,

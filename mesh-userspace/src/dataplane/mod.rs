@@ -14,6 +14,7 @@ mod flow_records;
 mod flow_watch;
 mod grace;
 pub mod image;
+mod journeys;
 mod kernel_log;
 pub mod layout;
 pub mod ledger;
@@ -24,9 +25,11 @@ pub mod net;
 pub mod op;
 mod options;
 mod owner;
+mod peers;
 mod pins;
 mod probe;
 pub mod reconcile;
+pub mod replica;
 mod report;
 mod retire;
 mod settings;
@@ -64,16 +67,14 @@ use op::Op;
 pub use options::{HookChoice, InterfaceOptions, LedgerTimes, Limits, NatOptions, NatTimeouts, Options};
 use pins::Pins;
 pub use probe::ProbePlane;
-use reconcile::{
-    Batch, Hops, Translation,
-    moves::{Clock, Moves, Standings},
-};
+use reconcile::{Batch, Hops, Translation, nodes::key, standings::Clock};
 pub use report::{
     Adopted, AdoptedService, AttachedIface, Counters, Hook, Journey, NatReport, OpenFlows, Published, ServiceCounters, Settled,
 };
 
 use crate::{
     model::{BackendId, Epoch, VipAddr},
+    peers::ledger::link::Link,
     plan::{Plan, ServicePlan},
 };
 
@@ -100,6 +101,8 @@ pub struct Dataplane {
     unexplained: Option<String>,
     /// Slots that came to rest since the start.
     settled: Settled,
+    /// Other balancers of the same services.
+    peers: Option<Arc<Link>>,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -155,6 +158,7 @@ impl Dataplane {
             applied: Vec::new(),
             unexplained,
             settled: Settled::default(),
+            peers: None,
         };
         Ok((plane, adopted))
     }
@@ -170,6 +174,7 @@ impl Dataplane {
     /// Services that there is no room for are refused, and stay as they were. Usually takes microseconds; up to a tenth of a second where a
     /// service has outgrown its place, or other VIPs come so soon that packets may still be reading the table before the last.
     pub fn apply(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
+        self.hear_peers();
         let clock = self.clock();
         let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
         let batch = reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, clock);
@@ -197,7 +202,10 @@ impl Dataplane {
     }
 
     fn step_at(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, clock: Clock) -> Published {
-        let moving: HashSet<VipAddr> = self.layout.services.values().filter(|s| !s.moves.at_rest()).map(|s| s.vip).collect();
+        self.hear_peers();
+        let asked = self.asked();
+        let moves = |s: &&layout::Service| !s.moves.at_rest() || asked.contains(&key(&s.vip));
+        let moving: HashSet<VipAddr> = self.layout.services.values().filter(moves).map(|s| s.vip).collect();
         self.apply_some(plan, hops, |_, service| moving.contains(&service.vip), clock)
     }
 
@@ -222,6 +230,7 @@ impl Dataplane {
         if !ops.is_empty() {
             self.epoch = Epoch(self.epoch.0 + 1);
         }
+        self.tell_peers();
         self.applied = if refused.is_empty() { plan.services.clone() } else { Vec::new() };
         Published { epoch: self.epoch, ops: ops.len(), slots_written: ops.iter().map(Op::slots_written).sum(), refused }
     }
@@ -233,34 +242,6 @@ impl Dataplane {
             service.present().map(move |(_, entry)| (service.vip, entry.id, signals(entry.stats)))
         })
     }
-
-    /// Slots of services that nobody translates which are on their way to another owner, and whether anything of that kind is left to do: until it is
-    /// done, a plan is to be applied again every [`Dataplane::STEP`].
-    pub fn moving(&self) -> (usize, bool) {
-        let services = || self.layout.services.values().map(|s| &s.moves);
-        (services().map(Moves::slots).sum(), services().any(|moves| !moves.at_rest()))
-    }
-
-    /// Slots on their way to another owner, by service, owners and stage.
-    pub fn journeys(&self) -> Vec<Journey> {
-        let of = |service: &layout::Service| {
-            let standings = Standings { image: &self.loaded.image, table: service.table, base: service.base };
-            let id = |local: u16| Some(service.entries.get(usize::from(local))?.as_ref()?.id);
-            let journey = |j: &reconcile::moves::Journey| Journey {
-                vip: service.vip,
-                from: id(j.from),
-                to: id(j.to),
-                flags: j.flags,
-                slots: j.slots,
-                longest: nat::span(j.longest),
-            };
-            service.moves.journeys(&standings, nat::tick()).iter().map(journey).collect::<Vec<_>>()
-        };
-        self.layout.services.values().filter(|s| s.moves.slots() > 0).flat_map(of).collect()
-    }
-
-    /// How often slots on their way are looked at: a tick of the kernel half's clock.
-    pub const STEP: Duration = Duration::from_millis(134);
 
     fn clock(&self) -> Clock {
         Clock { now: nat::tick(), instant: Instant::now(), times: self.times }

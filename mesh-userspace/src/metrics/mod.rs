@@ -1,13 +1,19 @@
 //! What a snapshot says, in Prometheus' text format. Nothing is counted here: the kernel's counters and the daemon's are read at each scrape.
 
+mod names;
 mod page;
 
 use std::collections::BTreeMap;
 
 use mesh_common::abi::{self, Action, Reason};
 
-use self::page::{Labels, Page};
-use crate::control::view::{BackendView, InterfaceView, PeersView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic};
+use self::{
+    names::{COUNTERS, GAUGES},
+    page::{Labels, Page},
+};
+use crate::control::view::{
+    BackendView, FlowsState, InterfaceView, PeersView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic,
+};
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,91 +29,6 @@ pub fn render(snapshot: &Snapshot) -> String {
     snapshot.sources.iter().for_each(|s| source(&mut page, s));
     page.text()
 }
-
-#[rustfmt::skip]
-const GAUGES: &[(&str, &str)] = &[
-    ("mesh_build_info", "What runs; always 1"),
-    ("mesh_start_time_seconds", "When the daemon was started, Unix time"),
-    ("mesh_ready", "1 if the tables are published and the first round of health checks is done"),
-    ("mesh_table_epoch", "Version of the published tables"),
-    ("mesh_config_load_time_seconds", "When the running configuration was read, Unix time"),
-    ("mesh_config_last_reload_successful", "0 if the last attempt to reload the configuration failed"),
-    ("mesh_interface_attached", "1 if the interface's packets are balanced"),
-    ("mesh_nat_flows", "Translated flows"),
-    ("mesh_nat_flows_limit", "Translated flows there is room for"),
-    ("mesh_nat_half_open_flows", "Translated flows that no reply was seen for"),
-    ("mesh_ledger_slots_moving", "Slots on their way to another owner"),
-    ("mesh_ledger_entries", "Flows that the ledger remembers"),
-    ("mesh_ledger_entries_limit", "Flows that the ledger has room for"),
-    ("mesh_ledger_pending_entries", "Handshakes that the ledger remembers"),
-    ("mesh_ledger_settle_longest_seconds", "The longest time that a slot was on its way, since the daemon started"),
-    ("mesh_ledger_oldest_seconds", "Age of the entry that was used longest ago"),
-    ("mesh_peer_fresh", "1 if the peer was heard of late, and its votes count"),
-    ("mesh_peer_age_seconds", "Time since the peer was heard last; missing if it never was"),
-    ("mesh_peer_doubts", "Backends that the peer doubts"),
-    ("mesh_slots_used", "Slots of all tables together"),
-    ("mesh_slots_limit", "Slots there is room for"),
-    ("mesh_map_entries", "Entries in use of one of the kernel's maps"),
-    ("mesh_map_entries_limit", "Entries that one of the kernel's maps has room for"),
-    ("mesh_plan_duration_seconds", "Time that computing the last plan took"),
-    ("mesh_publish_duration_seconds", "Time that writing the last plan to the maps took"),
-    ("mesh_service_slots", "Slots of the service's published table; 0 = not published"),
-    ("mesh_service_backends", "Backends of the service"),
-    ("mesh_service_backends_taking", "Backends of the service that take new flows"),
-    ("mesh_service_live_flows", "Translated flows of the service"),
-    ("mesh_backend_info", "Who a backend is; always 1"),
-    ("mesh_backend_state", "The state that is published of a backend, by its label; always 1"),
-    ("mesh_backend_up", "What the heartbeat says of a backend; missing where it says nothing yet"),
-    ("mesh_backend_weight", "Configured weight"),
-    ("mesh_backend_effective_weight", "Weight that the table is built from"),
-    ("mesh_backend_slots", "Slots of its service's table that a backend owns"),
-    ("mesh_backend_live_flows", "Translated flows of a backend"),
-    ("mesh_backend_next_hop_ready", "1 if it is known where packets to a backend go"),
-    ("mesh_backend_failed_flows_ratio", "Share of a backend's flows that failed of late, as its breaker sees it; missing where too few were seen"),
-    ("mesh_backend_max_connections", "Flows that a backend may have at once"),
-    ("mesh_backend_max_connection_rate", "New flows that a backend may be given within a second"),
-    ("mesh_backend_probe_rtt_seconds", "Time that the last answered probe took"),
-    ("mesh_source_live", "1 if a source of backends answers; 0 if what it said last holds, or it has not answered yet"),
-    ("mesh_source_backends", "Backends that a source names"),
-    ("mesh_source_answer_time_seconds", "When a source last gave a good answer, Unix time"),
-];
-
-#[rustfmt::skip]
-const COUNTERS: &[(&str, &str)] = &[
-    ("mesh_received_packets_total", "Packets that came in by the interfaces"),
-    ("mesh_received_bytes_total", "Bytes of the packets that came in by the interfaces"),
-    ("mesh_packets_total", "Packets by the reason for what became of them"),
-    ("mesh_bytes_total", "Bytes by the reason for what became of their packets"),
-    ("mesh_publications_total", "Publications of tables"),
-    ("mesh_publication_failures_total", "Publications that failed"),
-    ("mesh_map_repairs_total", "Differences found and repaired when the kernel's maps were read again"),
-    ("mesh_config_reloads_total", "Attempts to reload the configuration"),
-    ("mesh_config_reload_failures_total", "Attempts to reload the configuration that failed"),
-    ("mesh_flow_log_lines_total", "Lines that the flow log has written"),
-    ("mesh_flow_log_lost_total", "Sampled flows that the packet path had no room to tell the flow log of"),
-    ("mesh_flow_log_dropped_total", "Lines that the flow log has dropped because its place was slow or not there"),
-    ("mesh_service_packets_total", "Packets for a service, by the reason for what became of them"),
-    ("mesh_service_bytes_total", "Bytes for a service, by the reason for what became of their packets"),
-    ("mesh_peer_refused_datagrams_total", "Datagrams for the peers' port that were not taken"),
-    ("mesh_ledger_settled_slots_total", "Slots that came to rest with another owner"),
-    ("mesh_ledger_settle_seconds_total", "Time that those slots were on their way, all together"),
-    ("mesh_ledger_remembered_total", "Entries that the ledger made"),
-    ("mesh_ledger_refused_total", "Flows that the ledger had no room for; they stayed where they were"),
-    ("mesh_ledger_elsewhere_packets_total", "Packets that went to somebody who is not the target of their slot"),
-    ("mesh_service_flows_total", "New flows of a service"),
-    ("mesh_backend_packets_total", "Packets to a backend and back from it"),
-    ("mesh_backend_bytes_total", "Bytes to a backend and back from it"),
-    ("mesh_backend_flows_total", "New flows of a backend"),
-    ("mesh_backend_resets_total", "TCP RSTs that the clients of a backend sent, and that it sent itself"),
-    ("mesh_backend_sampled_flows_total", "New TCP flows of a backend whose handshakes were drawn to be watched"),
-    ("mesh_backend_syn_retransmits_total", "SYNs that came again, of the flows drawn"),
-    ("mesh_backend_handshakes_total", "Handshakes that got to the SYN-ACK (answer) or the client's first ACK (accept), of the flows drawn"),
-    ("mesh_backend_handshake_seconds_total", "Time from the SYN on that these handshakes took"),
-    ("mesh_backend_probes_total", "Probes of a backend"),
-    ("mesh_backend_probe_failures_total", "Probes of a backend that failed"),
-    ("mesh_source_updates_total", "Changes that a source told"),
-    ("mesh_source_failures_total", "Times that a source could not be had or answered badly"),
-];
 
 fn node(page: &mut Page, status: &Status) {
     let none = &Labels::default();
@@ -159,7 +80,18 @@ fn peers(page: &mut Page, peers: &PeersView) {
             page.gauge("mesh_peer_age_seconds", &labels, seconds(age, 1e3));
         }
         page.gauge("mesh_peer_doubts", &labels, f64::from(peer.doubts));
+        let flows = &peer.flows;
+        page.gauge("mesh_peer_counted", &labels, flag(matches!(flows.state, FlowsState::Here | FlowsState::Awaited | FlowsState::Joining)));
+        page.gauge("mesh_peer_epoch", &labels, flows.epoch as f64);
+        page.gauge("mesh_peer_epochs_behind", &labels, flows.behind as f64);
+        page.gauge("mesh_peer_entries_waiting", &labels, flows.waiting as f64);
+        page.counter("mesh_peer_entries_sent_total", &labels, flows.sent);
+        page.counter("mesh_peer_entries_received_total", &labels, flows.received);
+        page.counter("mesh_peer_messages_repeated_total", &labels, flows.again);
+        page.counter("mesh_peer_messages_garbled_total", &labels, flows.garbled);
     }
+    page.gauge("mesh_peers_joining", &Labels::default(), flag(peers.joining));
+    page.counter("mesh_peers_entries_refused_total", &Labels::default(), peers.no_room);
     for (why, count) in [("forged", peers.forged), ("other", peers.refused)] {
         page.counter("mesh_peer_refused_datagrams_total", &Labels::of(&[("why", why)]), count);
     }

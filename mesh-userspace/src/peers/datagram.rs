@@ -30,6 +30,8 @@ pub struct Key(hmac::Key);
 pub enum Channel {
     /// Verdicts about backends.
     Votes = 1,
+    /// Slots on their way, and their flows.
+    Flows = 2,
 }
 
 /// Makes datagrams.
@@ -102,7 +104,7 @@ impl fmt::Debug for Key {
 
 impl Channel {
     fn of(byte: u8) -> Option<Self> {
-        (byte == Self::Votes as u8).then_some(Self::Votes)
+        [Self::Votes, Self::Flows].into_iter().find(|channel| *channel as u8 == byte)
     }
 }
 

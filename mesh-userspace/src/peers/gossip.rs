@@ -4,8 +4,9 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     time::{Duration, SystemTime},
 };
@@ -15,7 +16,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::datagram::{Channel, Key, MAX_PAYLOAD, Opener, Refusal, Sealer};
+use super::{
+    datagram::{Channel, Key, MAX_PAYLOAD, Opener, Refusal, Sealer},
+    ledger::link::Line,
+};
 use crate::{
     config::Peers,
     health::{MonitorHandle, PeerDesk, Word},
@@ -55,7 +59,9 @@ impl Counts {
 #[derive(Debug)]
 pub struct Gossip {
     socket: UdpSocket,
-    sealer: Sealer,
+    sealer: Arc<Mutex<Sealer>>,
+    /// For what is said of flows.
+    flows: Flows,
     opener: Opener,
     peers: Vec<SocketAddr>,
     interval: Duration,
@@ -65,33 +71,49 @@ pub struct Gossip {
     told: usize,
 }
 
-/// Binds the socket, and counts the peers' votes from then on.
-pub fn open(peers: &Peers, monitor: &MonitorHandle) -> io::Result<Counts> {
+/// Takes what others say of flows.
+type Flows = mpsc::SyncSender<(SocketAddr, Vec<u8>)>;
+
+/// Datagrams about flows that wait to be heard; more are lost, and said again.
+const WAITING: usize = 8192;
+
+/// Binds the socket, and counts the peers' votes from then on. The line is for what is said of flows.
+pub fn open(peers: &Peers, monitor: &MonitorHandle) -> io::Result<(Counts, Line)> {
     let socket = std::net::UdpSocket::bind(peers.listen)?;
     socket.set_nonblocking(true)?;
     let counts = Counts::default();
+    let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
+    let sealer = Arc::new(Mutex::new(Sealer::new(Key::new(peers.key.as_bytes()), peers.listen, start)));
+    let (flows, heard) = mpsc::sync_channel(WAITING);
+    let line = Line { socket: socket.try_clone()?, sealer: Arc::clone(&sealer), heard, start };
     let (peers, desk, kept) = (peers.clone(), monitor.desk(), counts.clone());
     monitor.set_peers(peers.quorum, peers.interval, &peers.nodes);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("mesh-peers".into()).spawn(move || {
         let _ = crate::priority::prompt();
         runtime.block_on(async move {
-            match Gossip::new(socket, &peers, desk, counts) {
+            match Gossip::new(socket, &peers, (sealer, flows), desk, counts) {
                 Ok(gossip) => gossip.run().await,
                 Err(error) => log::error!("no votes are exchanged with the peers: {error}"),
             }
         });
     })?;
-    Ok(kept)
+    Ok((kept, line))
 }
 
 impl Gossip {
-    fn new(socket: std::net::UdpSocket, peers: &Peers, desk: PeerDesk, counts: Counts) -> io::Result<Self> {
-        let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
+    fn new(
+        socket: std::net::UdpSocket,
+        peers: &Peers,
+        (sealer, flows): (Arc<Mutex<Sealer>>, Flows),
+        desk: PeerDesk,
+        counts: Counts,
+    ) -> io::Result<Self> {
         let key = Key::new(peers.key.as_bytes());
         Ok(Self {
             socket: UdpSocket::from_std(socket)?,
-            sealer: Sealer::new(key.clone(), peers.listen, start),
+            sealer,
+            flows,
             opener: Opener::new(key, peers.listen, peers.nodes.iter().copied()),
             peers: peers.nodes.clone(),
             interval: peers.interval,
@@ -132,6 +154,8 @@ impl Gossip {
                     Ok(words) => self.desk.peer_said(opened.from, words),
                     Err(error) => log::debug!("{} is not understood: {error}", opened.from),
                 },
+                // Where nobody listens yet, or too much is said, it is said again.
+                Channel::Flows => drop(self.flows.try_send((opened.from, opened.payload.to_vec()))),
             },
             Err(refusal) => self.counts.count(refusal),
         }
@@ -148,7 +172,8 @@ impl Gossip {
         for peer in &self.peers {
             for payload in &payloads {
                 // Who can't be reached is not heard either, and that is told.
-                let _ = self.socket.send_to(&self.sealer.seal(*peer, Channel::Votes, payload), peer).await;
+                let datagram = self.sealer.lock().unwrap_or_else(PoisonError::into_inner).seal(*peer, Channel::Votes, payload);
+                let _ = self.socket.send_to(&datagram, peer).await;
             }
         }
     }

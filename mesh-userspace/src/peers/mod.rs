@@ -2,5 +2,6 @@
 
 pub mod datagram;
 mod gossip;
+pub mod ledger;
 
 pub use gossip::{Counts, Gossip, open};

@@ -8,9 +8,9 @@ use crate::{
         DrainEnd, DrainState, DrainView, ExplainView, Intention, PacketSpec, PlanView, Then, WeightView,
         explaining::{EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
         view::{
-            Admin, BackendView, BeatView, BreakerView, ConfigView, HandshakeView, HealthView, InterfaceView, LedgerView, LimitView,
-            MovingView, NatView, NextHopView, Origin, PeerView, PeersView, Publications, Readiness, ResetsView, ServiceView, Snapshot,
-            SourceStateWord, SourceView, Stage, StateWord, Status, SuspicionView, TimesView, Traffic, Usage,
+            Admin, BackendView, BeatView, BreakerView, ConfigView, FlowsState, FlowsView, HandshakeView, HealthView, InterfaceView,
+            LedgerView, LimitView, MovingView, NatView, NextHopView, Origin, PeerView, PeersView, Publications, Readiness, ResetsView,
+            ServiceView, Snapshot, SourceStateWord, SourceView, Stage, StateWord, Status, SuspicionView, TimesView, Traffic, Usage,
         },
     },
     health::{
@@ -26,6 +26,8 @@ fn traffic(packets: u64) -> Traffic {
 }
 
 pub(crate) fn status() -> Status {
+    let flows =
+        FlowsView { state: FlowsState::Here, epoch: 7, behind: 1, moving: 1, sent: 40, waiting: 2, received: 30, again: 3, garbled: 0 };
     Status {
         version: "0.1.0".into(),
         instance: "default".into(),
@@ -48,9 +50,12 @@ pub(crate) fn status() -> Status {
         ledger: LedgerView { moving: 3, entries: Usage { used: 2, limit: 64 }, settled: 4, settle_ms: 50_000, ..LedgerView::default() },
         peers: Some(PeersView {
             quorum: 2,
-            nodes: vec![PeerView { address: ([192, 0, 2, 3], 7946).into(), age_ms: Some(40), fresh: true, doubts: 1 }],
+            nodes: vec![PeerView { address: ([192, 0, 2, 3], 7946).into(), age_ms: Some(40), fresh: true, doubts: 1, flows }],
             forged: 3,
             refused: 0,
+            epoch: 9,
+            joining: false,
+            no_room: 2,
         }),
         nat: NatView { flows: Usage { used: 5, limit: 1024 }, half_open: 1 },
         services: 2,

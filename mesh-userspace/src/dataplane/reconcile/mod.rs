@@ -4,6 +4,9 @@
 //! first, then slots, then the VIPs that lead to them; and in reverse for what goes.
 
 pub mod moves;
+pub mod nodes;
+mod places;
+pub mod standings;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -26,7 +29,8 @@ use super::{
     vip_index::{self, VipTable},
 };
 use crate::{model::ServiceName, plan::ServicePlan};
-use moves::{Clock, Moves};
+use moves::Moves;
+use standings::Clock;
 use step::Step;
 
 /// Steps in their order, and the services that are left as they were.

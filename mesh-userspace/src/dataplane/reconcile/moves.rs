@@ -1,20 +1,24 @@
 //! Slots of services that nobody translates: each goes to its new owner by the steps of the ledger, so that no flow is torn from its backend.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::{
-    abi::{BackendState, SlotFlags, SlotMemo, SlotWord, TableRef},
+    abi::{BackendState, SlotFlags, SlotWord, TableRef},
     ledger::{
-        change::{Held, Seen, Times, Wish, next},
+        among::{self, Others, Progress, records},
+        change::{Held, Seen, Wish, next_among},
         rules::Standing,
     },
 };
 
+use super::{
+    nodes::About,
+    standings::{Clock, Owners, Standings},
+};
 use crate::{
-    dataplane::{entry, image::Image, nat},
+    dataplane::entry,
+    model::{BackendId, Proto},
+    peers::ledger::{Said, Words},
     table::Table,
 };
 
@@ -31,6 +35,8 @@ pub struct Moves {
     waiting: BTreeSet<u16>,
     /// The slots have not been compared yet with what is wished.
     behind: bool,
+    /// An earlier life of the daemon has published them.
+    kept: bool,
 }
 
 /// Since which tick a slot's word is what it is, and since when the slot is on its way.
@@ -38,6 +44,12 @@ pub struct Moves {
 struct Since {
     word: u32,
     began: u32,
+    /// Since when every SYN is remembered.
+    recording: Option<u32>,
+    /// Our report that tells others of the word first; `None`: it is to come.
+    told: Option<u64>,
+    /// The target that a change is prepared to.
+    asks: Option<u16>,
 }
 
 /// Slots that have come to rest, and how long they were on their way, in ticks.
@@ -69,54 +81,12 @@ pub struct Journey {
     pub longest: u32,
 }
 
-/// Time as the kernel half knows it, and how long things take.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    pub now: u32,
-    pub instant: Instant,
-    pub times: Times,
-}
-
-impl Clock {
-    /// What a handshake may take.
-    pub fn handshake(&self) -> Duration {
-        nat::span(self.times.handshake)
-    }
-}
-
-/// The service as it stands in the maps.
-#[derive(Clone, Copy)]
-pub struct Standings<'a> {
-    pub image: &'a Image,
-    pub table: Option<TableRef>,
-    /// First of its entries in the backend map.
-    pub base: u32,
-}
-
-impl Standings<'_> {
-    fn words(&self) -> impl Iterator<Item = SlotWord> + '_ {
-        self.table.into_iter().flat_map(|table| self.image.slots.table(table.base(), 1 << table.log2_slots()))
-    }
-
-    fn state(&self, local: u16) -> BackendState {
-        if local == SlotWord::NONE {
-            BackendState::Absent
-        } else {
-            BackendState::from_u8(self.image.backends.get(self.base as usize + usize::from(local)).state)
-        }
-    }
-
-    fn memo(&self, slot: u32) -> SlotMemo {
-        self.table.map(|table| self.image.slot_memos.get((table.base() + slot) as usize)).unwrap_or_default()
-    }
-}
-
 impl Moves {
     /// What a daemon finds that takes over: everything has just begun.
     pub fn adopted(standings: &Standings<'_>, locals: impl Iterator<Item = u16>, now: u32) -> Self {
         let under_way = set_out(standings.words(), now);
         let settling = locals.filter(|l| standings.state(*l) == BackendState::Settling).map(|l| (l, now)).collect();
-        Self { under_way, settling, ..Self::default() }
+        Self { under_way, settling, kept: true, ..Self::default() }
     }
 
     /// Nothing is under way, and no entry of the ledger means anything for the service.
@@ -218,7 +188,10 @@ impl Moves {
         self.behind = false;
         let slots: Vec<u32> = match which {
             Which::All => (0..1 << at.log2_slots()).collect(),
-            Which::Moving => self.under_way.keys().copied().collect(),
+            Which::Moving => {
+                let elsewhere = wish.about.map(|about| about.moving()).unwrap_or_default();
+                elsewhere.into_iter().chain(self.under_way.keys().copied()).collect::<BTreeSet<_>>().into_iter().collect()
+            }
         };
         let mut changes = Vec::new();
         for slot in slots {
@@ -226,9 +199,14 @@ impl Moves {
             let wished = entry::slot(wish.table, wished_slot(slot, at, wish.table), wish.locals);
             let held = Held { word, since: self.under_way.get(&slot).map_or(clock.now, |since| since.word) };
             let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: wish.handshakes };
-            if let Some(then) = step(&seen, wished, clock, standing) {
+            let told = self.under_way.get(&slot).map_or(Some(0), |since| since.told);
+            let others = wish.about.map_or(Others::NONE, |about| about.others(slot, word, told));
+            if let Some(then) = step(&seen, &others, wished, clock, standing) {
                 changes.push((slot, then));
                 self.stepped(slot, then, clock.now);
+            }
+            if let Some(since) = self.under_way.get_mut(&slot) {
+                since.asks = Some(wished.target()).filter(|target| *target != word.target() && *target != SlotWord::NONE);
             }
         }
         changes
@@ -236,9 +214,71 @@ impl Moves {
 
     fn stepped(&mut self, slot: u32, word: SlotWord, now: u32) {
         if word.flags() != SlotFlags::STEADY {
-            self.under_way.entry(slot).or_insert(Since { word: now, began: now }).word = now;
+            let since = self.under_way.entry(slot).or_insert(Since::new(now));
+            let recording = records(word.target(), word.default(), word.flags()).then(|| since.recording.unwrap_or(now));
+            *since = Since { word: now, recording, told: None, ..*since };
         } else if let Some(since) = self.under_way.remove(&slot) {
             self.settled.count(now.wrapping_sub(since.began));
+        }
+    }
+
+    /// What others are told of the slots that are on their way, and of those that are at rest if `all`.
+    pub fn words(
+        &self,
+        standings: &Standings<'_>,
+        about: &About<'_>,
+        id: impl Fn(u16) -> Option<BackendId>,
+        all: bool,
+        clock: &Clock,
+    ) -> Words {
+        let said = |slot: u32, word: SlotWord, since: Option<&Since>| {
+            let held = Held { word, since: since.map_or(clock.now, |since| since.word) };
+            let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: about.vip.proto == Proto::Tcp };
+            let progress = seen.progress(since.and_then(|since| since.recording), &clock.times);
+            Said {
+                target: id(word.target()),
+                default: id(word.default()),
+                asks: since.and_then(|since| since.asks).and_then(&id),
+                progress: if about.names_unknown(slot) { progress.without(Progress::RECORDED) } else { progress },
+                rest: word.flags() == SlotFlags::STEADY,
+            }
+        };
+        let log2_slots = u8::try_from(about.table.log2_slots()).unwrap_or_default();
+        let word = |slot: u32| SlotWord(standings.image.slots.word((about.table.base() + slot) as usize, 0));
+        let slots = match all {
+            true => (0..).zip(standings.words()).map(|(slot, word)| (slot, said(slot, word, self.under_way.get(&slot)))).collect(),
+            false => self.under_way.iter().map(|(slot, since)| (*slot, said(*slot, word(*slot), Some(since)))).collect(),
+        };
+        Words { log2_slots, foreign: false, slots }
+    }
+
+    /// Others have been told, in this report.
+    pub fn were_told(&mut self, version: u64) {
+        self.under_way.values_mut().for_each(|since| since.told = since.told.or(Some(version)));
+    }
+
+    /// The slots that become others where this node has just come, or was away.
+    pub fn join(&mut self, standings: &Standings<'_>, about: &About<'_>, now: u32) -> Vec<(u32, SlotWord)> {
+        if self.kept && about.are_held() {
+            return Vec::new();
+        }
+        let joined = |(slot, word): (u32, SlotWord)| {
+            let (said, rest) = about.to_join(slot)?;
+            Some((slot, among::joined(word, &said, rest)?))
+        };
+        let changes: Vec<_> = (0..).zip(standings.words()).filter_map(joined).collect();
+        changes.iter().for_each(|(slot, word)| self.stepped(*slot, *word, now));
+        changes
+    }
+
+    /// Another node is lost.
+    pub fn count_anew(&mut self, standings: &Standings<'_>, now: u32) {
+        let Some(at) = standings.table else { return };
+        for (slot, since) in &mut self.under_way {
+            let word = SlotWord(standings.image.slots.word((at.base() + slot) as usize, 0));
+            if among::counts_anew(word.flags()) {
+                since.word = now;
+            }
         }
     }
 
@@ -253,7 +293,13 @@ impl Moves {
 /// Those of a table's slots that are not at rest, as if they had just set out.
 fn set_out(words: impl Iterator<Item = SlotWord>, now: u32) -> BTreeMap<u32, Since> {
     let moving = (0..).zip(words).filter(|(_, word)| word.flags() != SlotFlags::STEADY);
-    moving.map(|(slot, _)| (slot, Since { word: now, began: now })).collect()
+    moving.map(|(slot, _)| (slot, Since::new(now))).collect()
+}
+
+impl Since {
+    fn new(now: u32) -> Self {
+        Self { word: now, began: now, recording: None, told: None, asks: None }
+    }
 }
 
 /// What the slots of a service shall say.
@@ -266,6 +312,8 @@ pub struct Wished<'a> {
     pub states: &'a BTreeMap<u16, BackendState>,
     /// Flows begin with a handshake.
     pub handshakes: bool,
+    /// What other nodes say of the service, where there are any.
+    pub about: Option<About<'a>>,
 }
 
 /// Which slots are looked at.
@@ -281,7 +329,7 @@ fn wished_slot(slot: u32, at: TableRef, table: &Table) -> usize {
     slot as usize >> at.log2_slots().saturating_sub(u32::from(table.log2_slots))
 }
 
-fn step(seen: &Seen, wished: SlotWord, clock: &Clock, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
+fn step(seen: &Seen, others: &Others, wished: SlotWord, clock: &Clock, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
     let word = seen.held.word;
     let dead = |local| standing(local) == Standing::Dead;
     if dead(word.target()) && dead(word.default()) && (word.target() == SlotWord::NONE || wished.target() == SlotWord::NONE) {
@@ -293,48 +341,7 @@ fn step(seen: &Seen, wished: SlotWord, clock: &Clock, standing: impl Fn(u16) -> 
     if wished.target() == SlotWord::NONE {
         return None;
     }
-    next(seen, Wish { target: wished.target(), secondary: wished.secondary() }, &clock.times, standing)
-}
-
-/// Who is named by the slots of a service.
-#[derive(Default)]
-struct Owners {
-    targets: Locals,
-    /// As target or default.
-    named: Locals,
-}
-
-impl Owners {
-    fn of(standings: &Standings<'_>) -> Self {
-        let (mut targets, mut named) = (Locals::default(), Locals::default());
-        for word in standings.words() {
-            targets.insert(word.target());
-            // Where all are dead, nobody's flows live that could be led back.
-            if [word.target(), word.secondary(), word.default()].into_iter().any(|owner| standings.state(owner).keeps_old()) {
-                named.insert(word.target());
-                named.insert(word.default());
-            }
-        }
-        Self { targets, named }
-    }
-}
-
-/// A set of local indices.
-#[derive(Default)]
-struct Locals(Vec<bool>);
-
-impl Locals {
-    fn insert(&mut self, local: u16) {
-        let at = usize::from(local);
-        if self.0.len() <= at {
-            self.0.resize(at + 1, false);
-        }
-        self.0[at] = true;
-    }
-
-    fn contains(&self, local: u16) -> bool {
-        self.0.get(usize::from(local)).copied().unwrap_or(false)
-    }
+    next_among(seen, others, Wish { target: wished.target(), secondary: wished.secondary() }, &clock.times, standing)
 }
 
 /// A table in use, spread over a larger one: each slot of it becomes several that say the same.

@@ -4,20 +4,22 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::Instant,
 };
 
-use mesh_common::abi::{Backend, BackendState, Mode, Proto, SlotWord, TableRef};
+use mesh_common::abi::{Backend, BackendState, Mode, Proto, SlotWord};
 
 use super::{
     Hops, Phases, Translation, drain,
-    moves::{Clock, Moves, Standings, Which, Wished, spread},
+    moves::{Moves, Which, Wished, spread},
+    nodes::{About, Nodes},
+    places::Places,
+    standings::{Clock, Standings},
 };
 use crate::{
     dataplane::{
         entry,
         image::{Image, words_of},
-        layout::{self, Entry, Layout, LayoutError, Service, capacity_for, source_of, vip_key},
+        layout::{Layout, LayoutError, Service, source_of, vip_key},
         op::{Op, backend_word, service_word, vip_word},
     },
     model::BackendId,
@@ -102,52 +104,6 @@ impl<H: Hops> Step<'_, H> {
             0 => self.hops.hop(backend).map(|h| h.source),
             n => fitting.get(usize::from(last) % n).copied(),
         }
-    }
-
-    /// Makes room for the members, and tells each one's local index. Takes nothing if it fails.
-    fn places(&mut self, layout: &mut Layout, service: &mut Service, wanted: &ServicePlan) -> Result<Places, LayoutError> {
-        let new: Vec<usize> = (0..wanted.members.len()).filter(|i| service.local(&wanted.members[*i].id).is_none()).collect();
-        let log2_slots = wanted.table.log2_slots;
-        let new_table = match service.table {
-            Some(table) if service.retired.is_none() && fits(table, service, wanted) => None,
-            _ => Some(layout.take_table(log2_slots, self.clock.instant)?),
-        };
-        let undo_table = |layout: &mut Layout| {
-            if let Some(table) = new_table {
-                layout.slots.give_back_unused(table.base(), layout::table_len(log2_slots));
-            }
-        };
-        let grown = match grow(layout, service, new.len(), self.clock.instant) {
-            Ok(grown) => grown,
-            Err(why) => {
-                undo_table(layout);
-                return Err(why);
-            }
-        };
-        for &i in &new {
-            // Both are as large as the limit of backends, so there is an index wherever there is a place.
-            let place = service.vacant().and_then(|local| Some((layout.stats.take(1, self.clock.instant)?, local)));
-            let Some((stats, local)) = place else {
-                for &i in &new {
-                    let entry = service.local(&wanted.members[i].id).and_then(|l| service.drop_entry(l));
-                    entry.into_iter().for_each(|e| layout.stats.give_back_unused(e.stats, 1));
-                }
-                if let Some(old) = grown {
-                    layout.backends.give_back_unused(service.base, service.capacity);
-                    (service.base, service.capacity) = old;
-                    service.entries.truncate(service.capacity as usize);
-                }
-                undo_table(layout);
-                return Err(LayoutError::Backends { wanted: new.len() as u32, limit: layout.stats.size() });
-            };
-            service.put(local, Entry { id: wanted.members[i].id, stats, retired: None });
-        }
-        if let Some((base, capacity)) = grown {
-            layout.backends.give_back(base, capacity, self.clock.instant);
-        }
-        let locals = wanted.members.iter().map(|m| service.local(&m.id).unwrap_or(SlotWord::NONE)).collect();
-        let new = new.into_iter().filter_map(|i| service.local(&wanted.members[i].id)).collect();
-        Ok(Places { locals, new, grown: grown.map(|(base, _)| base), new_table })
     }
 
     /// Entries of the members: whole ones where no slot names them, single words where slots may.
@@ -263,7 +219,7 @@ impl<H: Hops> Step<'_, H> {
                 layout.give_back_table(old, self.clock.instant);
             }
         } else if by_ledger(service, wanted) {
-            self.slots_by_ledger(service, wanted, places, states);
+            self.slots_by_ledger(layout.nodes.clone().as_deref(), service, wanted, places, states);
         } else if let Some(table) = service.table.filter(|_| !is_applied(service, wanted, places)) {
             let now = self.image.slots.table(table.base(), len);
             let changes: Vec<_> = (table.base()..)
@@ -295,7 +251,14 @@ impl<H: Hops> Step<'_, H> {
     }
 
     /// Slots of a table in use whose flows nobody translates.
-    fn slots_by_ledger(&mut self, service: &mut Service, wanted: &ServicePlan, places: &Places, states: &[(u16, BackendState)]) {
+    fn slots_by_ledger(
+        &mut self,
+        nodes: Option<&Nodes>,
+        service: &mut Service,
+        wanted: &ServicePlan,
+        places: &Places,
+        states: &[(u16, BackendState)],
+    ) {
         let Some(table) = service.table else { return };
         let standings = Standings { image: self.image, table: Some(table), base: places.grown.unwrap_or(service.base) };
         let published = |(local, state): &(u16, BackendState)| {
@@ -305,8 +268,12 @@ impl<H: Hops> Step<'_, H> {
         let which = if same { Which::Moving } else { Which::All };
         let states = states.iter().copied().collect();
         let handshakes = wanted.vip.proto == Proto::Tcp;
-        let wish = Wished { table: &wanted.table, locals: &places.locals, states: &states, handshakes };
-        let changes = service.moves.slots_to(&standings, &wish, which, &self.clock);
+        let mut moves = std::mem::take(&mut service.moves);
+        let local = |id: &BackendId| service.local(id);
+        let about = nodes.map(|nodes| About { nodes, vip: service.vip, table, local: &local });
+        let wish = Wished { table: &wanted.table, locals: &places.locals, states: &states, handshakes, about };
+        let changes = moves.slots_to(&standings, &wish, which, &self.clock);
+        service.moves = moves;
         if !changes.is_empty() {
             service.written = Some(self.clock.instant);
             let changes = changes.into_iter().map(|(slot, word)| (table.base() + slot, word)).collect();
@@ -345,40 +312,9 @@ fn unambiguous(layout: &Layout, wanted: &ServicePlan) -> Result<(), LayoutError>
     Ok(())
 }
 
-/// Where a service's members are to stand.
-struct Places {
-    /// Local index of each member.
-    locals: Vec<u16>,
-    /// Those that nothing stood at.
-    new: BTreeSet<u16>,
-    /// First entry of the extent that the service has outgrown.
-    grown: Option<u32>,
-    /// Extent of a table that is not the one in use.
-    new_table: Option<TableRef>,
-}
-
-/// Moves a service to a larger extent if `new` backends more don't fit. Tells the old extent.
-fn grow(layout: &mut Layout, service: &mut Service, new: usize, now: Instant) -> Result<Option<(u32, u32)>, LayoutError> {
-    if new <= service.room() {
-        return Ok(None);
-    }
-    let capacity = capacity_for(service.entries.len() - service.room() + new)?;
-    let base = layout.backends.take(capacity, now).ok_or(LayoutError::Backends { wanted: capacity, limit: layout.backends.size() })?;
-    let old = (service.base, service.capacity);
-    (service.base, service.capacity) = (base, capacity);
-    service.entries.resize(capacity as usize, None);
-    Ok(Some(old))
-}
-
 /// Nothing but slots and ledger tells where the service's packets go.
-fn by_ledger(service: &Service, wanted: &ServicePlan) -> bool {
+pub(super) fn by_ledger(service: &Service, wanted: &ServicePlan) -> bool {
     wanted.mode != Mode::Nat && service.coming.is_none()
-}
-
-/// The plan's table can be written where the service's table is. One whose slots hold flows may be larger than it has to be.
-fn fits(table: TableRef, service: &Service, wanted: &ServicePlan) -> bool {
-    let log2_slots = u32::from(wanted.table.log2_slots);
-    table.log2_slots() == log2_slots || by_ledger(service, wanted) && table.log2_slots() > log2_slots
 }
 
 /// The slots say this table already.

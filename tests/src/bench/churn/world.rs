@@ -52,10 +52,16 @@ pub struct Churn {
     // Ends before the namespaces that it runs in.
     pub daemon: Daemon,
     _agents: Vec<Process>,
+    /// The second of two balancers.
+    pub other: Option<Daemon>,
     pub stage: Stage,
     pub vip: SocketAddr,
     way: Way,
+    _key: Option<tempfile::TempDir>,
 }
+
+/// The two balancers' addresses.
+pub const BALANCERS: [&str; 2] = ["10.77.0.2", "10.77.0.3"];
 
 impl Churn {
     /// `idle`: the longest silence of a flow that is promised to find its backend again.
@@ -63,9 +69,46 @@ impl Churn {
         Self::with(group, way, idle, "")
     }
 
+    /// Two balancers that know each other, between which the client's kernel chooses by the flow's addresses and ports.
+    pub fn pair(group: &str, way: Way, idle: Duration) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let key = folder.path().join("key");
+        std::fs::write(&key, "0123456789abcdef")?;
+        let lines = |n: usize| {
+            format!(
+                "hash_key: 000102030405060708090a0b0c0d0e0f\npeers: {{listen: '{}:7946', nodes: ['{}:7946'], key_file: '{}', interval: 50ms, lost: 1s}}\n",
+                BALANCERS[n],
+                BALANCERS[1 - n],
+                key.display()
+            )
+        };
+        let mut churn = Self::build(group, way, idle, &lines(0), Some(&lines(1)))?;
+        churn._key = Some(folder);
+        churn.stage.client.ns.sysctl("net/ipv4/fib_multipath_hash_policy", "1")?;
+        churn.route(&BALANCERS)?;
+        Ok(churn)
+    }
+
+    /// From now on the client's packets go by these balancers.
+    pub fn route(&self, balancers: &[&str]) -> Result<()> {
+        let hops: String = balancers.iter().map(|address| format!(" nexthop via {address}")).collect();
+        self.stage.client.ns.ip(&format!("route replace {}/32{hops}", self.vip.ip()))
+    }
+
+    /// `mesh backend ...` on all balancers, one after the other.
+    pub fn order(&self, words: &[&str]) -> Result<()> {
+        let words = [&["backend"], words].concat();
+        [Some(&self.daemon), self.other.as_ref()].into_iter().flatten().try_for_each(|daemon| daemon.ok(&words).map(drop))
+    }
+
     /// The same with more lines in the configuration.
     pub fn with(group: &str, way: Way, idle: Duration, lines: &str) -> Result<Self> {
-        let mut stage = Stage::build(group, &BACKENDS)?;
+        Self::build(group, way, idle, lines, None)
+    }
+
+    fn build(group: &str, way: Way, idle: Duration, lines: &str, second: Option<&str>) -> Result<Self> {
+        let hosts: Vec<_> = BACKENDS.into_iter().chain(second.map(|_| ("second", 3))).collect();
+        let mut stage = Stage::build(group, &hosts)?;
         let vip: SocketAddr = "10.77.0.100:8080".parse()?;
         let mut agents = Vec::new();
         for (name, _) in BACKENDS {
@@ -88,15 +131,28 @@ impl Churn {
             members += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
         }
         let config = format!(
-            "{lines}interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: 1s}}\nservices:\n  \
+            "interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: 1s}}\nservices:\n  \
              - {{name: web, vip: '{vip}', mode: {}, slots: 256, announce: {{address: eth0}}, \
              health: {{type: tcp, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
             HANDSHAKE.as_secs(),
             idle.as_secs(),
             way.name()
         );
-        let daemon = Daemon::start(&stage.balancer.ns, &config)?;
-        let churn = Self { daemon, _agents: agents, stage, vip, way };
+        let mut daemon = Daemon::new(&stage.balancer.ns, &format!("{lines}{config}"))?;
+        daemon.launch()?;
+        let mut other = match second {
+            // One of them answers for the VIP.
+            Some(lines) => {
+                Some(Daemon::new(&stage.backends["second"].ns, &(lines.to_owned() + &config.replace("announce: {address: eth0}, ", "")))?)
+            }
+            None => None,
+        };
+        if let Some(other) = &mut other {
+            other.launch()?;
+            other.wait_ready(LIMIT)?;
+        }
+        daemon.wait_ready(Duration::from_secs(90))?;
+        let churn = Self { daemon, _agents: agents, other, stage, vip, way, _key: None };
         // From then on flows are promised something.
         std::thread::sleep(HANDSHAKE);
         churn.daemon.until("every backend gets its share of new connections", || {

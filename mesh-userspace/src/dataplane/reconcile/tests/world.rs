@@ -23,7 +23,7 @@ use crate::{
         image::Image,
         layout::{Layout, Service, address_key, vip_key},
         op::Op,
-        reconcile::{Batch, Hops, Translation, moves::Clock, reconcile, reconcile_some},
+        reconcile::{Batch, Hops, Translation, reconcile, reconcile_some, standings::Clock},
         retire::{self, Live},
         vip_index::half_of,
     },

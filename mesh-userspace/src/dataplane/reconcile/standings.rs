@@ -1,0 +1,98 @@
+//! A service as it stands in the maps, and the time.
+
+use std::time::{Duration, Instant};
+
+use mesh_common::{
+    abi::{BackendState, SlotMemo, SlotWord, TableRef},
+    ledger::change::Times,
+};
+
+use crate::dataplane::{image::Image, nat};
+
+/// Time as the kernel half knows it, and how long things take.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub now: u32,
+    pub instant: Instant,
+    pub times: Times,
+}
+
+impl Clock {
+    /// What a handshake may take.
+    pub fn handshake(&self) -> Duration {
+        nat::span(self.times.handshake)
+    }
+}
+
+/// The service as it stands in the maps.
+#[derive(Clone, Copy)]
+pub struct Standings<'a> {
+    pub image: &'a Image,
+    pub table: Option<TableRef>,
+    /// First of its entries in the backend map.
+    pub base: u32,
+}
+
+impl Standings<'_> {
+    /// All its slots.
+    pub fn words(&self) -> impl Iterator<Item = SlotWord> + '_ {
+        self.table.into_iter().flat_map(|table| self.image.slots.table(table.base(), 1 << table.log2_slots()))
+    }
+
+    /// What is published of a backend, by local index.
+    pub fn state(&self, local: u16) -> BackendState {
+        if local == SlotWord::NONE {
+            BackendState::Absent
+        } else {
+            BackendState::from_u8(self.image.backends.get(self.base as usize + usize::from(local)).state)
+        }
+    }
+
+    /// What packets have told of a slot.
+    pub fn memo(&self, slot: u32) -> SlotMemo {
+        self.table.map(|table| self.image.slot_memos.get((table.base() + slot) as usize)).unwrap_or_default()
+    }
+}
+
+/// Who is named by the slots of a service.
+#[derive(Default)]
+pub struct Owners {
+    pub targets: Locals,
+    /// As target or default.
+    pub named: Locals,
+}
+
+impl Owners {
+    /// Reads all slots.
+    pub fn of(standings: &Standings<'_>) -> Self {
+        let (mut targets, mut named) = (Locals::default(), Locals::default());
+        for word in standings.words() {
+            targets.insert(word.target());
+            // Where all are dead, nobody's flows live that could be led back.
+            if [word.target(), word.secondary(), word.default()].into_iter().any(|owner| standings.state(owner).keeps_old()) {
+                named.insert(word.target());
+                named.insert(word.default());
+            }
+        }
+        Self { targets, named }
+    }
+}
+
+/// A set of local indices.
+#[derive(Default)]
+pub struct Locals(Vec<bool>);
+
+impl Locals {
+    fn insert(&mut self, local: u16) {
+        let at = usize::from(local);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, false);
+        }
+        self.0[at] = true;
+    }
+
+    /// It is one of them.
+    pub fn contains(&self, local: u16) -> bool {
+        self.0.get(usize::from(local)).copied().unwrap_or(false)
+    }
+}
