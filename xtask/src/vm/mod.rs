@@ -33,8 +33,16 @@ const DEFAULT_KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// Test binaries that run inside: they load every program, send every fixture through them, and attach, publish, adopt and resolve by the data plane
 /// itself. Random inputs say no more of an old kernel than the fixtures do, and where the daemon judges backends by the millisecond, emulation makes
 /// them look dead.
-const INSIDE: [&str; 7] =
-    ["kernel_explain", "kernel_fixtures", "kernel_flow_log", "kernel_handshake", "kernel_passage", "netns_dataplane", "netns_nexthop"];
+const INSIDE: [&str; 8] = [
+    "kernel_agent",
+    "kernel_explain",
+    "kernel_fixtures",
+    "kernel_flow_log",
+    "kernel_handshake",
+    "kernel_passage",
+    "netns_dataplane",
+    "netns_nexthop",
+];
 
 /// Programs of the project that the tests start, and init.
 const OWN: [&str; 2] = ["mesh", "mesh-peer"];
