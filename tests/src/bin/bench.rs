@@ -301,10 +301,14 @@ struct Churn {
     /// Forged SYNs a second in the flood.
     #[arg(long, default_value_t = 20_000)]
     flood: u32,
+    /// Only the steps with so many balancers (1 or 2).
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    balancers: Option<u8>,
 }
 
 fn run_churn(args: &Churn) -> Result<()> {
-    let options = churn::Options { idle: Duration::from_secs(args.idle), each: args.each.max(1), flood: args.flood };
+    let idle = Duration::from_secs(args.idle);
+    let options = churn::Options { idle, each: args.each.max(1), flood: args.flood, balancers: args.balancers };
     if !args.json {
         println!("{}", churn::Figure::HEAD);
     }

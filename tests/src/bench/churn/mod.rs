@@ -2,6 +2,7 @@
 
 mod crowd;
 mod flood;
+mod pair;
 mod steps;
 mod world;
 
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 pub use self::{
     flood::Flood,
-    world::{Churn, Way, unbroken},
+    world::{BALANCERS, Churn, Way, unbroken},
 };
 use crate::netns::remove_stale;
 
@@ -27,6 +28,8 @@ pub struct Options {
     pub each: usize,
     /// SYNs a second from forged sources, in the step that has a flood.
     pub flood: u32,
+    /// Only the steps with so many balancers.
+    pub balancers: Option<u8>,
 }
 
 /// One step in one mode.
@@ -52,7 +55,14 @@ pub struct Figure {
 pub fn measure(ways: &[Way], options: &Options, mut show: impl FnMut(&Figure) -> Result<()>) -> Result<()> {
     for way in ways {
         remove_stale(GROUP)?;
-        steps::run(Churn::new(GROUP, *way, options.idle)?, *way, options, &mut show)?;
+        let with = |balancers| options.balancers.is_none_or(|only| only == balancers);
+        if with(1) {
+            steps::run(Churn::new(GROUP, *way, options.idle)?, *way, options, &mut show)?;
+        }
+        // Flows that are translated live on one node.
+        if with(2) && *way != Way::Nat {
+            pair::run(&mut steps::Play::new(Churn::pair(GROUP, *way, options.idle)?, *way, options, &mut show)?)?;
+        }
     }
     Ok(())
 }

@@ -12,8 +12,7 @@ use super::{
 
 /// Goes through all steps.
 pub fn run(churn: Churn, way: Way, options: &Options, show: &mut dyn FnMut(&Figure) -> Result<()>) -> Result<()> {
-    let crowd = Crowd::new(&churn, options)?;
-    let mut play = Play { churn, crowd, way, options: *options, show, entries: 0, moving: 0 };
+    let mut play = Play::new(churn, way, options, show)?;
     play.planned()?;
     play.failure()?;
     play.restarts()?;
@@ -26,18 +25,23 @@ pub fn run(churn: Churn, way: Way, options: &Options, show: &mut dyn FnMut(&Figu
     play.step("settle", |play| play.rest())
 }
 
-struct Play<'a> {
+pub struct Play<'a> {
     // Clients end before the namespaces that they run in.
     crowd: Crowd,
-    churn: Churn,
+    pub churn: Churn,
     way: Way,
-    options: Options,
+    pub options: Options,
     show: &'a mut dyn FnMut(&Figure) -> Result<()>,
     entries: u64,
     moving: u64,
 }
 
-impl Play<'_> {
+impl<'a> Play<'a> {
+    pub fn new(churn: Churn, way: Way, options: &Options, show: &'a mut dyn FnMut(&Figure) -> Result<()>) -> Result<Self> {
+        let crowd = Crowd::new(&churn, options)?;
+        Ok(Self { churn, crowd, way, options: *options, show, entries: 0, moving: 0 })
+    }
+
     fn planned(&mut self) -> Result<()> {
         self.step("drain", |play| {
             play.order(&["drain", "web", "b2"])?;
@@ -109,13 +113,13 @@ impl Play<'_> {
     }
 
     /// A flow that is not with its slot's target keeps it from rest; when the last of them has gone, nothing stays behind.
-    fn rest(&mut self) -> Result<()> {
+    pub fn rest(&mut self) -> Result<()> {
         self.look()?;
         self.crowd.leave();
         self.churn.rest()
     }
 
-    fn step(&mut self, step: &'static str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub fn step(&mut self, step: &'static str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         (self.entries, self.moving) = (0, 0);
         act(self)?;
         self.look()?;
@@ -126,20 +130,20 @@ impl Play<'_> {
         (self.show)(&Figure { mode, step, connections, broken, killed, entries, moving, because })
     }
 
-    /// `mesh backend ...`, and connections that begin right after it.
-    fn order(&mut self, words: &[&str]) -> Result<()> {
-        self.churn.daemon.ok(&[&["backend"], words].concat())?;
+    /// `mesh backend ...` on all balancers, and connections that begin right after it.
+    pub fn order(&mut self, words: &[&str]) -> Result<()> {
+        self.churn.order(words)?;
         self.opened()
     }
 
     /// Waits until the change has come to new connections, and opens more of them.
-    fn until_reach(&mut self, name: &str, reached: bool) -> Result<()> {
+    pub fn until_reach(&mut self, name: &str, reached: bool) -> Result<()> {
         self.look()?;
         self.churn.until_new_reach(name, reached)?;
         self.opened()
     }
 
-    fn opened(&mut self) -> Result<()> {
+    pub fn opened(&mut self) -> Result<()> {
         self.look()?;
         self.crowd.open(&self.churn, &self.options)
     }
