@@ -1,10 +1,6 @@
 //! The Debian package, installed by dpkg over this very system in a mount namespace that is thrown away.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::deploy;
@@ -37,10 +33,6 @@ test ! -e "$root/etc/mesh/mesh.yaml" -a ! -e "$root/usr/lib/systemd/system/mesh.
 echo PURGED
 "#;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn said(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -48,13 +40,12 @@ fn said(command: &mut Command) -> Result<String> {
     Ok(format!("{out}{err}"))
 }
 
-/// Packs the binary as it is built for tests.
+/// The package that `cargo xtask test image` has made, in a folder with room for an overlay.
 fn package() -> Result<TempDir> {
+    let package = env::var_os("MESH_DEB").context("run this by `cargo xtask test image`, or name a package by MESH_DEB")?;
     let directory = tempfile::Builder::new().prefix("mesh-deb-").tempdir()?;
     std::fs::create_dir(directory.path().join("room"))?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root()).args(["run", "--locked", "--quiet", "--package", "xtask", "--", "package", "--debug", "--output"]);
-    said(cargo.arg(directory.path().join("mesh.deb")))?;
+    std::fs::copy(&package, directory.path().join("mesh.deb")).with_context(|| format!("failed to copy {}", package.display()))?;
     Ok(directory)
 }
 

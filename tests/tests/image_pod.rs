@@ -64,7 +64,7 @@ fn all_capabilities() -> Result<Vec<String>> {
 #[test]
 fn the_pod_forwards_with_just_its_capabilities() -> Result<()> {
     let engine = Engine::new()?;
-    engine.pack(&binary::build()?)?;
+    engine.pack(&binary::built()?)?;
     ensure!(engine.files()? == ["mesh"], "the image holds more than the binary: {:?}", engine.files()?);
     ensure!(engine.once(&["--version"])?.starts_with("mesh "), "the binary must run without any library");
 
@@ -108,7 +108,7 @@ fn the_pod_forwards_with_just_its_capabilities() -> Result<()> {
 #[test]
 fn no_capability_is_asked_for_in_vain() -> Result<()> {
     let engine = Engine::new()?;
-    engine.pack(&binary::build()?)?;
+    engine.pack(&binary::built()?)?;
     let all = all_capabilities()?;
     for missing in &all {
         let stage = stage(&format!("mesh-without-{}", missing.to_lowercase().replace('_', "-")))?;

@@ -4,7 +4,17 @@
 //! interface that a packet came in by. The socket buffer of a test run has its VLAN tags in the bytes and no checksum offload, so that TC has to leave
 //! the same bytes as XDP; tags in metadata and partial checksums are met by the namespace tests.
 
+use std::sync::{Mutex, PoisonError};
+
 use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, truncated, verifier};
+
+/// Each program is loaded once, for all tests here: the verifier's work is the larger part of theirs, most of all in an emulated machine. Every
+/// fixture begins with maps of its own, so it does not matter what the one before has left, or whether it failed.
+fn with(hook: Hook, test: impl FnOnce(&mut Kernel)) {
+    static LOADED: [Mutex<Option<Kernel>>; 2] = [const { Mutex::new(None) }; 2];
+    let mut loaded = LOADED[hook as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    test(loaded.get_or_insert_with(|| Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"))));
+}
 
 #[test]
 fn every_fixture_by_xdp() {
@@ -19,10 +29,11 @@ fn every_fixture_by_tc() {
 /// Packets that don't fit one buffer; TC takes none in a test run.
 #[test]
 fn every_fixture_of_several_buffers() {
-    let mut kernel = Kernel::load(Hook::Xdp, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
-    for fixture in cases::jumbo() {
-        run(&mut kernel, &fixture).unwrap_or_else(|e| panic!("{e:#}"));
-    }
+    with(Hook::Xdp, |kernel| {
+        for fixture in cases::jumbo() {
+            run(kernel, &fixture).unwrap_or_else(|e| panic!("{e:#}"));
+        }
+    });
 }
 
 /// All lengths up to the end of the headers, and some beyond: the host's engine takes every length of everything.
@@ -40,23 +51,29 @@ fn every_length_of_every_packet_by_tc() {
 #[test]
 fn verifier_statistics() {
     for (hook, name) in [(Hook::Xdp, "xdp"), (Hook::Tc, "tc")] {
-        let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
-        let cost = verifier::cost(&mut kernel).unwrap_or_else(|e| panic!("{e:#}"));
-        println!("verifier {name} insns {} stack {}", cost.insns, cost.stack);
-        let budget = verifier::budget(hook).unwrap_or_else(|e| panic!("{e:#}"));
-        assert!(cost.insns <= budget.insns && cost.stack <= budget.stack, "{name}: {cost:?} is beyond tests/verifier.budget: {budget:?}");
+        with(hook, |kernel| {
+            let cost = verifier::cost(kernel).unwrap_or_else(|e| panic!("{e:#}"));
+            println!("verifier {name} insns {} stack {}", cost.insns, cost.stack);
+            let budget = verifier::budget(hook).unwrap_or_else(|e| panic!("{e:#}"));
+            assert!(
+                cost.insns <= budget.insns && cost.stack <= budget.stack,
+                "{name}: {cost:?} is beyond tests/verifier.budget: {budget:?}"
+            );
+        });
     }
 }
 
 fn every_fixture(hook: Hook) {
-    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
-    let failed: Vec<String> = cases::all().iter().filter_map(|f| run(&mut kernel, f).err()).map(|e| format!("{e:#}")).collect();
-    assert!(failed.is_empty(), "{} fixtures failed:\n{}", failed.len(), failed.join("\n"));
+    with(hook, |kernel| {
+        let failed: Vec<String> = cases::all().iter().filter_map(|f| run(kernel, f).err()).map(|e| format!("{e:#}")).collect();
+        assert!(failed.is_empty(), "{} fixtures failed:\n{}", failed.len(), failed.join("\n"));
+    });
 }
 
 fn every_length(hook: Hook) {
-    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
-    for fixture in cases::all() {
-        truncated(&mut kernel, &fixture, 97).unwrap_or_else(|e| panic!("{e:#}"));
-    }
+    with(hook, |kernel| {
+        for fixture in cases::all() {
+            truncated(kernel, &fixture, 97).unwrap_or_else(|e| panic!("{e:#}"));
+        }
+    });
 }

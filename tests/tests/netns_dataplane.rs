@@ -118,12 +118,12 @@ fn tc_hook() -> Result<Hook> {
     Ok(if version >= (6, 6) { Hook::Tcx } else { Hook::Clsact })
 }
 
+/// One after the other, each in the place of the one before; [`forwards`] shows what a hook does, and that the next daemon has it again.
 #[test]
-fn each_hook_is_had_adopted_and_left() -> Result<()> {
+fn each_hook_is_had_and_left() -> Result<()> {
     let fabric = Fabric::new("mesh-plane-hooks")?;
     let lb = fabric.host("lb", 1)?;
     let cases = [
-        (HookChoice::Auto, Hook::XdpNative),
         (HookChoice::Native, Hook::XdpNative),
         (HookChoice::Generic, Hook::XdpGeneric),
         (HookChoice::Tc, tc_hook()?),
@@ -131,19 +131,10 @@ fn each_hook_is_had_adopted_and_left() -> Result<()> {
         (HookChoice::Auto, Hook::XdpNative),
     ];
     privately(&lb, |bpffs| {
-        let link = pins(bpffs).join("link_eth0");
         for (choice, hook) in cases {
-            let (first, adopted) = Dataplane::open(&options(bpffs, choice))?;
-            ensure!(first.interfaces()[0].hook == hook, "{choice:?} got {:?}", first.interfaces());
-            ensure!(first.interfaces()[0].note.is_none() && adopted.services.is_empty());
-            drop(first);
-            let before = (hook != Hook::Clsact).then(|| link_id(&link)).transpose()?;
-            let (second, adopted) = Dataplane::open(&options(bpffs, choice))?;
-            ensure!(adopted.reused && second.interfaces()[0].hook == hook);
-            if let Some((id, program)) = before {
-                let (same, newer) = link_id(&link)?;
-                ensure!(id == same && program != newer, "{choice:?}: link {id} with program {program} became {same} with {newer}");
-            }
+            let (plane, adopted) = Dataplane::open(&options(bpffs, choice))?;
+            ensure!(plane.interfaces()[0].hook == hook, "{choice:?} got {:?}", plane.interfaces());
+            ensure!(plane.interfaces()[0].note.is_none() && adopted.services.is_empty());
         }
         let detached = Dataplane::detach(bpffs, "test")?;
         ensure!(detached.interfaces == ["eth0"] && detached.objects > 0, "{detached:?}");
@@ -303,13 +294,19 @@ fn answer(host: &Host, name: &'static str, port: u16) -> Result<()> {
 
 #[test]
 fn packets_go_on_without_a_daemon() -> Result<()> {
-    for hook in [HookChoice::Native, HookChoice::Generic, HookChoice::Tc, HookChoice::TcFilter] {
-        forwards(hook).with_context(|| format!("by {hook:?}"))?;
+    let cases = [
+        (HookChoice::Auto, Hook::XdpNative),
+        (HookChoice::Generic, Hook::XdpGeneric),
+        (HookChoice::Tc, tc_hook()?),
+        (HookChoice::TcFilter, Hook::Clsact),
+    ];
+    for (choice, hook) in cases {
+        forwards(choice, hook).with_context(|| format!("by {hook:?}"))?;
     }
     Ok(())
 }
 
-fn forwards(hook: HookChoice) -> Result<()> {
+fn forwards(choice: HookChoice, hook: Hook) -> Result<()> {
     let fabric = Fabric::new("mesh-plane-go")?;
     let (lb, client, b1, b2) = (fabric.host("lb", 1)?, fabric.host("client", 2)?, fabric.host("b1", 11)?, fabric.host("b2", 12)?);
     lb.ns.ip(&format!("address add {VIP}/32 dev eth0"))?;
@@ -321,7 +318,10 @@ fn forwards(hook: HookChoice) -> Result<()> {
     let hops = hops(&lb, &[&b1, &b2])?;
     let vip = SocketAddr::new(VIP.parse()?, 80);
     privately(&lb, |bpffs| {
-        let (mut plane, _) = Dataplane::open(&options(bpffs, hook))?;
+        let link = pins(bpffs).join("link_eth0");
+        let (mut plane, adopted) = Dataplane::open(&options(bpffs, choice))?;
+        ensure!(plane.interfaces()[0].hook == hook && plane.interfaces()[0].note.is_none(), "{choice:?} got {:?}", plane.interfaces());
+        ensure!(!adopted.reused && adopted.services.is_empty());
         plane.apply(&both, &hops);
         let mut who = BTreeMap::new();
         for port in 20_000..20_032 {
@@ -338,8 +338,13 @@ fn forwards(hook: HookChoice) -> Result<()> {
         for (&port, name) in &who {
             ensure!(ask(&client, port, vip)?.as_ref() == Some(name), "flow from {port} has left {name}");
         }
-        let (mut plane, adopted) = Dataplane::open(&options(bpffs, hook))?;
-        ensure!(adopted.services.len() == 1);
+        let before = (hook != Hook::Clsact).then(|| link_id(&link)).transpose()?;
+        let (mut plane, adopted) = Dataplane::open(&options(bpffs, choice))?;
+        ensure!(adopted.reused && adopted.services.len() == 1 && plane.interfaces()[0].hook == hook);
+        if let Some((id, program)) = before {
+            let (same, newer) = link_id(&link)?;
+            ensure!(id == same && program != newer, "{choice:?}: link {id} with program {program} became {same} with {newer}");
+        }
         // A draining backend keeps its flows, and gets none.
         plane.apply(&one, &hops);
         for (&port, name) in &who {

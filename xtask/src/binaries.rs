@@ -1,6 +1,9 @@
 //! The binaries that the tests are made of.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -15,7 +18,12 @@ use crate::{
 pub struct Binary {
     pub name: String,
     pub path: PathBuf,
+    /// The folder of its package, where cargo would start it.
+    pub folder: PathBuf,
 }
+
+/// Where unit tests are: in every library, and in the only binary that has some.
+const UNITS: [&str; 3] = ["--lib", "--bin", "xtask"];
 
 /// Names of the files `tests/tests/<prefix>*.rs`, each a test binary.
 pub fn named(prefix: &str) -> Result<Vec<String>> {
@@ -28,16 +36,23 @@ pub fn named(prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds these test binaries.
+/// Builds these test binaries and the unit tests, at once.
+pub fn all(names: &[String]) -> Result<()> {
+    let arguments: Vec<&str> = names.iter().flat_map(|name| ["--test", name]).chain(UNITS).collect();
+    built(&arguments).map(drop)
+}
+
+/// Builds these test binaries; in the order of their names.
 pub fn tests(names: &[String]) -> Result<Vec<Binary>> {
-    let mut command = cargo(&["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
-    for name in names {
-        command.args(["--test", name]);
-    }
-    let messages = output(&mut command)?;
-    let found: Vec<Binary> = messages.lines().filter_map(executable).filter(|b| names.contains(&b.name)).collect();
+    let arguments: Vec<&str> = names.iter().flat_map(|name| ["--test", name]).collect();
+    let found: Vec<Binary> = built(&arguments)?.into_iter().filter(|b| names.contains(&b.name)).collect();
     ensure!(found.len() == names.len(), "cargo built {} of {} test binaries", found.len(), names.len());
     Ok(found)
+}
+
+/// Builds the unit tests.
+pub fn units() -> Result<Vec<Binary>> {
+    built(&UNITS)
 }
 
 /// Builds the workspace's own binaries; the folder that they are in.
@@ -46,12 +61,24 @@ pub fn own() -> Result<PathBuf> {
     Ok(target().join("debug"))
 }
 
-/// What one of cargo's messages says was built.
+fn built(arguments: &[&str]) -> Result<Vec<Binary>> {
+    let mut command = cargo(&["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let messages = output(command.args(arguments))?;
+    let mut found: Vec<Binary> = messages.lines().filter_map(executable).collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The test binary that one of cargo's messages says was built.
 fn executable(message: &str) -> Option<Binary> {
     let message: Value = serde_json::from_str(message).ok()?;
     let path = message.get("executable")?.as_str()?.into();
+    if !message.pointer("/profile/test")?.as_bool()? {
+        return None;
+    }
     let name = message.pointer("/target/name")?.as_str()?.to_owned();
-    Some(Binary { name, path })
+    let folder = Path::new(message.get("manifest_path")?.as_str()?).parent()?.to_owned();
+    Some(Binary { name, path, folder })
 }
 
 #[cfg(test)]
@@ -59,10 +86,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executables_are_read_from_cargos_messages() {
-        let built = r#"{"reason":"compiler-artifact","target":{"name":"kernel_a","kind":["test"]},"executable":"/t/kernel_a-1"}"#;
-        assert_eq!(executable(built).map(|b| b.name), Some(String::from("kernel_a")));
-        assert!(executable(r#"{"reason":"compiler-artifact","target":{"name":"mesh"},"executable":null}"#).is_none());
+    fn test_binaries_are_read_from_cargos_messages() {
+        let message = |test: bool, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{{"name":"kernel_a"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+            )
+        };
+        let found = executable(&message(true, r#""/t/kernel_a-1""#)).unwrap();
+        assert_eq!((found.name.as_str(), found.folder.as_path()), ("kernel_a", Path::new("/w/tests")));
+        assert!(executable(&message(false, r#""/t/kernel_a""#)).is_none(), "a program that tests start is no test");
+        assert!(executable(&message(true, "null")).is_none());
         assert!(executable("no json").is_none());
     }
 }

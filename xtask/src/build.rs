@@ -1,6 +1,6 @@
 //! `cargo xtask build`: all members. The kernel half is built by mesh-userspace's build script.
 
-use std::env::consts::ARCH;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -22,7 +22,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     setup::ensure(&[Need::Build])?;
     if args.without_libraries {
-        return build_static();
+        println!("{}", without_libraries(Profile::Release)?.display());
+        return Ok(());
     }
     let mut command = cargo(&["build", "--locked", "--workspace"]);
     if args.release {
@@ -31,11 +32,25 @@ pub fn run(args: Args) -> Result<()> {
     execute(&mut command)
 }
 
-fn build_static() -> Result<()> {
-    // With a target that is named, the flag reaches the binary but no build script and no macro.
-    let triple = format!("{ARCH}-unknown-linux-gnu");
-    let mut command = cargo(&["build", "--locked", "--release", "--package", "mesh-userspace", "--bin", "mesh", "--target", &triple]);
-    execute(command.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    println!("{}", target().join(triple).join("release/mesh").display());
-    Ok(())
+/// Cargo's profiles.
+#[derive(Clone, Copy, Debug)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds `mesh` as one file that needs no library; where it is.
+///
+/// Only what links it is told so: all that it is made of is shared with every other build. Its own folder keeps it apart from the `mesh` that needs
+/// libraries.
+pub fn without_libraries(profile: Profile) -> Result<PathBuf> {
+    let (name, folder) = match profile {
+        Profile::Dev => ("dev", "debug"),
+        Profile::Release => ("release", "release"),
+    };
+    let to = target().join("static");
+    let shared = format!("build.build-dir={:?}", target().display().to_string());
+    let mut command = cargo(&["rustc", "--locked", "--package", "mesh-userspace", "--bin", "mesh", "--profile", name, "--config", &shared]);
+    execute(command.arg("--target-dir").arg(&to).args(["--", "-C", "target-feature=+crt-static"]))?;
+    Ok(to.join(folder).join("mesh"))
 }

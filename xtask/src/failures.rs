@@ -1,17 +1,6 @@
 //! What of the tests' output says why they failed: it is shown again at the end, where a reader of a long log looks.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    io::{BufRead, BufReader, IsTerminal, Read, Write},
-    process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
-    thread,
-};
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::workspace::line;
+use std::{collections::VecDeque, fmt};
 
 /// Of one test's message so many lines are kept from its begin, and as many from its end.
 const KEPT: usize = 30;
@@ -49,6 +38,14 @@ impl Failures {
             message.take(line);
         }
     }
+
+    /// Adds another's, behind its own.
+    pub fn add(&mut self, other: Self) {
+        self.messages.extend(other.messages);
+        other.tail.iter().for_each(|line| {
+            push(&mut self.tail, line);
+        });
+    }
 }
 
 /// Keeps the last lines; whether one had to go for that.
@@ -85,41 +82,6 @@ impl fmt::Display for Failures {
             message.end.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
         Ok(())
-    }
-}
-
-/// Runs a command that runs tests, and shows what it says. The error has the messages of those that failed.
-pub fn run(command: &mut Command) -> Result<()> {
-    eprintln!("$ {}", line(command));
-    // A person at a terminal sees colours and progress instead of having all of it again.
-    let stderr = if std::io::stderr().is_terminal() { Stdio::inherit() } else { Stdio::piped() };
-    let mut child =
-        command.stdout(Stdio::piped()).stderr(stderr).spawn().with_context(|| format!("failed to start `{}`", line(command)))?;
-    let failures = Mutex::new(Failures::default());
-    thread::scope(|scope| {
-        if let Some(pipe) = child.stderr.take() {
-            scope.spawn(|| pass_on(pipe, std::io::stderr(), &failures));
-        }
-        if let Some(pipe) = child.stdout.take() {
-            pass_on(pipe, std::io::stdout(), &failures);
-        }
-    });
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("`{}`: {status}\n{}", line(command), failures.into_inner().unwrap_or_else(PoisonError::into_inner));
-    }
-    Ok(())
-}
-
-fn pass_on(from: impl Read, mut to: impl Write, failures: &Mutex<Failures>) {
-    let mut from = BufReader::new(from);
-    let mut bytes = Vec::new();
-    while from.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
-        let text = String::from_utf8_lossy(&bytes);
-        // Whoever reads our output may be gone; the tests go on.
-        let _ = to.write_all(&bytes).and_then(|()| to.flush());
-        failures.lock().unwrap_or_else(PoisonError::into_inner).take(text.trim_end_matches(['\n', '\r']));
-        bytes.clear();
     }
 }
 
@@ -162,13 +124,5 @@ mod tests {
         assert!(text.contains("line 28\n[41 more lines]\nline 70\n") && text.ends_with("line 99\n"), "{text}");
         let crash = of(&["running 1 test", "error: test failed", "  process didn't exit successfully (signal: 11)"]);
         assert!(crash.contains("signal: 11"), "{crash}");
-    }
-
-    #[test]
-    fn what_fails_is_in_the_error() {
-        run(Command::new("sh").args(["-c", "echo fine"])).unwrap();
-        let script = "echo 'failures:'; echo '---- t stdout ----'; echo 'Error: broken'; exit 3";
-        let error = run(Command::new("sh").args(["-c", script])).unwrap_err().to_string();
-        assert!(error.contains("exit status: 3\n---- t stdout ----\nError: broken"), "{error}");
     }
 }

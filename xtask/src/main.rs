@@ -7,10 +7,12 @@ mod demo;
 mod failures;
 mod fuzz;
 mod generate;
+mod lanes;
 mod lint;
 mod package;
 mod setup;
 mod sim;
+mod tally;
 mod test;
 mod tidy;
 #[allow(dead_code, reason = "the build script of mesh-userspace uses the rest")]

@@ -17,10 +17,10 @@ use crate::{
 pub struct Args {
     /// Without optimisation: quickly built, for tests.
     #[arg(long)]
-    debug: bool,
+    pub debug: bool,
     /// Where the package is written, a file or a folder [default: target/debian].
     #[arg(long, value_name = "PATH")]
-    output: Option<PathBuf>,
+    pub output: Option<PathBuf>,
 }
 
 /// Where shells look for completions, by shell and file.

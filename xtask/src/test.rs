@@ -1,17 +1,21 @@
 //! `cargo xtask test`: every proof there is, and exactly what CI runs.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::{
     binaries, build,
-    failures::run as execute,
-    lint,
+    lanes::{self, How},
+    lint, package,
     setup::{self, Need},
+    tally::Tally,
     vm,
-    workspace::cargo,
+    workspace::target,
 };
 
 #[derive(clap::Args)]
@@ -47,110 +51,132 @@ pub enum Suite {
     K8s,
 }
 
+/// What the engine's own tests and the ledger's are called, which stand beside the engine.
+const OF_THE_ENGINE: [&str; 2] = ["engine", "ledger"];
+
+/// What takes longest begins first, so that no lane is left waiting for it at the end.
+const LONG: [&str; 4] = ["netns_ledger", "netns_passage", "netns_weights", "peer_sources"];
+
+/// What a suite came to, and what it took.
+struct Done {
+    name: String,
+    took: Duration,
+    result: Result<Tally>,
+}
+
 pub fn run(args: &Args) -> Result<()> {
     let all: Vec<Suite> = Suite::value_variants().iter().copied().filter(|s| *s != Suite::K8s).collect();
     let suites = if args.suites.is_empty() { &all } else { &args.suites };
     let mut done = Vec::new();
-    for &suite in suites.iter() {
-        println!("\n== {suite:?}");
-        let start = Instant::now();
-        let result = suite.run(args);
-        if result.is_err() {
-            eprintln!("error: {suite:?} failed; why stands at the end");
+    for (i, &suite) in suites.iter().enumerate() {
+        if suite != Suite::Lint && !done.iter().any(|d: &Done| d.name == "build") && suites.len() > i + 1 {
+            // All at once: two cores then have something to do to the end.
+            done.push(timed("build", || build(&suites[i..]).map(|()| Tally::default())));
         }
-        done.push((suite, start.elapsed(), result));
+        done.push(timed(&format!("{suite:?}").to_lowercase(), || suite.run(args)));
     }
     summarize(&done)
 }
 
+fn timed(name: &str, work: impl FnOnce() -> Result<Tally>) -> Done {
+    println!("\n== {name}");
+    let start = Instant::now();
+    let result = work().and_then(|tally| tally.verdict().map(|()| tally));
+    if result.is_err() {
+        eprintln!("error: {name} failed; why stands at the end");
+    }
+    Done { name: name.to_owned(), took: start.elapsed(), result }
+}
+
 /// What failed and why, and last which suites that were: the end of a long log is what is read first.
-fn summarize(done: &[(Suite, Duration, Result<()>)]) -> Result<()> {
-    for (suite, _, result) in done {
+fn summarize(done: &[Done]) -> Result<()> {
+    for Done { name, result, .. } in done {
         if let Err(error) = result {
-            println!("\n== What failed in {suite:?}\n{error:#}");
+            println!("\n== What failed in {name}\n{error:#}");
         }
     }
     println!("\n== Summary");
-    for (suite, took, result) in done {
-        println!(
-            "{:<8} {:>6.1} s  {}",
-            format!("{suite:?}").to_lowercase(),
-            took.as_secs_f64(),
-            if result.is_ok() { "ok" } else { "FAILED" }
-        );
+    for Done { name, took, result } in done {
+        let outcome =
+            result.as_ref().map_or_else(|_| "FAILED".to_owned(), |tally| if tally.passed > 0 { tally.to_string() } else { "ok".into() });
+        println!("{name:<8} {:>6.1} s  {outcome}", took.as_secs_f64());
     }
-    let failed = done.iter().filter(|(_, _, result)| result.is_err()).count();
+    let failed = done.iter().filter(|d| d.result.is_err()).count();
     ensure!(failed == 0, "{failed} of {} failed", done.len());
     Ok(())
 }
 
+/// Builds what these suites run.
+fn build(suites: &[Suite]) -> Result<()> {
+    setup::ensure(&[Need::Build])?;
+    let mut names = OF_THE_ENGINE.map(str::to_owned).to_vec();
+    for prefix in suites.iter().filter_map(|suite| suite.prefix()) {
+        names.extend(binaries::named(prefix)?);
+    }
+    binaries::all(&names)?;
+    build::run(build::Args::default())
+}
+
 impl Suite {
-    fn run(self, args: &Args) -> Result<()> {
+    /// How the names of its files in tests/tests begin.
+    const fn prefix(self) -> Option<&'static str> {
         match self {
-            Self::Lint => lint::run(),
-            Self::Host => host(&args.words),
-            Self::Kernel => integration("kernel_", &[Need::Test], &args.words),
-            Self::Netns => integration("netns_", &[Need::Test], &args.words),
-            Self::Peers => peers(&args.words),
-            Self::Image => integration("image_", &[Need::Test, Need::Image], &args.words),
-            Self::Vm => vm::run(&args.kernels, &args.words),
-            Self::K8s => k8s(&args.words),
+            Self::Host => Some("host_"),
+            Self::Kernel => Some("kernel_"),
+            Self::Netns => Some("netns_"),
+            Self::Peers => Some("peer_"),
+            Self::Image => Some("image_"),
+            Self::K8s => Some("k8s_"),
+            Self::Lint | Self::Vm => None,
         }
     }
+
+    fn run(self, args: &Args) -> Result<Tally> {
+        let words = &args.words;
+        match self {
+            Self::Lint => lint::run().map(|()| Tally::default()),
+            Self::Host => host(words),
+            Self::Kernel => self.integration(&[Need::Test], 1, Vec::new(), words),
+            Self::Netns => self.integration(&[Need::Test], 2, Vec::new(), words),
+            Self::Peers => {
+                setup::ensure(&[Need::Test, Need::Peers])?;
+                // Where it can be had, the tests find Consul by a variable.
+                let consul = setup::consul::ensure().map(|consul| ("MESH_CONSUL", consul.into()));
+                self.integration(&[Need::Test, Need::Peers], 2, consul.into_iter().collect(), words)
+            }
+            Self::Image => self.integration(&[Need::Test, Need::Image], 2, packed()?, words),
+            Self::Vm => vm::run(&args.kernels, words),
+            Self::K8s => {
+                let server = setup::apiserver::ensure()?;
+                self.integration(&[Need::Test, Need::Peers], 1, vec![("MESH_KUBE_APISERVER", server.into())], words)
+            }
+        }
+    }
+
+    /// Runs the suite's files. They find the binaries that they start beside themselves.
+    fn integration(self, needs: &[Need], lanes: usize, variables: Vec<(&'static str, OsString)>, words: &[String]) -> Result<Tally> {
+        setup::ensure(needs)?;
+        let prefix = self.prefix().context("the suite has no files")?;
+        let mut tests = binaries::tests(&binaries::named(prefix)?)?;
+        tests.sort_by_key(|test| LONG.iter().position(|name| *name == test.name).unwrap_or(LONG.len()));
+        build::run(build::Args::default())?;
+        let arguments = std::iter::once("--show-output".to_owned()).chain(words.iter().cloned()).collect();
+        lanes::run(tests, &How { lanes, root: true, arguments, variables })
+    }
 }
 
-fn host(words: &[String]) -> Result<()> {
+fn host(words: &[String]) -> Result<Tally> {
     setup::ensure(&[Need::Build])?;
-    let mut command = cargo(&["test", "--locked", "--no-fail-fast", "--workspace", "--lib", "--bins"]);
-    // The engine's own tests, and the ledger's.
-    command.args(["--test", "engine", "--test", "ledger"]);
-    for name in binaries::named("host_")? {
-        command.args(["--test", &name]);
-    }
-    execute(command.arg("--").args(words))
+    let mut names = binaries::named("host_")?;
+    names.extend(OF_THE_ENGINE.map(str::to_owned));
+    let tests = [binaries::units()?, binaries::tests(&names)?].concat();
+    lanes::run(tests, &How { lanes: 1, arguments: words.to_vec(), ..How::default() })
 }
 
-/// Runs the files `tests/tests/<prefix>*.rs`. They find the binaries that they start beside themselves.
-fn integration(prefix: &str, needs: &[Need], words: &[String]) -> Result<()> {
-    execute(&mut prepared(prefix, needs, words)?)
-}
-
-/// The same with Consul, where it can be had, which its tests find by a variable.
-fn peers(words: &[String]) -> Result<()> {
-    let mut command = prepared("peer_", &[Need::Test, Need::Peers], words)?;
-    if let Some(consul) = setup::consul::ensure() {
-        command.env("MESH_CONSUL", consul);
-    }
-    execute(&mut command)
-}
-
-/// The same with the real API server of Kubernetes, which its test finds by a variable.
-fn k8s(words: &[String]) -> Result<()> {
-    let server = setup::apiserver::ensure()?;
-    execute(prepared("k8s_", &[Need::Test, Need::Peers], words)?.env("MESH_KUBE_APISERVER", server))
-}
-
-fn prepared(prefix: &str, needs: &[Need], words: &[String]) -> Result<std::process::Command> {
-    let mut command = cargo(&["test", "--locked", "--workspace"]);
-    for name in binaries::named(prefix)? {
-        command.args(["--test", &name]);
-    }
-    setup::ensure(needs)?;
-    become_root(&mut command)?;
-    build::run(build::Args::default())?;
-    command.args(["--no-fail-fast", "--", "--show-output"]).args(words);
-    Ok(command)
-}
-
-/// The tests load programs and make namespaces, cargo need not: only the test binaries are started through sudo.
-fn become_root(command: &mut std::process::Command) -> Result<()> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    if which::which("sudo").is_err() {
-        bail!("these tests need root, and there is no sudo: run `cargo xtask test` as root");
-    }
-    let arch = std::env::consts::ARCH.to_uppercase();
-    command.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo --preserve-env");
-    Ok(())
+/// What the tests of the image and of the package need, found by variables: both made of what is built for the other tests.
+fn packed() -> Result<Vec<(&'static str, OsString)>> {
+    let binary = build::without_libraries(build::Profile::Dev)?;
+    let package = target().join("debian-test/mesh.deb");
+    package::run(&package::Args { debug: true, output: Some(package.clone()) })?;
+    Ok(vec![("MESH_STATIC_BIN", binary.into()), ("MESH_DEB", package.into())])
 }

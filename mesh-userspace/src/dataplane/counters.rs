@@ -138,7 +138,7 @@ fn sent(stats: &BackendStats) -> [ReasonStats; 2] {
 }
 
 /// Sums over the CPUs of `count` elements from `first` on; fewer at the end of the map.
-fn totals<T: Sum>(map: &PerCpuArray<MapData, T>, name: &'static str, first: u32, count: u32) -> Result<Vec<T>, DataplaneError> {
+pub fn totals<T: Sum>(map: &PerCpuArray<MapData, T>, name: &'static str, first: u32, count: u32) -> Result<Vec<T>, DataplaneError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, source)| DataplaneError::System { what: "count the CPUs", source })?;
     let mut totals = Vec::with_capacity(count as usize);
     while (totals.len() as u32) < count {

@@ -49,7 +49,7 @@ use mesh_common::abi::{BackendSignals, FlowLogStats, FlowRecord, NatConfig};
 pub use adopt::Contradiction;
 pub use agent::AgentPlane;
 use counters::Gone;
-pub use counters::{BackendRows, Sum};
+pub use counters::{BackendRows, Sum, totals};
 pub use detach::Detached;
 use entry::Hop;
 pub use error::DataplaneError;

@@ -1,24 +1,12 @@
 //! The static binary that goes into the image.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-const TARGET: &str = if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
-
-/// Builds it as deploy/Dockerfile does, but not optimised; `MESH_STATIC_BIN` names one that is there already.
-pub fn build() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("MESH_STATIC_BIN") {
-        return Ok(path.into());
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(&root).args(["build", "--locked", "--quiet", "--package", "mesh-userspace", "--bin", "mesh", "--target", TARGET]);
-    let output = cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").output().context("failed to start cargo")?;
-    ensure!(output.status.success(), "the static build failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(folder.join(TARGET).join("debug/mesh"))
+/// The one that `cargo xtask test image` has made, as `cargo xtask build --static` makes what ships, but not optimised.
+pub fn built() -> Result<PathBuf> {
+    let path =
+        std::env::var_os("MESH_STATIC_BIN").context("run this by `cargo xtask test image`, or name a static binary by MESH_STATIC_BIN")?;
+    Ok(path.into())
 }

@@ -204,6 +204,12 @@ pub const RULES: &[Rule] = &[
         example: ("mesh-common/Cargo.toml", "[package]\nversion.workspace = true\nedition.workspace = true\n"),
     },
     Rule {
+        sentence: "No binary but xtask has tests in its own files: no suite runs them.",
+        covers: |path| path.starts_with("tests/src/bin/") || path == "mesh-userspace/src/main.rs" || path.starts_with("mesh-ebpf/"),
+        check: Check::Code(&["#[test]", "cfg(test)"]),
+        example: ("tests/src/bin/a.rs", "#[test]\nfn a() {}"),
+    },
+    Rule {
         sentence: "Every test binary belongs to a suite of `cargo xtask test`, which its name begins with.",
         covers: |path| {
             path.split_once("/tests/")

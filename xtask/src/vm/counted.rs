@@ -27,7 +27,7 @@ pub fn counted(version: &str, arguments: &[String], tools: &[&str]) -> Result<Ve
     let kernel = kernel::get(version, &cache, &modules)?;
     let work = Scratch::new(&cache)?;
     let (initramfs, console) = (work.0.join("initramfs"), work.0.join("console"));
-    let bench = [Binary { name: BENCH.to_owned(), path: own.join(BENCH) }];
+    let bench = [Binary { name: BENCH.to_owned(), path: own.join(BENCH), folder: own.clone() }];
     pack_programs(&bench, arguments, tools, &own, &initramfs, &work.0).context("failed to pack the guest's programs")?;
     pack_modules(&kernel, File::options().append(true).open(&initramfs)?)?;
     let report =

@@ -24,6 +24,7 @@ use self::{initramfs::Archive, kernel::Kernel, qemu::Machine, report::Report};
 use crate::{
     binaries::{self, Binary},
     setup::{self, Need, find},
+    tally::Tally,
     workspace,
 };
 
@@ -49,7 +50,7 @@ const OWN: [&str; 2] = ["mesh", "mesh-peer"];
 const INIT: &str = "mesh-vm-init";
 
 /// Boots each kernel, all at once, and runs the tests in it; with `words` only those whose names have one of them.
-pub fn run(kernels: &[String], words: &[String]) -> Result<()> {
+pub fn run(kernels: &[String], words: &[String]) -> Result<Tally> {
     let kernels: Vec<&str> = if kernels.is_empty() { DEFAULT_KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
     setup::ensure(&[Need::Vm])?;
     let tests = binaries::tests(&INSIDE.map(str::to_owned))?;
@@ -69,25 +70,26 @@ pub fn run(kernels: &[String], words: &[String]) -> Result<()> {
         guests.into_iter().map(|g| g.join().unwrap_or_else(|_| Err(anyhow!("the thread of a guest panicked")))).collect()
     });
     println!("\nvirtual machines: {:.1} s", start.elapsed().as_secs_f64());
-    summarize(&kernels, &outcomes)
+    summarize(&kernels, outcomes)
 }
 
-fn summarize(kernels: &[Kernel], outcomes: &[Result<Report>]) -> Result<()> {
-    let mut bad = Vec::new();
+fn summarize(kernels: &[Kernel], outcomes: Vec<Result<Report>>) -> Result<Tally> {
+    let (mut bad, mut sum) = (Vec::new(), Tally::default());
     for (kernel, outcome) in kernels.iter().zip(outcomes) {
         let name = &kernel.name;
-        match outcome {
+        match &outcome {
             Ok(report) => {
                 report.verifier().iter().for_each(|line| println!("[{name}] {line}"));
-                println!("[{name}] {}", report.summary());
+                println!("[{name}] {}", report.tally());
             }
             Err(error) => println!("[{name}] {error:#}"),
         }
         let verdict = outcome.as_ref().map_err(|e| format!("{e:#}")).and_then(|r| r.verdict().map_err(|e| format!("{e:#}")));
         bad.extend(verdict.err().map(|why| format!("[{name}] {why}")));
+        outcome.into_iter().for_each(|report| sum.add(report.into_tally()));
     }
     ensure!(bad.is_empty(), "{} of {} kernels failed:\n{}", bad.len(), kernels.len(), bad.join("\n"));
-    Ok(())
+    Ok(sum)
 }
 
 fn guest(kernel: &Kernel, programs: &Path, work: &Path) -> Result<Report> {

@@ -19,7 +19,7 @@ const MEMORY_MIB: u32 = 1024;
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// The same where KVM runs the machine. Some machines have a /dev/kvm that hangs.
 const KVM_BOOT_LIMIT: Duration = Duration::from_secs(20);
-const RUN_LIMIT: Duration = Duration::from_secs(900);
+const RUN_LIMIT: Duration = Duration::from_secs(1800);
 
 /// For the kernel under emulation. An emulated time stamp counter is not steady enough for the kernel's checks. Without random addresses the code
 /// that was translated for one process serves the next of the same program; what protects and accounts memory only costs time here.
