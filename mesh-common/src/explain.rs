@@ -9,9 +9,11 @@ use crate::{
     aside::Cause,
     flow::{Address, Tuple},
     forward::{Arrival, Run, Sending, Sign, Sink},
+    nat::Opening,
     packet::Packet,
     put, read,
     rewrite::{Network, Outer},
+    schedule::Choice,
     shared::Shared,
     tables::Tables,
 };
@@ -22,7 +24,14 @@ const DST: usize = offset_of!(Explained, dst);
 /// Tells what would become of the packet; `out` is zeroed.
 #[inline(always)]
 pub fn explain<P: Packet, T: Tables>(packet: &mut P, tables: &T, out: Shared<'_, Explained>) -> Reason {
-    Run { packet, tables, sink: Tell { out } }.start()
+    if let Some(opening) = tables.opening() {
+        put!(opening, Opening.chosen as u32, Choice::NONE.word());
+    }
+    let reason = Run { packet, tables, sink: Tell { out } }.start();
+    if let Some(opening) = tables.opening() {
+        put!(out, Explained.by as u8, (read!(opening, Opening.chosen as u32) >> 16) as u8);
+    }
+    reason
 }
 
 struct Tell<'a> {

@@ -15,6 +15,7 @@ use crate::{
     packet::{Packet, u32_at},
     read,
     rewrite::{Edit, Network},
+    schedule,
     select::{self, Candidate},
     shared::Shared,
     tables::Tables,
@@ -374,7 +375,8 @@ impl<'a, A: Address> Arrival<'a, A> {
     #[inline(always)]
     pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
         let base = read!(self.vip, Vip.backend_base as u32);
-        select::owners(tables, self.slot(), base, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
+        let chosen = schedule::owner(tables, self);
+        select::owners(tables, self.slot(), base, (self.hash, chosen), || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
     }
 
     /// What the packet tells of its flow to the ledger.

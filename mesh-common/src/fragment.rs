@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! look -> a later fragment: recall -----------------------------------------------> carry
-//!      -> the first: its backend is known / opens a flow / follow -> complete -> remember -> carry
+//!      -> the first: its backend is known / opens a flow / follow / a scheduler -> complete -> remember -> carry
 //! ```
 
 mod carry;
@@ -18,7 +18,16 @@ pub(crate) use course::outer;
 pub use course::{Course, complete, identification, recall, remember};
 pub(crate) use look::look;
 
-use crate::{abi::Reason, aside::Cause, icmp::Icmp, outline::Outline, packet::Packet, patch::Patch, read, tables::Tables};
+use crate::{
+    abi::{Reason, SlotWord},
+    aside::Cause,
+    icmp::Icmp,
+    outline::Outline,
+    packet::Packet,
+    patch::Patch,
+    read, schedule, select,
+    tables::Tables,
+};
 
 /// Families whose fragments are followed.
 pub(crate) trait Identified: Icmp {
@@ -40,6 +49,8 @@ pub(crate) enum Question {
     Open = 2,
     /// [`Tables::follow`].
     Follow = 3,
+    /// [`schedule::answer`], and where that says nothing, as for any flow.
+    Choose = 4,
 }
 
 impl Question {
@@ -54,6 +65,7 @@ impl Question {
             (Reason::Forwarded, 1) => Some(Self::Known),
             (Reason::Forwarded, 2) => Some(Self::Open),
             (Reason::Forwarded, 3) => Some(Self::Follow),
+            (Reason::Forwarded, 4) => Some(Self::Choose),
             (Reason::Forwarded, _) => Some(Self::Recall),
             _ => None,
         }
@@ -98,6 +110,7 @@ pub fn take<S: Steps, T: Tables>(mut steps: S, tables: &T, cause: Cause) -> u64 
 #[inline(always)]
 fn answer<T: Tables>(tables: &T, question: Question) -> Option<u64> {
     if question == Question::Open {
+        schedule::answer(tables);
         return Some(tables.open_flow());
     }
     let course = tables.course()?;
@@ -105,6 +118,13 @@ fn answer<T: Tables>(tables: &T, question: Question) -> Option<u64> {
         return Some(read!(course, Course.known as u64));
     }
     let (slot, base) = (read!(course, Course.slot as u32), read!(course, Course.base as u32));
+    if question == Question::Choose {
+        let chosen = schedule::answer(tables);
+        let index = if chosen == SlotWord::NONE { select::at_rest(tables, slot, base) } else { Some(chosen) };
+        if let Some(index) = index {
+            return Some(index as u64);
+        }
+    }
     let (hash, sent) = (read!(course, Course.hash as u64), read!(course, Course.sent as u64));
     Some(tables.follow(slot, base, hash, sent))
 }

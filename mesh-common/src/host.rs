@@ -9,9 +9,9 @@ use bytemuck::Zeroable;
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, DISPLACEMENTS, FRAGMENTED, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
-        LedgerStats, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip,
-        VipHalf, VipKey, VipKind,
+        Backend, BackendLoad, BackendSignals, BackendStats, Config, DISPLACEMENTS, FRAGMENTED, FlowBucket, FlowLogStats, FlowRecord,
+        Fragmented, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, Schedule, ScheduleStats,
+        ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
@@ -24,6 +24,7 @@ use crate::{
     nat::{Opening, open_flow},
     packet::Packet,
     patch::Quote,
+    schedule,
     shared::Shared,
     tables::Tables,
 };
@@ -61,6 +62,10 @@ pub struct HostTables {
     /// Handshakes that are being watched; by default those of all flows.
     pub watched: Vec<Cell<u64>>,
     pub pacers: Vec<Cell<u64>>,
+    pub schedules: Vec<Cell<Schedule>>,
+    pub backend_loads: Vec<Cell<BackendLoad>>,
+    pub remembered: Vec<Cell<FlowBucket>>,
+    pub schedule_stats: Cell<ScheduleStats>,
     /// Flows that the log was told of, as words and as records; there is always room.
     pub told: Vec<Cell<u64>>,
     pub flow_records: RefCell<Vec<FlowRecord>>,
@@ -77,6 +82,7 @@ impl HostTables {
         let buckets = (flows / 2).next_power_of_two();
         config.nat.flows = flows as u32;
         config.nat.bucket_mask = buckets as u32 - 1;
+        config.nat.remembered_mask = buckets as u32 - 1;
         config.ledger.bucket_mask = buckets as u32 - 1;
         Self {
             config: Box::new(Cell::new(config)),
@@ -102,6 +108,10 @@ impl HostTables {
             backend_stats: vec![Cell::default(); backends],
             backend_signals: vec![Cell::default(); backends],
             watched: vec![Cell::default(); handshake::WATCHED as usize],
+            schedules: vec![Cell::default(); services + 1],
+            backend_loads: vec![Cell::default(); backends],
+            remembered: vec![Cell::default(); buckets],
+            schedule_stats: Cell::default(),
             pacers: vec![Cell::default(); guard::PACERS as usize],
             told: vec![Cell::default(); flow_log::TOLD as usize],
             flow_records: RefCell::default(),
@@ -146,7 +156,7 @@ impl HostTables {
             if let Some(service) = self.services.get(vip.service as usize) {
                 let Vip { addr, port, proto, family, backend_base, .. } = *vip;
                 let backend_capacity = (self.backends.len() as u32).saturating_sub(backend_base);
-                service.set(ServiceInfo { addr, port, proto, family, backend_base, backend_capacity, flags: 0 });
+                service.set(ServiceInfo { addr, port, proto, family, backend_base, backend_capacity, flags: vip.flags.into() });
             }
         }
         true
@@ -288,6 +298,34 @@ impl Tables for HostTables {
 
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
         self.pacers.get(index as usize).map(Shared::of)
+    }
+
+    fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>> {
+        self.schedules.get(id as usize).map(Shared::of)
+    }
+
+    fn backend_load(&self, index: u32) -> Option<Shared<'_, BackendLoad>> {
+        self.backend_loads.get(index as usize).map(Shared::of)
+    }
+
+    fn flow_bucket(&self, index: u32) -> Option<Shared<'_, FlowBucket>> {
+        self.remembered.get(index as usize).map(Shared::of)
+    }
+
+    fn schedule_stats(&self) -> Option<Shared<'_, ScheduleStats>> {
+        Some(Shared::of(&self.schedule_stats))
+    }
+
+    fn choose(&self, sent: u64) -> u64 {
+        schedule::choose(self, sent)
+    }
+
+    fn pick(&self) -> u64 {
+        schedule::pick(self)
+    }
+
+    fn cost(&self, base: u32, index: u16, scheduler: u32) -> u64 {
+        schedule::cost(self, base, index, scheduler)
     }
 
     fn tick(&self) -> u32 {

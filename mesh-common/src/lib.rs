@@ -38,6 +38,7 @@ mod outline;
 pub mod packet;
 pub mod patch;
 pub mod rewrite;
+pub mod schedule;
 mod select;
 pub mod shared;
 pub mod tables;

@@ -15,13 +15,14 @@ pub(crate) use open::{opened, prepare};
 pub(crate) use reply::{find as find_reply, reply};
 
 use crate::{
-    abi::{Backend, Config, NatFlow, NatSource, Reason, Vip},
+    abi::{Backend, Config, NatFlow, NatSource, Reason, ServiceFlags, Vip},
     flow::{Tuple, V4, V6, load_address, ports},
     forward::{Arrival, Run, Sink},
     header::{Ip, TCP, tcp},
     packet::{Packet, u32_at, u64_at},
     put, read,
     rewrite::{Macs, Network, Translation},
+    schedule,
     select::Candidate,
     shared::Shared,
     tables::Tables,
@@ -78,6 +79,9 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
                 }
                 if arrival.network.ttl <= 1 {
                     return Err(Reason::TtlExceeded);
+                }
+                if life.ends_by(tcp, arrival.flags) && read!(arrival.vip, Vip.flags as u16) & ServiceFlags::CHOOSES != 0 {
+                    schedule::ended(tables, backend.stats());
                 }
                 life.client_sent(tables, flow, tcp, arrival.flags, now);
                 remember_link(packet, flow, arrival.headers.proto);

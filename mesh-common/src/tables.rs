@@ -2,8 +2,8 @@
 
 use crate::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, Fragmented, LedgerBucket, LedgerStats, NatBucket, NatFlow,
-        NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        Backend, BackendLoad, BackendSignals, BackendStats, Config, FlowBucket, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
+        LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
     flow_log::Beginning,
@@ -55,6 +55,21 @@ pub trait Tables {
     fn listed(&self, list: u32, source: [u64; 2]) -> u32;
     /// One of [`crate::guard::PACERS`] words.
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>>;
+    /// How a service chooses, by its id.
+    fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>>;
+    /// What a backend carries, by `Backend::stats`.
+    fn backend_load(&self, index: u32) -> Option<Shared<'_, BackendLoad>>;
+    /// Remembered flows and sources.
+    fn flow_bucket(&self, index: u32) -> Option<Shared<'_, FlowBucket>>;
+    /// This CPU's counters of choices.
+    fn schedule_stats(&self) -> Option<Shared<'_, ScheduleStats>>;
+    /// Chooses a backend for what [`Tables::opening`] describes, by [`crate::schedule::choose`], whose word is passed on; where that runs is for the
+    /// owner of the tables to say.
+    fn choose(&self, sent: u64) -> u64;
+    /// Picks one, by [`crate::schedule::pick`]; likewise.
+    fn pick(&self) -> u64;
+    /// What a flow would cost a backend, by [`crate::schedule::cost`]; likewise.
+    fn cost(&self, base: u32, index: u16, scheduler: u32) -> u64;
     /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
     fn tick(&self) -> u32;
     /// This CPU's counters by service id x [`crate::abi::REASONS`] + reason.

@@ -3,8 +3,8 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, FlowLogStats, FlowRecord, Fragmented, LedgerBucket, LedgerStats, NatBucket, NatFlow,
-        NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        Backend, BackendLoad, BackendSignals, BackendStats, Config, FlowBucket, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
+        LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotMemo, SlotWord, Vip,
     },
     answer::Said,
     explain::explain,
@@ -18,7 +18,7 @@ use mesh_common::{
 };
 
 use crate::{
-    global::{mesh_explain_follow, mesh_explain_guard, mesh_explain_open},
+    global::{mesh_explain_choose, mesh_explain_cost, mesh_explain_follow, mesh_explain_guard, mesh_explain_open, mesh_explain_pick},
     maps::Maps,
     packet::XdpFrame,
 };
@@ -155,6 +155,41 @@ impl Tables for Copies {
     #[inline(always)]
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
         copied!(MAPS.pacer(index), self.scratch_pacer(), 0)
+    }
+
+    #[inline(always)]
+    fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>> {
+        copied!(MAPS.schedule(id), self.scratch_schedule(), 0 1 2 3)
+    }
+
+    #[inline(always)]
+    fn backend_load(&self, index: u32) -> Option<Shared<'_, BackendLoad>> {
+        copied!(MAPS.backend_load(index), self.scratch_load(), 0 1 2 3)
+    }
+
+    #[inline(always)]
+    fn flow_bucket(&self, index: u32) -> Option<Shared<'_, FlowBucket>> {
+        copied!(MAPS.flow_bucket(index), self.scratch_remembered(), 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    }
+
+    #[inline(always)]
+    fn schedule_stats(&self) -> Option<Shared<'_, ScheduleStats>> {
+        None
+    }
+
+    #[inline(always)]
+    fn choose(&self, sent: u64) -> u64 {
+        mesh_explain_choose(sent)
+    }
+
+    #[inline(always)]
+    fn pick(&self) -> u64 {
+        mesh_explain_pick()
+    }
+
+    #[inline(always)]
+    fn cost(&self, base: u32, index: u16, scheduler: u32) -> u64 {
+        mesh_explain_cost(base, index as u32, scheduler)
     }
 
     #[inline(always)]

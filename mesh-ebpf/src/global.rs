@@ -4,7 +4,7 @@ use mesh_common::{
     flow_log::{self, Beginning},
     fragment, guard, handshake,
     ledger::places,
-    nat,
+    nat, schedule,
 };
 
 use crate::{explain::Copies, maps::Maps};
@@ -81,4 +81,45 @@ pub extern "C" fn mesh_guard(first: u64, second: u64, limits: u64, question: u64
 #[inline(never)]
 pub extern "C" fn mesh_explain_guard(first: u64, second: u64, limits: u64, question: u64, list: u32) -> u32 {
     guard::guard(&Copies, [first, second], limits, question, list)
+}
+
+/// As [`mesh_open_flow`]: what the first packet of a flow does whose service has a scheduler, and where nobody translates every packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_choose(sent: u64) -> u64 {
+    schedule::choose(&Maps, sent)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_choose(sent: u64) -> u64 {
+    schedule::choose(&Copies, sent)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_pick() -> u64 {
+    schedule::pick(&Maps)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_pick() -> u64 {
+    schedule::pick(&Copies)
+}
+
+/// One look of [`mesh_pick`]: followed once by the verifier, and not for each backend that is looked at.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_cost(base: u32, index: u32, scheduler: u32) -> u64 {
+    schedule::cost(&Maps, base, index as u16, scheduler)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_cost(base: u32, index: u32, scheduler: u32) -> u64 {
+    schedule::cost(&Copies, base, index as u16, scheduler)
 }

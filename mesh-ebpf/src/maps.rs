@@ -10,9 +10,9 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
-        LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord,
-        SourcePrefix, Vip,
+        Backend, BackendLoad, BackendSignals, BackendStats, Config, FRAGMENTED, FlowBucket, FlowLogStats, FlowRecord, Fragmented,
+        LedgerBucket, LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
+        ScheduleStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip,
     },
     answer::Said,
     flow_log::{self, Beginning},
@@ -25,10 +25,7 @@ use mesh_common::{
     tables::Tables,
 };
 
-use crate::{
-    explain::Copies,
-    global::{mesh_follow, mesh_guard, mesh_note_handshake, mesh_open_flow, mesh_tell_flow},
-};
+use crate::global::{mesh_choose, mesh_cost, mesh_follow, mesh_guard, mesh_note_handshake, mesh_open_flow, mesh_pick, mesh_tell_flow};
 
 /// Sizes that the object is built with; the loader sets others before it creates the maps.
 mod size {
@@ -39,6 +36,7 @@ mod size {
     pub const LEDGER_BUCKETS: u32 = 1 << 14;
     pub const NAT_FLOWS: u32 = 1 << 16;
     pub const NAT_BUCKETS: u32 = 1 << 15;
+    pub const FLOW_BUCKETS: u32 = 1 << 12;
 }
 
 #[map]
@@ -85,6 +83,16 @@ static TOLD: Array<u64> = Array::with_max_entries(flow_log::TOLD, 0);
 static FLOW_RECORDS: RingBuf = RingBuf::with_byte_size(flow_log::RING, 0);
 #[map]
 static FLOW_LOG_STATS: PerCpuArray<FlowLogStats> = PerCpuArray::with_max_entries(1, 0);
+/// How services choose.
+#[map]
+static SCHEDULES: Array<Schedule> = Array::with_max_entries(size::SERVICES, BPF_F_MMAPABLE);
+#[map]
+static BACKEND_LOADS: Array<BackendLoad> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
+/// What was chosen, where nobody translates.
+#[map]
+static FLOWS: Array<FlowBucket> = Array::with_max_entries(size::FLOW_BUCKETS, BPF_F_MMAPABLE);
+#[map]
+static SCHEDULE_STATS: PerCpuArray<ScheduleStats> = PerCpuArray::with_max_entries(1, 0);
 /// Who may use a service.
 #[map]
 static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(SOURCE_PREFIXES, 0);
@@ -95,26 +103,6 @@ static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// What [`mesh_open_flow`] is to open. A program runs to its end before the next one does on its CPU.
 #[map]
 static OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
-
-/// What [`mesh_explain_open`] is to open.
-#[map]
-static SCRATCH_OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
-/// Copies of what the engine would write to, for one who only looks.
-#[map]
-static SCRATCH_FLOW: PerCpuArray<NatFlow> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH_BUCKET: PerCpuArray<NatBucket> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH_GAUGES: PerCpuArray<NatGauges> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH_MEMO: PerCpuArray<SlotMemo> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH_LEDGER: PerCpuArray<LedgerBucket> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH_PACER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// What it has found.
-#[map]
-static EXPLAINED: Array<Explained> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What an answer quotes.
 #[map]
@@ -140,6 +128,8 @@ macro_rules! look_up {
         Some(unsafe { Shared::new(place) })
     }};
 }
+
+mod copies;
 
 impl Tables for Maps {
     #[inline(always)]
@@ -254,6 +244,41 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>> {
+        look_up!(SCHEDULES, id)
+    }
+
+    #[inline(always)]
+    fn backend_load(&self, index: u32) -> Option<Shared<'_, BackendLoad>> {
+        look_up!(BACKEND_LOADS, index)
+    }
+
+    #[inline(always)]
+    fn flow_bucket(&self, index: u32) -> Option<Shared<'_, FlowBucket>> {
+        look_up!(FLOWS, index)
+    }
+
+    #[inline(always)]
+    fn schedule_stats(&self) -> Option<Shared<'_, ScheduleStats>> {
+        look_up!(SCHEDULE_STATS, 0)
+    }
+
+    #[inline(always)]
+    fn choose(&self, sent: u64) -> u64 {
+        mesh_choose(sent)
+    }
+
+    #[inline(always)]
+    fn pick(&self) -> u64 {
+        mesh_pick()
+    }
+
+    #[inline(always)]
+    fn cost(&self, base: u32, index: u16, scheduler: u32) -> u64 {
+        mesh_cost(base, index as u32, scheduler)
+    }
+
+    #[inline(always)]
     fn tick(&self) -> u32 {
         // SAFETY: the helper only reads a clock.
         (unsafe { bpf_ktime_get_coarse_ns() } >> NatConfig::TICK_SHIFT) as u32
@@ -312,48 +337,6 @@ impl Tables for Maps {
     #[inline(always)]
     fn flow_log_stats(&self) -> Option<Shared<'_, FlowLogStats>> {
         look_up!(FLOW_LOG_STATS, 0)
-    }
-}
-
-impl Copies {
-    #[inline(always)]
-    pub fn scratch_opening(&self) -> Option<Shared<'_, Opening>> {
-        look_up!(SCRATCH_OPENING, 0)
-    }
-
-    #[inline(always)]
-    pub fn scratch_flow(&self) -> Option<Shared<'_, NatFlow>> {
-        look_up!(SCRATCH_FLOW, 0)
-    }
-
-    #[inline(always)]
-    pub fn scratch_bucket(&self) -> Option<Shared<'_, NatBucket>> {
-        look_up!(SCRATCH_BUCKET, 0)
-    }
-
-    #[inline(always)]
-    pub fn scratch_gauges(&self) -> Option<Shared<'_, NatGauges>> {
-        look_up!(SCRATCH_GAUGES, 0)
-    }
-
-    #[inline(always)]
-    pub fn scratch_memo(&self) -> Option<Shared<'_, SlotMemo>> {
-        look_up!(SCRATCH_MEMO, 0)
-    }
-
-    #[inline(always)]
-    pub fn scratch_ledger(&self) -> Option<Shared<'_, LedgerBucket>> {
-        look_up!(SCRATCH_LEDGER, 0)
-    }
-
-    #[inline(always)]
-    pub fn scratch_pacer(&self) -> Option<Shared<'_, u64>> {
-        look_up!(SCRATCH_PACER, 0)
-    }
-
-    #[inline(always)]
-    pub fn explained(&self) -> Option<Shared<'_, Explained>> {
-        look_up!(EXPLAINED, 0)
     }
 }
 

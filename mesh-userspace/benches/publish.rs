@@ -87,7 +87,7 @@ fn plan(image: &Image, layout: &mut Layout, service: &Arc<ServicePlan>) -> Batch
 }
 
 fn publish(c: &mut Criterion) {
-    let limits = Limits { services: 4, slots: 4 * SLOTS as u32, backends: 4096, nat_flows: 1, ledger: 4 };
+    let limits = Limits { services: 4, slots: 4 * SLOTS as u32, backends: 4096, nat_flows: 1, ledger: 4, flows: 4 };
     let mut layout = Layout::new(&limits);
     let (image, _map) = image(&layout, &limits);
     let before = service(0);

@@ -6,12 +6,13 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 pub use fields::{HashField, HashFields};
-pub use mesh_common::abi::{BackendState, Mode, Proto};
+pub use mesh_common::abi::{BackendState, Mode, Proto, Scheduler};
 
 /// Name of a service, unique within a node: 1 to 63 of `a-z A-Z 0-9 - _ . /`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -121,6 +122,23 @@ pub struct Ways {
     /// What of a packet chooses its slot.
     pub hash: HashFields,
     pub protect: Protect,
+    #[serde(skip)]
+    pub choosing: Choosing,
+}
+
+/// How new flows are given to backends, where not by the hash alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Choosing {
+    pub scheduler: Scheduler,
+    /// How long a source stays with the backend of its last new flow.
+    pub affinity: Option<Duration>,
+}
+
+impl Choosing {
+    /// Flows have to be remembered.
+    pub fn is_any(self) -> bool {
+        self != Self::default()
+    }
 }
 
 /// The way of a service's own packets to one backend, by which a check asks the VIP there.

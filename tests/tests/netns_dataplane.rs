@@ -46,7 +46,7 @@ fn options(bpffs: &Path, hook: HookChoice) -> Options {
     Options {
         bpffs: bpffs.to_owned(),
         interfaces: vec![InterfaceOptions { name: "eth0".to_owned(), hook }],
-        limits: Limits { services: 16, slots: 1 << 12, backends: 128, nat_flows: 1 << 10, ledger: 1 << 10 },
+        limits: Limits { services: 16, slots: 1 << 12, backends: 128, nat_flows: 1 << 10, ledger: 1 << 10, flows: 1 << 10 },
         ..Options::new("test")
     }
 }

@@ -93,7 +93,7 @@ fn schedulers_and_distances_are_switched_while_connections_are_open() -> Result<
     let vip: SocketAddr = "10.77.0.100:80".parse()?;
     let load = Load::start(&stage.client.ns, vip, 2, Duration::from_millis(5), PATIENCE)?;
     let held = Held::open(&stage.client.ns, vip, 16, Duration::from_millis(10), PATIENCE)?;
-    for keys in ["maglev", "ring", "random", "round-robin", "consistent-hash"] {
+    for keys in ["maglev", "ring", "consistent-hash"] {
         let text = config(&stage, &format!("scheduler: {keys},"))?;
         let path = daemon.config_path().with_file_name("next.yaml");
         std::fs::write(&path, format!("instance: {}\n{text}", daemon.instance()))?;

@@ -56,7 +56,8 @@ pub struct NatConfig {
     pub closing_ticks: u32,
     /// ... a UDP flow.
     pub udp_ticks: u32,
-    pub reserved: u32,
+    /// Number of buckets of remembered flows less one.
+    pub remembered_mask: u32,
 }
 
 impl NatConfig {

@@ -29,9 +29,12 @@ pub struct Explained {
     pub opens: u8,
     /// What is changed behind the Ethernet header: [`Explained::UNTOUCHED`], ...
     pub edit: u8,
+    /// Who has chosen the backend: a [`crate::schedule::By`].
+    pub by: u8,
+    pub reserved: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Explained>() == 88);
+const _: () = assert!(size_of::<Explained>() == 96);
 
 impl Explained {
     pub const UNTOUCHED: u8 = 0;

@@ -14,6 +14,7 @@ mod ledger;
 mod nat;
 pub mod probe;
 mod reason;
+mod schedule;
 mod service;
 mod slot;
 mod sources;
@@ -31,6 +32,7 @@ pub use fragment::{FRAGMENT_WAYS, FRAGMENTED, Fragmented};
 pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use reason::{Action, REASONS, Reason};
+pub use schedule::{BackendLoad, FLOW_WAYS, FlowBucket, FlowEntry, FlowWord, Schedule, ScheduleStats, Scheduler};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
 pub use slot::{Slot, SlotFlags, SlotWord};
 pub use sources::{SOURCE_PREFIXES, SourcePrefix};
@@ -73,6 +75,14 @@ pub mod map {
     pub const PACERS: &str = "PACERS";
     /// Verdict by list and address (a trie of [`super::SourcePrefix`]).
     pub const SOURCES: &str = "SOURCES";
+    /// [`super::Schedule`] by service id; mmapped.
+    pub const SCHEDULES: &str = "SCHEDULES";
+    /// [`super::BackendLoad`] by `Backend::stats`; mmapped.
+    pub const BACKEND_LOADS: &str = "BACKEND_LOADS";
+    /// [`super::FlowBucket`] by a hash of the flow, or of the source: who has which backend; mmapped.
+    pub const FLOWS: &str = "FLOWS";
+    /// [`super::ScheduleStats`], one element, per CPU.
+    pub const SCHEDULE_STATS: &str = "SCHEDULE_STATS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.
     pub const REASON_STATS: &str = "REASON_STATS";
     /// Ring of [`super::FlowRecord`]; not pinned, as the following one: they belong to one daemon.

@@ -130,6 +130,8 @@ impl ServiceFlags {
     /// Slots are chosen by less than the five-tuple.
     pub const FEWER_FIELDS: u16 =
         Self::ANY_SOURCE | Self::ANY_SOURCE_PORT | Self::ANY_DESTINATION | Self::ANY_DESTINATION_PORT | Self::ANY_PROTOCOL;
+    /// New flows go where a [`super::Scheduler`] or their source's last flow says, and stay there: [`super::Schedule`] has the rest.
+    pub const CHOOSES: u16 = 1 << 15;
 }
 
 /// One entry of the VIP table: all that the packet path needs of a service, in one cache line.

@@ -1,8 +1,9 @@
 //! Leave for aya's typed maps to carry the types of the contract.
 
 use super::{
-    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendSignals, BackendStats, Config, Explained, FlowLogStats, LedgerBucket,
-    LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, ServiceInfo, SlotMemo, SlotWord, Vip, probe::ProbeWay,
+    Addr, AgentLink, AgentStats, AgentVip, Backend, BackendLoad, BackendSignals, BackendStats, Config, Explained, FlowBucket, FlowLogStats,
+    LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+    probe::ProbeWay,
 };
 
 macro_rules! pod {
@@ -20,10 +21,12 @@ pod!(
     AgentStats,
     AgentVip,
     Backend,
+    BackendLoad,
     BackendSignals,
     BackendStats,
     Config,
     Explained,
+    FlowBucket,
     FlowLogStats,
     LedgerBucket,
     LedgerStats,
@@ -32,6 +35,8 @@ pod!(
     NatGauges,
     ProbeWay,
     ReasonStats,
+    Schedule,
+    ScheduleStats,
     ServiceInfo,
     SlotMemo,
     SlotWord,

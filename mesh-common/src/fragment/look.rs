@@ -15,7 +15,7 @@ use crate::{
     packet::{Packet, u16_at, u32_at},
     put, read,
     rewrite::Macs,
-    select,
+    schedule, select,
     shared::Shared,
     tables::Tables,
 };
@@ -114,12 +114,15 @@ fn to_backend<A: Identified, P: Packet, T: Tables>(
     }
     put!(course, Course.opens as u8, arrival.connects() as u8);
     let slot = arrival.slot();
+    put!(course, Course.slot as u32, slot);
+    put!(course, Course.sent as u64, sent.pack());
+    if schedule::ask_for_owner(tables, arrival) {
+        return Ok(Question::Choose);
+    }
     if let Some(index) = select::at_rest(tables, slot, base) {
         put!(course, Course.known as u64, index as u64);
         return Ok(Question::Known);
     }
-    put!(course, Course.slot as u32, slot);
-    put!(course, Course.sent as u64, sent.pack());
     Ok(Question::Follow)
 }
 

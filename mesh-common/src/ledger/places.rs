@@ -53,12 +53,18 @@ impl Sent {
 #[inline(always)]
 pub fn follow<T: Tables>(tables: &T, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
     match follow_to(tables, slot, base, hash, Sent::unpack(sent)) {
-        Ok((backend, other)) => backend as u64 | (other as u64) << 32,
+        Ok((backend, other)) => answer(backend, other),
         Err(reason) => REFUSED | reason as u64,
     }
 }
 
 const REFUSED: u64 = 1 << 16;
+
+/// As [`follow`] answers: the backend, and who else may have the flow.
+#[inline(always)]
+pub(crate) const fn answer(backend: u16, other: u16) -> u64 {
+    backend as u64 | (other as u64) << 32
+}
 
 /// What [`follow`] has answered.
 #[inline(always)]

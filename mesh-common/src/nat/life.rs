@@ -111,6 +111,13 @@ impl Life {
         self.phase(tcp) == Phase::HalfOpen && self.idle(now) > TICKS
     }
 
+    /// A packet with these TCP flags is the first that ends the flow.
+    #[inline(always)]
+    pub(crate) const fn ends_by(self, tcp: bool, flags: u8) -> bool {
+        const ENDS: u64 = 0xff_ff_ff << 40;
+        tcp && flags & (tcp::FIN | tcp::RST) != 0 && self.0 & ENDS == 0
+    }
+
     /// Notes a packet of the client's.
     #[inline(always)]
     pub(crate) fn client_sent<T: Tables>(self, tables: &T, flow: Shared<'_, NatFlow>, tcp: bool, flags: u8, now: u32) {

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    abi::{Addr, Backend, Config, Family, NatFlow, NatGauges, NatSource, Reason, SlotWord, Vip},
+    abi::{Addr, Backend, Config, Family, NatFlow, NatGauges, NatSource, Reason, SlotWord},
     flow::{Address, V4, V6, load_address, ports},
     forward::Arrival,
     hash,
@@ -15,6 +15,7 @@ use crate::{
     nat::{Life, Parties, client_word, index, life, port_range, received_macs},
     packet::Packet,
     put, read,
+    schedule::{self, Choice},
     select::{self, Candidate},
     shared::Shared,
     tables::Tables,
@@ -30,27 +31,33 @@ const HALF_OPEN: usize = offset_of!(NatGauges, half_open);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub struct Opening {
-    client: Addr,
-    hash: u64,
+    pub(crate) client: Addr,
+    pub(crate) hash: u64,
     /// As [`NatFlow`] has them: with the protocol.
     client_mac: u64,
     own_mac: u64,
-    backend_base: u32,
-    service: u32,
+    pub(crate) table: u64,
+    pub(crate) backend_base: u32,
+    pub(crate) service: u32,
     ifindex: u32,
-    now: u32,
+    pub(crate) now: u32,
     /// As it lies in the packet.
     client_port: u16,
     family: u8,
-    proto: u8,
+    pub(crate) proto: u8,
     /// Where in the arena its slot is.
-    slot: u32,
+    pub(crate) slot: u32,
+    /// What a scheduler has chosen, a [`crate::schedule::Choice`].
+    pub(crate) chosen: u32,
+    /// What its scheduler is to know, if one is to choose.
+    pub(crate) asked: u32,
 }
 
 /// Opens a flow for this packet.
 #[inline(always)]
 pub(crate) fn open<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<Parties, Reason> {
     prepare(packet, tables, arrival)?;
+    schedule::answer(tables);
     opened(tables.open_flow())
 }
 
@@ -61,7 +68,7 @@ pub(crate) const fn opened(word: u64) -> Result<Parties, Reason> {
     if parties.backend() == SlotWord::NONE { Err(Reason::from_u8(word as u8)) } else { Ok(parties) }
 }
 
-/// Says what [`Tables::open_flow`] is to open for this packet.
+/// Says what [`Tables::open_flow`] is to open for this packet, once [`schedule::answer`] has chosen for it.
 #[inline(always)]
 pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<(), Reason> {
     if !arrival.may_open() {
@@ -73,18 +80,13 @@ pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, 
     let Some(ethernet) = packet.at::<12>(0) else { return Err(Reason::Malformed) };
     let Some(opening) = tables.opening() else { return Err(Reason::BadTable) };
     let macs = received_macs(ethernet);
-    arrival.network.src.store::<Opening, { offset_of!(Opening, client) }, { offset_of!(Opening, client) + 8 }>(opening);
-    put!(opening, Opening.hash as u64, arrival.hash);
+    schedule::note(tables, opening, arrival);
     put!(opening, Opening.client_mac as u64, client_word(macs, arrival.headers.proto));
     put!(opening, Opening.own_mac as u64, macs.dst);
-    put!(opening, Opening.slot as u32, arrival.slot());
-    put!(opening, Opening.backend_base as u32, read!(arrival.vip, Vip.backend_base as u32));
-    put!(opening, Opening.service as u32, arrival.service());
     put!(opening, Opening.ifindex as u32, packet.ifindex());
-    put!(opening, Opening.now as u32, tables.tick());
     put!(opening, Opening.client_port as u16, arrival.headers.ports as u16);
     put!(opening, Opening.family as u8, A::FAMILY as u8);
-    put!(opening, Opening.proto as u8, arrival.headers.proto);
+    schedule::ask_for_translation(opening, arrival);
     Ok(())
 }
 
@@ -104,7 +106,12 @@ pub fn open_flow<T: Tables>(tables: &T) -> u64 {
 fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>) -> Result<Parties, Reason> {
     let (Some(config), Some(gauges)) = (tables.config(), tables.nat_gauges()) else { return Err(Reason::BadTable) };
     let hash = read!(opening, Opening.hash as u64);
-    let (index, backend) = select::backend(tables, read!(opening, Opening.slot as u32), read!(opening, Opening.backend_base as u32))?;
+    let base = read!(opening, Opening.backend_base as u32);
+    let index = match Choice::from_word(read!(opening, Opening.chosen as u32) as u64).backend() {
+        SlotWord::NONE => select::backend(tables, read!(opening, Opening.slot as u32), base)?.0,
+        chosen => chosen,
+    };
+    let Some(backend) = Candidate::at(tables, base, index) else { return Err(Reason::NoBackend) };
     // Half-open flows have their share of the table and no more: beyond it a new one takes the place of one that is stuck, never that of a flow
     // that is established, nor a free one.
     let crowded = gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64;

@@ -1,7 +1,7 @@
 //! A backend's answer: found by one hash of its addresses and ports, sent to the client as if from the VIP.
 
 use crate::{
-    abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceInfo},
+    abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceFlags, ServiceInfo},
     aside::Cause,
     flow::{Tuple, load_address, ports},
     forward::{Run, Sending, Sign, Sink},
@@ -11,6 +11,7 @@ use crate::{
     packet::Packet,
     read,
     rewrite::{Edit, Macs, Translation},
+    schedule,
     select::Candidate,
     shared::Shared,
     tables::Tables,
@@ -41,6 +42,9 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let life = Life::of(found.flow);
     if life.expired_by(tcp, now, config) {
         return run.foreign();
+    }
+    if life.ends_by(tcp, flags) && read!(found.service, ServiceInfo.flags as u32) & ServiceFlags::CHOOSES as u32 != 0 {
+        schedule::ended(run.tables, found.backend.stats());
     }
     life.backend_sent(run.tables, found.flow, tcp, flags, now);
     let stats = found.backend.stats();

@@ -331,6 +331,7 @@ async fn a_packet_is_explained_decision_by_decision() {
         "target     10.0.0.1:8080 (draining)",
         "secondary  10.0.0.2:8080 (active)",
         "entry      none yet: the packet would open the flow",
+        "chosen by  the scheduler",
         "backend    10.0.0.2:8080 (active)",
         "next hop   02:00:00:00:00:02 from 02:00:00:00:00:01 by the interface that it came in by",
         "rewrite    10.0.0.9:1024 -> 10.0.0.2:8080",

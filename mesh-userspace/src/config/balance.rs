@@ -11,7 +11,7 @@ use super::{
     written,
 };
 use crate::{
-    model::{HashField, HashFields},
+    model::{self, Choosing, HashField, HashFields, Proto},
     table::{MAX_LOG2_SLOTS, MIN_LOG2_SLOTS, Scheduler},
     weights::Locality,
 };
@@ -25,6 +25,7 @@ pub struct Balance {
     pub locality: Option<Locality>,
 }
 
+const AFFINITY: Duration = Duration::from_secs(600);
 const AGENT_INTERVAL: Duration = Duration::from_secs(2);
 const SHORTEST_AGENT_INTERVAL: Duration = Duration::from_millis(100);
 const ELSEWHERE: u32 = 10;
@@ -33,7 +34,7 @@ const FARTHEST: u32 = 1_000_000;
 /// Errors go to `findings`. `checked`: backends are checked; `reporting`: they say how loaded they are, in their own heartbeats or in a header.
 pub fn resolve_balance(service: &written::Service, checked: bool, reporting: bool, findings: &mut Findings<'_>) -> Balance {
     Balance {
-        scheduler: service.scheduler.unwrap_or_default().into(),
+        scheduler: service.scheduler.as_ref().map(|s| s.value).unwrap_or_default().into(),
         log2_slots: service.slots.as_ref().and_then(|slots| slots_of(slots, findings)),
         weights: service.weights.as_ref().map(|w| weights(w, checked, reporting, findings)).unwrap_or_default(),
         locality: service.locality.as_ref().map(|l| locality(l, findings)),
@@ -64,13 +65,39 @@ pub fn resolve_fields(written: &Placed<Vec<Placed<HashField>>>, several: bool, f
 impl From<SchedulerWord> for Scheduler {
     fn from(word: SchedulerWord) -> Self {
         match word {
-            SchedulerWord::ConsistentHash => Self::Consistent,
             SchedulerWord::Maglev => Self::Maglev,
             SchedulerWord::Ring => Self::Ring,
-            SchedulerWord::Random => Self::Random,
-            SchedulerWord::RoundRobin => Self::RoundRobin,
+            // The rest choose for each flow, and have this table beneath.
+            _ => Self::Consistent,
         }
     }
+}
+
+/// How new flows are given to backends where not by the table alone; errors go to `findings`.
+pub fn resolve_choosing(service: &written::Service, proto: Proto, findings: &mut Findings<'_>) -> Choosing {
+    use model::Scheduler as Chooser;
+    let scheduler = match service.scheduler.as_ref().map(|s| s.value).unwrap_or_default() {
+        SchedulerWord::ConsistentHash | SchedulerWord::Maglev | SchedulerWord::Ring => Chooser::Hash,
+        SchedulerWord::Random => Chooser::Random,
+        SchedulerWord::RoundRobin => Chooser::RoundRobin,
+        SchedulerWord::LeastConnections => Chooser::LeastConnections,
+        SchedulerWord::LeastResponseTime => Chooser::LeastResponseTime,
+        SchedulerWord::TwoChoices => Chooser::TwoChoices,
+        SchedulerWord::HashUnlessCrowded => Chooser::HashUnlessCrowded,
+    };
+    if let Some(at) = service.scheduler.as_ref().filter(|_| scheduler == Chooser::LeastResponseTime && proto != Proto::Tcp) {
+        findings.error(at, "response times are those of handshakes, which UDP has none of", "write `least-connections`");
+    }
+    Choosing { scheduler, affinity: service.affinity.as_ref().map(|a| affinity(a, findings)) }
+}
+
+fn affinity(written: &balanced::Affinity, findings: &mut Findings<'_>) -> Duration {
+    let Some(timeout) = &written.timeout else { return AFFINITY };
+    let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(18 * 3600)));
+    if !(least.0..=most.0).contains(&timeout.value.0) {
+        findings.error(timeout, format!("{timeout} is no time that a source can stay for"), format!("write {least} to {most}"));
+    }
+    timeout.value.0
 }
 
 fn slots_of(slots: &Placed<u32>, findings: &mut Findings<'_>) -> Option<u8> {
@@ -151,7 +178,8 @@ mod tests {
         let keys = "    scheduler: round-robin\n    slots: 4096\n    weights: {by: latency, agent: 9999, agent_interval: 500ms}\n    \
                     locality: {distances: {a: 1, b: 3}, elsewhere: 7}\n";
         let all = service(keys).unwrap();
-        assert_eq!((all.scheduler, all.log2_slots), (Scheduler::RoundRobin, Some(12)));
+        assert_eq!((all.scheduler, all.log2_slots), (Scheduler::Consistent, Some(12)));
+        assert_eq!(all.ways.choosing, Choosing { scheduler: model::Scheduler::RoundRobin, affinity: None });
         assert_eq!(all.weights, Weights { by: SignalWord::Latency, agent: Some((9999, Duration::from_millis(500))) });
         assert_eq!(all.locality.unwrap(), Locality { distances: [("a".into(), 1), ("b".into(), 3)].into(), elsewhere: 7 });
         assert_eq!(all.backends[0].zone.as_deref(), Some("a"));
@@ -181,6 +209,10 @@ mod tests {
             ("    hash: [destination, protocol]\n", "5:11", "one backend would get them all"),
             ("    hash: [source, source_port, source]\n", "5:33", "`source` is listed twice"),
             ("    hash: [sauce]\n", "5:", "sauce"),
+            ("    affinity: {timeout: 100ms}\n", "5:25", "1s to 18h"),
+            ("    affinity: {timeout: 2d}\n", "5:25", "1s to 18h"),
+            ("    affinity: 10m\n", "5:", "affinity"),
+            ("    protocol: udp\n    scheduler: least-response-time\n", "6:16", "least-connections"),
             ("    health: none\n    weights: {by: latency}\n", "6:19", "heartbeat"),
             ("    weights: {by: load}\n", "5:19", "heartbeat: {ttl"),
             ("    health: {type: tcp, load_header: x-load}\n", "5:38", "type: http"),

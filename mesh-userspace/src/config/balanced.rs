@@ -6,6 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{placed::Placed, words::Span};
+use crate::{
+    model::{self, Choosing},
+    table::Scheduler,
+};
 
 /// What backends get beyond their configured weight.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -59,8 +63,57 @@ pub enum SchedulerWord {
     Maglev,
     /// A hash ring with virtual nodes.
     Ring,
-    /// Each slot of the table draws its backend by weight.
+    /// Each new flow goes to a backend drawn at random, by weight.
     Random,
-    /// The slots of the table are dealt out in turn.
+    /// New flows are given in turn, by weight.
     RoundRobin,
+    /// To who has the fewest live flows for its weight.
+    LeastConnections,
+    /// To who has the lowest product of live flows and time to answer a handshake for its weight.
+    LeastResponseTime,
+    /// To the one of two drawn at random that has fewer live flows for its weight.
+    TwoChoices,
+    /// By the hash, unless that backend has half as many flows again as all have on average: then to the second choice of the hash.
+    HashUnlessCrowded,
+}
+
+impl SchedulerWord {
+    /// What a service of this table and this choice was given.
+    pub fn of(table: Scheduler, choosing: Choosing) -> Self {
+        match (choosing.scheduler, table) {
+            (model::Scheduler::Hash, Scheduler::Maglev) => Self::Maglev,
+            (model::Scheduler::Hash, Scheduler::Ring) => Self::Ring,
+            (model::Scheduler::Hash, _) => Self::ConsistentHash,
+            (model::Scheduler::Random, _) => Self::Random,
+            (model::Scheduler::RoundRobin, _) => Self::RoundRobin,
+            (model::Scheduler::LeastConnections, _) => Self::LeastConnections,
+            (model::Scheduler::LeastResponseTime, _) => Self::LeastResponseTime,
+            (model::Scheduler::TwoChoices, _) => Self::TwoChoices,
+            (model::Scheduler::HashUnlessCrowded, _) => Self::HashUnlessCrowded,
+        }
+    }
+
+    /// The word itself.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConsistentHash => "consistent-hash",
+            Self::Maglev => "maglev",
+            Self::Ring => "ring",
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::LeastResponseTime => "least-response-time",
+            Self::TwoChoices => "two-choices",
+            Self::HashUnlessCrowded => "hash-unless-crowded",
+        }
+    }
+}
+
+/// How sources stay with backends.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Affinity {
+    /// For how long after its last new flow. Default 10m, from 1s to 18h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Placed<Span>>,
 }

@@ -20,6 +20,7 @@ mod resolve;
 mod resolved;
 mod schema;
 mod service;
+mod sizes;
 mod source;
 mod source_access;
 pub mod sourced;

@@ -220,6 +220,7 @@ fn limits(written: &written::Limits, findings: &mut Findings<'_>) -> Limits {
         backends: one(&written.backends, d.backends, 16..=1 << 22, false),
         nat_flows: one(&written.nat_flows, d.nat_flows, 1024..=1 << 26, true),
         ledger: one(&written.ledger, d.ledger, 64..=1 << 26, true),
+        flows: one(&written.flows, d.flows, 64..=1 << 24, true),
     }
 }
 

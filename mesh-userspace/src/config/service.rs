@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    balance::{Balance, resolve_balance, resolve_fields},
+    balance::{Balance, resolve_balance, resolve_choosing, resolve_fields},
     check::resolve_check,
     forms::AnnounceForm,
     guard::{Guard, resolve_backup, resolve_guard, resolve_limits},
@@ -256,8 +256,10 @@ fn ways(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Fin
     }
     let ports = written.ports.as_ref().and_then(|text| ports(text, mode, findings));
     let hash = written.hash.as_ref().map(|hash| resolve_fields(hash, written.ports.is_some(), findings)).unwrap_or_default();
+    let choosing = resolve_choosing(written, vip.proto, findings);
     let protect = resolve_protect(written.protect.as_ref(), vip, findings);
-    Ways { ports, hash, protect, gue: written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue), source, reply_via }
+    let gue = written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue);
+    Ways { ports, hash, protect, choosing, gue, source, reply_via }
 }
 
 /// `any` or `FIRST-LAST`.

@@ -141,7 +141,7 @@ fn every_key_is_heard() {
     assert_eq!(config.hash_key, Some([0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f]));
     assert_eq!(config.nat.ports, Some(20000..=29999));
     assert_eq!(config.nat.timeouts.closed, Duration::from_secs(1));
-    assert_eq!(config.limits, Limits { services: 10, slots: 65_536, backends: 100, nat_flows: 4096, ledger: 1 << 16 });
+    assert_eq!(config.limits, Limits { services: 10, slots: 65_536, backends: 100, nat_flows: 4096, ledger: 1 << 16, flows: 1 << 16 });
     assert_eq!(config.log, Log { level: log::LevelFilter::Debug, kernel: log::LevelFilter::Off, format: Default::default() });
 
     let web = &config.services[&"web".parse().unwrap()];

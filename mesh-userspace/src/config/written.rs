@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::sizes::Limits;
 use super::{
-    balanced::{Locality, SchedulerWord, Weights},
+    balanced::{Affinity, Locality, SchedulerWord, Weights},
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
     protect::Protect,
@@ -110,9 +111,14 @@ pub struct Service {
     /// Backends tell that they live, by `mesh backend heartbeat` or the API; who misses a beat is down. Beside `health` both have to be good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Placed<Heartbeat>>,
-    /// How flows are spread: `consistent-hash` (default: the fewest flows move), `maglev`, `ring`, `random` or `round-robin`.
+    /// How flows are spread. By the hash alone, of which nothing is remembered: `consistent-hash` (default: the fewest flows move), `maglev`, `ring`.
+    /// Or chosen as a flow begins, and remembered (`limits.flows`): `random`, `round-robin`, `least-connections`, `least-response-time`, `two-choices`,
+    /// `hash-unless-crowded`. It can be changed at any time; flows stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<SchedulerWord>,
+    pub scheduler: Option<Placed<SchedulerWord>>,
+    /// A source's new flows go where its last one went (`affinity: {timeout: 10m}`), unless that takes no new flows: drained, full, down, of weight 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
     /// What of a packet chooses its backend: some of `source`, `source_port`, `destination`, `destination_port` and `protocol`; with `[source]` one
     /// address meets one backend, in all services with the same backends. Default: all five. A change moves flows, which only `nat` remembers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -311,22 +317,6 @@ pub struct Kubernetes {
     pub timeout: Option<Placed<Span>>,
     /// A watch is begun anew, from where it was, after this long. Default 1m.
     pub wait: Option<Placed<Span>>,
-}
-
-/// How much the kernel's maps hold.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Services. Default 1024.
-    pub services: Option<Placed<u32>>,
-    /// Slots of all tables together, 8 bytes each. Default 1048576.
-    pub slots: Option<Placed<u32>>,
-    /// Backends of all services together, 64 bytes each. Default 16384.
-    pub backends: Option<Placed<u32>>,
-    /// Translated flows at once, 72 bytes and more each. Default 262144.
-    pub nat_flows: Option<Placed<u32>>,
-    /// Flows that the ledger has room for, 16 bytes each. Default 65536.
-    pub ledger: Option<Placed<u32>>,
 }
 
 /// The admin API.

@@ -200,6 +200,7 @@ impl Daemon {
             reasons: facts.reasons(),
             nat: facts.nat(),
             ledger: facts.ledger(),
+            scheduling: facts.scheduling(),
             peers: self.peers_view(facts.now),
             services: self.core.plan().services.len() as u32,
             backends: facts.backend_states(),

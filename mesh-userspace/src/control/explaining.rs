@@ -1,39 +1,25 @@
 //! `mesh explain`: a packet is made up, the kernel half looks at it, and what it says is told in words.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::fmt::Write as _;
 
-use mesh_common::abi::{Action, Mode, Reason};
+use mesh_common::{
+    abi::{Action, Mode, Reason},
+    schedule::By,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{daemon::Daemon, error::ControlError, report::mac, view::StateWord};
+use super::{
+    daemon::Daemon,
+    error::ControlError,
+    made_up::{PacketSpec, TcpFlag, frame},
+    report::mac,
+    view::StateWord,
+};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     dataplane::{Choice, Edit, Explanation, Owner, Way},
     model::{BackendId, HashField, HashFields, ServiceName},
 };
-
-/// The packet that is asked about.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PacketSpec {
-    pub source: SocketAddr,
-    pub destination: SocketAddr,
-    #[serde(default = "tcp")]
-    pub protocol: ProtoWord,
-    /// Of TCP; without any it is a SYN.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<TcpFlag>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum TcpFlag {
-    Fin,
-    Syn,
-    Rst,
-    Psh,
-    Ack,
-}
 
 /// What would become of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,6 +33,9 @@ pub struct ExplainView {
     /// Where translated flows are remembered (`nat`): whether this one is, or would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryWord>,
+    /// Who has chosen the backend, in a service with a scheduler or affinity. A new flow's choice is the one that it would get right now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<ByWord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<OwnerView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +86,40 @@ pub enum EntryWord {
     None,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ByWord {
+    /// The scheduler, now.
+    Scheduler,
+    /// The scheduler, when the flow began.
+    Memory,
+    /// The last flow of its source.
+    Source,
+    /// The hash, for there is no room to remember another choice.
+    Full,
+}
+
+impl ByWord {
+    const fn of(by: By) -> Option<Self> {
+        match by {
+            By::Hash => None,
+            By::Scheduler => Some(Self::Scheduler),
+            By::Memory => Some(Self::Memory),
+            By::Source => Some(Self::Source),
+            By::Full => Some(Self::Full),
+        }
+    }
+
+    const fn in_words(self) -> &'static str {
+        match self {
+            Self::Scheduler => "the scheduler",
+            Self::Memory => "the scheduler, when the flow began",
+            Self::Source => "the last flow of its source",
+            Self::Full => "the hash, for there is no room to remember another choice",
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WayView {
     /// Absent = the one that it came in by.
@@ -125,10 +148,6 @@ pub enum VerdictWord {
     Answer,
 }
 
-const fn tcp() -> ProtoWord {
-    ProtoWord::Tcp
-}
-
 impl Daemon {
     pub(super) fn explain(&self, packet: PacketSpec) -> Result<ExplainView, ControlError> {
         let told = self.plane.explain(&frame(&packet)?).map_err(|e| ControlError::Unavailable(e.to_string()))?;
@@ -153,6 +172,7 @@ fn view(packet: PacketSpec, told: &Explanation, interface: &dyn Fn(u32) -> Strin
         service: told.service.as_ref().and_then(|(_, name)| name.clone()),
         slot: told.choice.as_ref().map(slot),
         entry,
+        by: ByWord::of(told.by),
         backend: told.backend.map(owner),
         next_hop: told.way.as_ref().map(|way| way_view(way, interface)),
         rewrite: rewrite(told.edit),
@@ -219,56 +239,6 @@ fn verdict(reason: Reason) -> VerdictWord {
     }
 }
 
-/// The packet as a client would send it: without payload, with checksums left out, which the balancer does not look at.
-fn frame(packet: &PacketSpec) -> Result<Vec<u8>, ControlError> {
-    let l4 = match packet.protocol {
-        ProtoWord::Tcp => tcp_header(packet),
-        ProtoWord::Udp => udp_header(packet),
-    };
-    let (number, len) = (if packet.protocol == ProtoWord::Tcp { 6 } else { 17 }, l4.len() as u16);
-    let mut frame = vec![0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x02];
-    match (packet.source, packet.destination) {
-        (SocketAddr::V4(source), SocketAddr::V4(destination)) => {
-            frame.extend([0x08, 0x00, 0x45, 0]);
-            frame.extend((20 + len).to_be_bytes());
-            frame.extend([0, 0, 0x40, 0, 64, number, 0, 0]);
-            frame.extend(source.ip().octets());
-            frame.extend(destination.ip().octets());
-        }
-        (SocketAddr::V6(source), SocketAddr::V6(destination)) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend(len.to_be_bytes());
-            frame.extend([number, 64]);
-            frame.extend(source.ip().octets());
-            frame.extend(destination.ip().octets());
-        }
-        _ => return Err(ControlError::Invalid("source and destination are of different address families".to_owned())),
-    }
-    frame.extend(l4);
-    Ok(frame)
-}
-
-fn tcp_header(packet: &PacketSpec) -> Vec<u8> {
-    let bit = |flag: &TcpFlag| match flag {
-        TcpFlag::Fin => 0x01,
-        TcpFlag::Syn => 0x02,
-        TcpFlag::Rst => 0x04,
-        TcpFlag::Psh => 0x08,
-        TcpFlag::Ack => 0x10,
-    };
-    let flags = packet.flags.iter().map(bit).fold(0, |all, bit| all | bit);
-    let mut header = [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
-    header.extend([0; 8]);
-    header.extend([5 << 4, if flags == 0 { 0x02 } else { flags }, 0xff, 0xff, 0, 0, 0, 0]);
-    header
-}
-
-fn udp_header(packet: &PacketSpec) -> Vec<u8> {
-    let mut header = [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
-    header.extend([0, 8, 0, 0]);
-    header
-}
-
 /// For people: one decision a line.
 pub fn in_words(view: &ExplainView) -> String {
     let mut text = String::new();
@@ -302,6 +272,9 @@ pub fn in_words(view: &ExplainView) -> String {
         Some(EntryWord::None) => line("entry", "none".to_owned()),
         None => {}
     }
+    if let Some(by) = view.by {
+        line("chosen by", by.in_words().to_owned());
+    }
     if view.backend.is_some() {
         line("backend", stands(&view.backend));
     }
@@ -327,25 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_have_the_lengths_that_they_say() {
-        for (source, destination, protocol, len) in [
-            ("10.0.0.1:1", "10.0.0.2:2", ProtoWord::Tcp, 54),
-            ("10.0.0.1:1", "10.0.0.2:2", ProtoWord::Udp, 42),
-            ("[2001:db8::1]:1", "[2001:db8::2]:2", ProtoWord::Tcp, 74),
-            ("[2001:db8::1]:1", "[2001:db8::2]:2", ProtoWord::Udp, 62),
-        ] {
-            assert_eq!(frame(&spec(source, destination, protocol)).unwrap().len(), len);
-        }
-        assert!(frame(&spec("10.0.0.1:1", "[2001:db8::2]:2", ProtoWord::Tcp)).is_err());
-    }
-
-    #[test]
     fn what_is_for_nobody_is_told_in_three_lines() {
         let told = Explanation {
             reason: Reason::NotForVip,
             service: None,
             choice: None,
             opens: false,
+            by: By::Hash,
             backend: None,
             way: None,
             edit: Edit::None,

@@ -5,7 +5,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{
     drains::{DrainSpec, DrainView},
     error::ControlError,
-    explaining::{ExplainView, PacketSpec},
+    explaining::ExplainView,
+    made_up::PacketSpec,
     view::{Admin, BackendView, Beat, MovingView, Readiness, ServiceView, Snapshot, SourceView, Status},
     whatif::{Intention, PlanView},
 };

@@ -14,13 +14,13 @@ use super::{
     explaining::listed,
     merge::Merged,
     view::{
-        BackendView, BreakerView, HandshakeView, HealthView, LedgerView, LimitView, NatView, NextHopView, Origin, ResetsView, ServiceView,
-        StateWord, SuspicionView, TimesView, Traffic, Usage,
+        BackendView, BreakerView, HandshakeView, HealthView, LedgerView, LimitView, NatView, NextHopView, Origin, ResetsView,
+        SchedulingView, ServiceScheduling, ServiceView, StateWord, SuspicionView, TimesView, Traffic, Usage,
     },
     weight_view::WeightView,
 };
 use crate::{
-    config::{Check, words::Span},
+    config::{Check, balanced::SchedulerWord, words::Span},
     dataplane::{
         Counters, LayoutError, NatReport, ServiceCounters, Sum,
         net::{Resolution, nexthop::Resolutions},
@@ -121,6 +121,17 @@ impl Facts<'_> {
         }
     }
 
+    pub fn scheduling(&self) -> SchedulingView {
+        let (held, stats) = (self.nat.remembered, self.counters.choices);
+        SchedulingView {
+            remembered: Usage { used: held.flows + held.sources, limit: held.capacity },
+            chosen: stats.chosen,
+            affine: stats.affine,
+            full: stats.full,
+            lost: stats.lost,
+        }
+    }
+
     /// Slots of all tables that could be published.
     pub fn slots(&self) -> Usage {
         let published = self.core.plan().services.iter().filter(|s| !self.refused.contains_key(&s.name));
@@ -177,6 +188,10 @@ impl Facts<'_> {
             hash: listed(plan.ways.hash),
             announce: plan.announce.clone(),
             check: merged.service.check.as_ref().map_or_else(|| "none".to_owned(), check_in_words),
+            scheduling: ServiceScheduling {
+                scheduler: SchedulerWord::of(merged.service.scheduler, plan.ways.choosing),
+                affinity_s: plan.ways.choosing.affinity.map(|time| time.as_secs()),
+            },
             slots: plan.table.owner.len() as u32,
             backends: plan.members.len() as u32,
             taking: plan.members.iter().filter(|m| m.effective > 0).count() as u32,

@@ -163,6 +163,7 @@ pub fn options(config: &Config) -> Options {
             backends: config.limits.backends,
             nat_flows: config.limits.nat_flows,
             ledger: config.limits.ledger,
+            flows: config.limits.flows,
         },
         nat: NatOptions {
             sources: config.nat.sources.clone(),

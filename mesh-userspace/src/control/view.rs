@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
 pub use super::ledger_view::{LedgerView, MovingView, Stage};
 pub use super::peers_view::{FlowsState, FlowsView, PeerView, PeersView};
+pub use super::scheduling_view::{SchedulingView, ServiceScheduling};
 use crate::{
     config::words::{ModeWord, ProtoWord},
     control::WeightView,
@@ -36,6 +37,8 @@ pub struct Status {
     pub reasons: BTreeMap<String, Traffic>,
     pub nat: NatView,
     pub ledger: LedgerView,
+    #[serde(default)]
+    pub scheduling: SchedulingView,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<PeersView>,
     pub services: u32,
@@ -141,6 +144,8 @@ pub struct ServiceView {
     pub announce: Option<String>,
     /// The heartbeat in words: `http /healthz every 1s`; `none` if there is none.
     pub check: String,
+    #[serde(flatten)]
+    pub scheduling: ServiceScheduling,
     /// Slots of the published table; 0 = not published.
     pub slots: u32,
     pub backends: u32,

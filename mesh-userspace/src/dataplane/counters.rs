@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{IterableMap, MapData, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
-use mesh_common::abi::{BackendSignals, BackendStats, FlowLogStats, LedgerStats, REASONS, Reason, ReasonStats, map};
+use mesh_common::abi::{BackendSignals, BackendStats, FlowLogStats, LedgerStats, REASONS, Reason, ReasonStats, ScheduleStats, map};
 
 use super::{
     error::DataplaneError,
@@ -29,6 +29,7 @@ pub struct Stats {
     pub reasons: PerCpuArray<MapData, ReasonStats>,
     pub backends: PerCpuArray<MapData, BackendStats>,
     pub ledger: PerCpuArray<MapData, LedgerStats>,
+    pub choices: PerCpuArray<MapData, ScheduleStats>,
     pub flows: PerCpuArray<MapData, FlowLogStats>,
 }
 
@@ -58,7 +59,8 @@ impl Stats {
         let mut rx = gone.services;
         services.iter().flat_map(|s: &ServiceCounters| &s.reasons).chain(&no_service).for_each(|ended| rx.add(ended));
         let ledger = totals(&self.ledger, map::LEDGER_STATS, 0, 1)?.first().copied().unwrap_or_default();
-        Ok(Counters { rx, no_service, services, ledger })
+        let choices = totals(&self.choices, map::SCHEDULE_STATS, 0, 1)?.first().copied().unwrap_or_default();
+        Ok(Counters { rx, no_service, services, ledger, choices })
     }
 
     /// Counters of one service.
@@ -239,6 +241,15 @@ impl Sum for ReasonStats {
 impl Sum for FlowLogStats {
     fn add(&mut self, more: &Self) {
         self.told = self.told.wrapping_add(more.told);
+        self.lost = self.lost.wrapping_add(more.lost);
+    }
+}
+
+impl Sum for ScheduleStats {
+    fn add(&mut self, more: &Self) {
+        self.chosen = self.chosen.wrapping_add(more.chosen);
+        self.affine = self.affine.wrapping_add(more.affine);
+        self.full = self.full.wrapping_add(more.full);
         self.lost = self.lost.wrapping_add(more.lost);
     }
 }

@@ -139,7 +139,9 @@ pub fn flags(wanted: &ServicePlan) -> u16 {
     let several = if wanted.ways.ports.is_some() { ServiceFlags::SEVERAL } else { 0 };
     let fields = wanted.ways.hash.flags();
     let lists = if protect.sources.is_empty() { 0 } else { ServiceFlags::LISTS };
+    let chooses = if wanted.ways.choosing.is_any() { ServiceFlags::CHOOSES } else { 0 };
     reset
+        | chooses
         | several
         | lists
         | strict

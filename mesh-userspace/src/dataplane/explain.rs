@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use aya::{TestRun, TestRunOptions, programs::Xdp};
 use mesh_common::abi::{Addr, BackendState, Explained, Family, Mode, Reason, SlotWord, TableRef, program};
+use mesh_common::schedule::By;
 
 use super::{
     Dataplane,
@@ -22,6 +23,8 @@ pub struct Explanation {
     /// How the flow was looked for; `None` = the packet reached no service.
     pub choice: Option<Choice>,
     pub opens: bool,
+    /// Who has chosen the backend, where that is a matter of schedulers.
+    pub by: By,
     pub backend: Option<Owner>,
     pub way: Option<Way>,
     pub edit: Edit,
@@ -99,6 +102,7 @@ fn describe(image: &Image, layout: &Layout, told: &Explained) -> Explanation {
         service: service.map(|s| (s.vip, s.name.clone())),
         choice: service.and_then(|s| choice(image, s, told)),
         opens: told.opens == 1,
+        by: By::from_u8(told.by),
         backend: service.filter(|_| sent).and_then(|s| owner(image, s, stats(s)?)),
         way: sent.then(|| Way { ifindex: told.ifindex, dst_mac: mac(told.dst_mac), src_mac: mac(told.src_mac) }),
         edit: edit(told),

@@ -16,7 +16,8 @@ use std::{
 use bytemuck::{Pod, Zeroable};
 use memmap2::{MmapOptions, MmapRaw};
 use mesh_common::abi::{
-    Backend, BackendSignals, Config, LedgerBucket, LedgerEntry, NatFlow, NatGauges, ServiceInfo, SlotMemo, SlotWord, Vip,
+    Backend, BackendLoad, BackendSignals, Config, FlowBucket, LedgerBucket, LedgerEntry, NatFlow, NatGauges, Schedule, ServiceInfo,
+    SlotMemo, SlotWord, Vip,
 };
 
 use super::lists::Trie;
@@ -39,6 +40,11 @@ pub struct Image {
     pub nat_gauges: Row<NatGauges>,
     /// By the index of a backend's counters.
     pub signals: Row<BackendSignals>,
+    /// By service id.
+    pub schedules: Row<Schedule>,
+    /// By the index of a backend's counters.
+    pub loads: Row<BackendLoad>,
+    pub remembered: Row<FlowBucket>,
     /// Who may use services; no mapping, changed by system calls.
     pub lists: Trie,
 }
@@ -201,6 +207,9 @@ impl Image {
             nat_flows: Row::heap(nat_flows),
             nat_gauges: Row::heap(1),
             signals: Row::heap(backends),
+            schedules: Row::heap(services),
+            loads: Row::heap(backends),
+            remembered: Row::heap(4),
             lists: Trie::heap(),
         }
     }

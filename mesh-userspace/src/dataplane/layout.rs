@@ -101,6 +101,8 @@ pub struct Service {
     pub mode: Mode,
     /// [`mesh_common::abi::ServiceFlags`].
     pub flags: u16,
+    /// It has a scheduler. One that had one may have flows still that it has chosen for.
+    pub chooses: bool,
     /// First and last of several ports; zeros where there is one.
     pub ports: (u16, u16),
     /// [`mesh_common::abi::Vip::source_limit`] and [`mesh_common::abi::Vip::service_limit`].
@@ -240,6 +242,7 @@ impl Service {
             name: None,
             mode,
             flags: 0,
+            chooses: false,
             ports: (0, 0),
             limits: (0, 0),
             list: 0,

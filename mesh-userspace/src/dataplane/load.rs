@@ -10,8 +10,9 @@ use aya::{
 use bytemuck::Pod;
 use mesh_common::{
     abi::{
-        Backend, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, Fragmented, LEDGER_WAYS, LedgerBucket, LedgerStats,
-        NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
+        Backend, BackendLoad, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, FlowBucket, Fragmented, LEDGER_WAYS,
+        LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule, ScheduleStats,
+        ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
     },
     guard,
 };
@@ -73,6 +74,7 @@ pub struct Sizes {
     pub ledger_buckets: u32,
     pub nat_flows: u32,
     pub nat_buckets: u32,
+    pub flow_buckets: u32,
 }
 
 impl Sizes {
@@ -86,10 +88,11 @@ impl Sizes {
             ledger_buckets: (limits.ledger.clamp(LEDGER_WAYS as u32, 1 << 26) / LEDGER_WAYS as u32).next_power_of_two(),
             nat_flows: nat_flows / 2 * ENTRIES_FOR_TWO,
             nat_buckets: nat_flows / FLOWS_PER_BUCKET,
+            flow_buckets: limits.flows.clamp(FLOWS_PER_BUCKET, 1 << 24).next_power_of_two() / FLOWS_PER_BUCKET,
         }
     }
 
-    fn shapes(&self) -> [Shape; 17] {
+    fn shapes(&self) -> [Shape; 21] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -111,6 +114,10 @@ impl Sizes {
             array::<BackendSignals>(map::BACKEND_SIGNALS, self.backends),
             array::<u64>(map::PACERS, guard::PACERS),
             array::<Fragmented>(map::FRAGMENTS, FRAGMENTED),
+            array::<Schedule>(map::SCHEDULES, self.services),
+            array::<BackendLoad>(map::BACKEND_LOADS, self.backends),
+            array::<FlowBucket>(map::FLOWS, self.flow_buckets),
+            percpu::<ScheduleStats>(map::SCHEDULE_STATS, 1),
             percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
             percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
             Shape {
@@ -156,11 +163,15 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
         nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
         signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
+        schedules: row(&ebpf, map::SCHEDULES, sizes.services)?,
+        loads: row(&ebpf, map::BACKEND_LOADS, sizes.backends)?,
+        remembered: row(&ebpf, map::FLOWS, sizes.flow_buckets)?,
         lists: Trie::map(take(&mut ebpf, map::SOURCES)?),
     };
     let stats = Stats {
         reasons: take(&mut ebpf, map::REASON_STATS)?,
         ledger: take(&mut ebpf, map::LEDGER_STATS)?,
+        choices: take(&mut ebpf, map::SCHEDULE_STATS)?,
         backends: take(&mut ebpf, map::BACKEND_STATS)?,
         flows: take(&mut ebpf, map::FLOW_LOG_STATS)?,
     };

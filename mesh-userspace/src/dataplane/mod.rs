@@ -32,7 +32,9 @@ pub mod reconcile;
 pub mod replica;
 mod report;
 mod retire;
+mod schedules;
 mod settings;
+mod sweep;
 pub mod vip_index;
 
 use std::{
@@ -71,6 +73,7 @@ use reconcile::{Batch, Hops, Translation, nodes::key, standings::Clock};
 pub use report::{
     Adopted, AdoptedService, AttachedIface, Counters, Hook, Journey, NatReport, OpenFlows, Published, ServiceCounters, Settled,
 };
+pub use schedules::Remembered;
 
 use crate::{
     model::{BackendId, Epoch, VipAddr},
@@ -103,6 +106,7 @@ pub struct Dataplane {
     settled: Settled,
     /// Other balancers of the same services.
     peers: Option<Arc<Link>>,
+    response_times: schedules::Times,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -159,6 +163,7 @@ impl Dataplane {
             unexplained,
             settled: Settled::default(),
             peers: None,
+            response_times: schedules::Times::default(),
         };
         Ok((plane, adopted))
     }
@@ -227,6 +232,7 @@ impl Dataplane {
 
     fn carry_out(&mut self, Batch { ops, refused }: Batch, plan: &Plan) -> Published {
         execute(&self.loaded.image, &ops);
+        schedules::publish(&self.loaded.image, &self.layout, &self.applied, &plan.services);
         if !ops.is_empty() {
             self.epoch = Epoch(self.epoch.0 + 1);
         }
@@ -261,59 +267,6 @@ impl Dataplane {
     /// Counters of backends alone, by service: cheap enough to be read every few milliseconds.
     pub fn backend_stats(&self) -> Result<BackendRows, DataplaneError> {
         self.loaded.stats.backends(&self.layout, &self.loaded.image.signals)
-    }
-
-    /// Removes translated flows that are over, and gives back the places of backends and services that nothing names any more. To be called
-    /// every second or so; reads the whole flow map.
-    pub fn sweep(&mut self, now: Instant) -> Result<NatReport, DataplaneError> {
-        let image = &self.loaded.image;
-        let ledger = ledger::sweep(image, &self.times, nat::tick());
-        let swept = self.sweeper.sweep(image, &self.layout, &self.nat, nat::tick(), now);
-        let backends = swept.live.flows.iter().filter_map(|((service, local), count)| {
-            let service = self.layout.services.get(service)?;
-            let entry = service.entries.get(usize::from(*local))?.as_ref()?;
-            Some((service.vip, entry.id, *count))
-        });
-        let open = swept.live.open.iter().filter_map(|((service, local), (flows, quiet))| {
-            let service = self.layout.services.get(service)?;
-            let entry = service.entries.get(usize::from(*local))?.as_ref()?;
-            Some(((service.vip, entry.id), OpenFlows { flows: *flows, quiet: nat::span(*quiet) }))
-        });
-        let mut report = NatReport {
-            open: open.collect(),
-            flows: swept.flows,
-            capacity: image.nat_flows.len() as u64,
-            half_open: swept.half_open,
-            expired: swept.expired,
-            backends: backends.collect(),
-            freed: 0,
-            notes: swept.notes,
-            ledger,
-            moving: self.layout.services.values().map(|s| s.moves.slots() as u64).sum(),
-            settled: Settled::default(),
-        };
-        for service in self.layout.services.values_mut() {
-            let settled = service.moves.take_settled();
-            self.settled.slots += settled.slots;
-            self.settled.took += nat::span(u32::try_from(settled.took).unwrap_or(u32::MAX));
-            self.settled.longest = self.settled.longest.max(nat::span(settled.longest));
-        }
-        report.settled = self.settled;
-        let freed = retire::collect(image, &mut self.layout, &swept.live);
-        report.freed = freed.backends.len();
-        execute(image, &freed.ops);
-        if !self.layout.lists.is_empty() {
-            let used = self.layout.services.values().map(|s| s.list).collect();
-            image.lists.remove(&self.layout.lists.collect(&used, now));
-        }
-        for (service, entry) in &freed.backends {
-            self.loaded.stats.clear_backend(*service, entry.stats, &mut self.gone)?;
-            image.signals.set(entry.stats as usize, &BackendSignals::default());
-        }
-        for id in freed.services {
-            self.loaded.stats.clear_service(id, &mut self.gone)?;
-        }
-        Ok(report)
     }
 
     /// Ends the translated flows with a backend, and tells how many there were: their packets are dropped from now on.

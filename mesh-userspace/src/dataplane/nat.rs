@@ -110,6 +110,9 @@ impl Sweeper {
         }
         swept.flows += 1;
         swept.half_open += u64::from(life.phase(tcp) == Phase::HalfOpen);
+        if matches!(life.phase(tcp), Phase::HalfOpen | Phase::Established | Phase::Udp) {
+            *swept.live.carried.entry((flow.service, flow.backend)).or_default() += 1;
+        }
         if life.phase(tcp) != Phase::Closed {
             let (open, quiet) = swept.live.open.entry((flow.service, flow.backend)).or_default();
             *open += 1;
@@ -187,7 +190,7 @@ pub fn config(options: &NatOptions, sizes: &Sizes, ports: Option<&RangeInclusive
         closed_ticks: ticks(times.closed),
         closing_ticks: ticks(times.closing),
         udp_ticks: ticks(times.udp),
-        reserved: 0,
+        remembered_mask: sizes.flow_buckets - 1,
     }
 }
 

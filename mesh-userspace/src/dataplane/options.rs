@@ -57,6 +57,8 @@ pub struct Limits {
     pub nat_flows: u32,
     /// Flows that the ledger has room for; rounded up to a power of two.
     pub ledger: u32,
+    /// Flows and sources of services with a scheduler that are remembered at once; rounded up to a power of two.
+    pub flows: u32,
 }
 
 /// How `nat` translates.
@@ -86,7 +88,7 @@ pub struct NatTimeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18, ledger: 1 << 16 }
+        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18, ledger: 1 << 16, flows: 1 << 16 }
     }
 }
 

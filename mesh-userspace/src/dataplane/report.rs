@@ -2,10 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mesh_common::abi::{BackendSignals, BackendState, BackendStats, LedgerStats, Mode, Reason, ReasonStats, SlotFlags, SlotWord};
+use mesh_common::abi::{
+    BackendSignals, BackendState, BackendStats, LedgerStats, Mode, Reason, ReasonStats, ScheduleStats, SlotFlags, SlotWord,
+};
 
 use super::flow_watch::FlowNote;
 use super::ledger::Entries;
+use super::schedules::Remembered;
 use crate::model::{BackendId, Epoch, ServiceName, VipAddr};
 
 /// What a start found in the pinned maps.
@@ -85,6 +88,8 @@ pub struct Counters {
     pub services: Vec<ServiceCounters>,
     /// What packets of slots on their way have done.
     pub ledger: LedgerStats,
+    /// What schedulers have done.
+    pub choices: ScheduleStats,
 }
 
 /// Counters of one service.
@@ -135,6 +140,8 @@ pub struct NatReport {
     pub moving: u64,
     /// Slots that came to rest since the daemon started.
     pub settled: Settled,
+    /// What is remembered where a scheduler chose.
+    pub remembered: Remembered,
 }
 
 /// Slots of a service that are at the same stage of the same way.

@@ -21,6 +21,8 @@ pub struct Live {
     pub flows: HashMap<(u32, u16), u64>,
     /// Of these, the ones that have not ended, and for how many ticks the quietest of them has been quiet.
     pub open: HashMap<(u32, u16), (u64, u32)>,
+    /// Flows that nobody has begun to close.
+    pub carried: HashMap<(u32, u16), u64>,
     /// Source addresses that a flow names.
     pub sources: [bool; NAT_SOURCES],
     /// When the counting began: what was retired later may have got a flow unseen.
@@ -29,7 +31,7 @@ pub struct Live {
 
 impl Default for Live {
     fn default() -> Self {
-        Self { flows: HashMap::new(), open: HashMap::new(), sources: [false; NAT_SOURCES], since: Instant::now() }
+        Self { flows: HashMap::new(), open: HashMap::new(), carried: HashMap::new(), sources: [false; NAT_SOURCES], since: Instant::now() }
     }
 }
 

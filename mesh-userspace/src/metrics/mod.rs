@@ -2,6 +2,7 @@
 
 mod names;
 mod page;
+mod peers;
 
 use std::collections::BTreeMap;
 
@@ -10,10 +11,9 @@ use mesh_common::abi::{self, Action, Reason};
 use self::{
     names::{COUNTERS, GAUGES},
     page::{Labels, Page},
+    peers::peers,
 };
-use crate::control::view::{
-    BackendView, FlowsState, InterfaceView, PeersView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic,
-};
+use crate::control::view::{BackendView, InterfaceView, ServiceView, Snapshot, SourceStateWord, SourceView, Status, Traffic};
 
 /// Media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -54,6 +54,13 @@ fn node(page: &mut Page, status: &Status) {
     page.counter("mesh_ledger_remembered_total", none, status.ledger.remembered);
     page.counter("mesh_ledger_refused_total", none, status.ledger.refused);
     page.counter("mesh_ledger_elsewhere_packets_total", none, status.ledger.elsewhere);
+    let scheduling = &status.scheduling;
+    page.gauge("mesh_remembered_flows", none, scheduling.remembered.used as f64);
+    page.gauge("mesh_remembered_flows_limit", none, scheduling.remembered.limit as f64);
+    page.counter("mesh_scheduled_flows_total", none, scheduling.chosen);
+    page.counter("mesh_affine_flows_total", none, scheduling.affine);
+    page.counter("mesh_unremembered_flows_total", none, scheduling.full);
+    page.counter("mesh_lost_flows_total", none, scheduling.lost);
     status.peers.iter().for_each(|p| peers(page, p));
     page.gauge("mesh_slots_used", none, status.slots.used as f64);
     page.gauge("mesh_slots_limit", none, status.slots.limit as f64);
@@ -68,32 +75,6 @@ fn node(page: &mut Page, status: &Status) {
         let labels = Labels::of(&[("reason", reason.name()), ("action", action(reason.action()))]);
         let traffic = status.reasons.get(reason.name()).copied().unwrap_or_default();
         count(page, "mesh_packets_total", "mesh_bytes_total", &labels, traffic);
-    }
-}
-
-fn peers(page: &mut Page, peers: &PeersView) {
-    for peer in &peers.nodes {
-        let address = peer.address.to_string();
-        let labels = Labels::of(&[("peer", &address)]);
-        page.gauge("mesh_peer_fresh", &labels, flag(peer.fresh));
-        if let Some(age) = peer.age_ms {
-            page.gauge("mesh_peer_age_seconds", &labels, seconds(age, 1e3));
-        }
-        page.gauge("mesh_peer_doubts", &labels, f64::from(peer.doubts));
-        let flows = &peer.flows;
-        page.gauge("mesh_peer_counted", &labels, flag(matches!(flows.state, FlowsState::Here | FlowsState::Awaited | FlowsState::Joining)));
-        page.gauge("mesh_peer_epoch", &labels, flows.epoch as f64);
-        page.gauge("mesh_peer_epochs_behind", &labels, flows.behind as f64);
-        page.gauge("mesh_peer_entries_waiting", &labels, flows.waiting as f64);
-        page.counter("mesh_peer_entries_sent_total", &labels, flows.sent);
-        page.counter("mesh_peer_entries_received_total", &labels, flows.received);
-        page.counter("mesh_peer_messages_repeated_total", &labels, flows.again);
-        page.counter("mesh_peer_messages_garbled_total", &labels, flows.garbled);
-    }
-    page.gauge("mesh_peers_joining", &Labels::default(), flag(peers.joining));
-    page.counter("mesh_peers_entries_refused_total", &Labels::default(), peers.no_room);
-    for (why, count) in [("forged", peers.forged), ("other", peers.refused)] {
-        page.counter("mesh_peer_refused_datagrams_total", &Labels::of(&[("why", why)]), count);
     }
 }
 

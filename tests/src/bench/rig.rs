@@ -43,6 +43,7 @@ impl Rig {
             backend_stats: (services * BACKENDS).min(STATS),
             ledger: 1 << 14,
             nat_index: nat_flows / 4,
+            remembered: 1 << 12,
             nat_flows,
         };
         let mut kernel = Kernel::load(Hook::Xdp, sizes)?;

@@ -57,6 +57,7 @@ const UNSAFE: &[&str] = &[
     // The contract's types are plain data for aya's maps, and words that both halves change are atomic.
     "mesh-common/src/abi/user.rs",
     "mesh-common/src/shared.rs",
+    "mesh-common/src/shared/atomic.rs",
     // The kernel half: bytes of packets, and values of maps.
     "mesh-ebpf/src/packet.rs",
     "mesh-ebpf/src/packet/patch.rs",

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    config::words::{ModeWord, ProtoWord},
+    config::{
+        balanced::SchedulerWord,
+        words::{ModeWord, ProtoWord},
+    },
     control::{
         DrainEnd, DrainState, DrainView, ExplainView, Intention, PacketSpec, PlanView, Then, WeightView,
-        explaining::{EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
+        explaining::{ByWord, EntryWord, OwnerView, RewriteView, SlotView, VerdictWord, WayView},
         view::{
             Admin, BackendView, BeatView, BreakerView, ConfigView, FlowsState, FlowsView, HandshakeView, HealthView, InterfaceView,
             LedgerView, LimitView, MovingView, NatView, NextHopView, Origin, PeerView, PeersView, Publications, Readiness, ResetsView,
-            ServiceView, Snapshot, SourceStateWord, SourceView, Stage, StateWord, Status, SuspicionView, TimesView, Traffic, Usage,
+            SchedulingView, ServiceScheduling, ServiceView, Snapshot, SourceStateWord, SourceView, Stage, StateWord, Status, SuspicionView,
+            TimesView, Traffic, Usage,
         },
     },
     health::{
@@ -47,6 +51,7 @@ pub(crate) fn status() -> Status {
             ("not_for_vip".into(), traffic(100)),
             ("fragment".into(), traffic(0)),
         ]),
+        scheduling: SchedulingView { remembered: Usage { used: 5, limit: 64 }, chosen: 6, affine: 7, full: 8, lost: 9 },
         ledger: LedgerView { moving: 3, entries: Usage { used: 2, limit: 64 }, settled: 4, settle_ms: 50_000, ..LedgerView::default() },
         peers: Some(PeersView {
             quorum: 2,
@@ -83,6 +88,7 @@ pub(crate) fn service(name: &str) -> ServiceView {
         hash: vec![],
         announce: None,
         check: "http /healthz every 1s".into(),
+        scheduling: ServiceScheduling { scheduler: SchedulerWord::RoundRobin, affinity_s: Some(600) },
         slots: 1024,
         backends: 2,
         taking: 1,
@@ -295,6 +301,7 @@ pub(crate) fn explained(packet: PacketSpec) -> ExplainView {
             moving: false,
         }),
         entry: Some(EntryWord::New),
+        by: Some(ByWord::Scheduler),
         backend: Some(owner("10.0.0.2:8080", StateWord::Active)),
         next_hop: Some(WayView { interface: None, dst_mac: "02:00:00:00:00:02".into(), src_mac: "02:00:00:00:00:01".into() }),
         rewrite: Some(RewriteView { source: "10.0.0.9:1024".into(), destination: "10.0.0.2:8080".into(), encapsulated: false }),

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::abi::{Backend, BackendState, Mode, Proto, SlotWord};
+use mesh_common::abi::{Backend, BackendState, Mode, Proto, ServiceFlags, SlotWord};
 
 use super::{
     Hops, Phases, Translation, drain,
@@ -109,7 +109,8 @@ impl<H: Hops> Step<'_, H> {
     /// Entries of the members: whole ones where no slot names them, single words where slots may.
     fn backends(&mut self, service: &mut Service, wanted: &ServicePlan, sources: &[u16], places: &Places, states: &[(u16, BackendState)]) {
         service.mode = wanted.mode;
-        service.flags = entry::flags(wanted);
+        service.chooses = wanted.ways.choosing.is_any();
+        service.flags = entry::flags(wanted) | service.flags & ServiceFlags::CHOOSES;
         let mut entries = BTreeMap::new();
         let back = wanted.ways.reply_via.and_then(|router| self.hops.hop(router));
         for ((member, (local, state)), source) in wanted.members.iter().zip(states).zip(sources) {

@@ -58,6 +58,7 @@ pub struct Churn {
     pub vip: SocketAddr,
     way: Way,
     _key: Option<tempfile::TempDir>,
+    config: String,
 }
 
 /// The two balancers' addresses.
@@ -138,7 +139,8 @@ impl Churn {
             idle.as_secs(),
             way.name()
         );
-        let mut daemon = Daemon::new(&stage.balancer.ns, &format!("{lines}{config}"))?;
+        let text = format!("{lines}{config}");
+        let mut daemon = Daemon::new(&stage.balancer.ns, &text)?;
         daemon.launch()?;
         let mut other = match second {
             // One of them answers for the VIP.
@@ -152,7 +154,7 @@ impl Churn {
             other.wait_ready(LIMIT)?;
         }
         daemon.wait_ready(Duration::from_secs(90))?;
-        let churn = Self { daemon, _agents: agents, other, stage, vip, way, _key: None };
+        let churn = Self { daemon, _agents: agents, other, stage, vip, way, _key: None, config: text };
         // From then on flows are promised something.
         std::thread::sleep(HANDSHAKE);
         churn.daemon.until("every backend gets its share of new connections", || {
@@ -160,6 +162,12 @@ impl Churn {
             Ok(counts.len() == 3 && counts.values().all(|n| *n >= 15))
         })?;
         Ok(churn)
+    }
+
+    /// Gives the service these keys more than it had at the start (`name: value, `), in place of those that it was given last.
+    pub fn configure(&self, keys: &str) -> Result<()> {
+        self.daemon.write_config(&self.config.replace("slots: 256, ", &format!("slots: 256, {keys}")))?;
+        self.daemon.ok(&["reload"]).map(drop)
     }
 
     /// Connections that are asked in turn, with so long a pause after each turn.
@@ -173,7 +181,7 @@ impl Churn {
     }
 
     /// How many of so many new connections each backend answers.
-    fn asked(&self, count: usize) -> Result<BTreeMap<String, usize>> {
+    pub fn asked(&self, count: usize) -> Result<BTreeMap<String, usize>> {
         let vip = self.vip;
         let answers = self.stage.client.ns.enter(|| (0..count).map(|_| peer::get(vip, "/", PATIENCE)).collect::<Result<Vec<_>, _>>())??;
         let mut counts = BTreeMap::new();

@@ -18,7 +18,7 @@ use crate::{
 };
 use world::World;
 
-const LIMITS: Limits = Limits { services: 4, slots: 192, backends: 40, nat_flows: 16, ledger: 16 };
+const LIMITS: Limits = Limits { services: 4, slots: 192, backends: 40, nat_flows: 16, ledger: 16, flows: 16 };
 
 #[derive(Clone, Debug)]
 struct WantedService {
