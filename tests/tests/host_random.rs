@@ -4,9 +4,6 @@ use mesh_common::abi::Mode;
 use mesh_tests::fixture::{Engine, Host, Sizes, Verdict, random};
 use proptest::prelude::*;
 
-/// The most that a frame may grow by: IPv6 and UDP, or an ICMP error's own headers.
-const LONGER: usize = 48;
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -18,7 +15,7 @@ proptest! {
             host.edit(&mut |maps| event.apply(maps));
             let random::Event::Packet(packet) = event else { continue };
             let out = host.send(&packet);
-            prop_assert!(out.bytes.len() <= packet.len() + LONGER);
+            prop_assert!(out.bytes.len() <= packet.len() + Host::LONGER);
             // What `dnat` leaves to the host to route is changed as well.
             let routed = out.verdict == Verdict::Pass && world.services.iter().any(|s| s.mode == Mode::Dnat);
             let sent_on = out.verdict.is_forward() || routed && out.bytes.len() == packet.len();
@@ -38,7 +35,7 @@ proptest! {
             host.edit(&mut |maps| event.apply(maps));
             if let random::Event::Packet(packet) = event {
                 let out = host.send(&packet);
-                prop_assert!(out.bytes.len() <= packet.len() + LONGER);
+                prop_assert!(out.bytes.len() <= packet.len() + Host::LONGER);
             }
         }
     }

@@ -20,8 +20,6 @@ const FRAME: u8 = 0;
 const AGE: u8 = 1;
 const STATE: u8 = 2;
 const CORRUPT: u8 = 3;
-/// The most that a frame may grow by: IPv6 and UDP, or an ICMP error's own headers.
-const LONGER: usize = 48;
 /// An hour for each connection: the second is refused.
 const HOUR: u32 = 3_515_625_000;
 /// Events of an input beyond that many are left out.
@@ -140,7 +138,7 @@ pub fn run(script: &Script) {
             continue;
         };
         let out = host.send(frame);
-        assert!(out.bytes.len() <= frame.len() + LONGER, "{} bytes became {}", frame.len(), out.bytes.len());
+        assert!(out.bytes.len() <= frame.len() + Host::LONGER, "{} bytes became {}", frame.len(), out.bytes.len());
         let after = host.counters();
         let counted = after.since(&before);
         let ended = counted.ended().packets;
