@@ -57,7 +57,9 @@ impl Replica {
                 continue;
             }
             let same = LedgerWord(told.1).touched(0) == found.word.touched(0) && told.0 == found.claim;
-            if !same || LedgerWord(told.1).age(now) > found.age + self.limit(found.word) / 3 {
+            let (behind, often) = (LedgerWord(told.1).age(now).saturating_sub(found.age), self.limit(found.word) / 3);
+            // Of a flow that has fallen silent others have to know since when: else theirs ends before it does.
+            if !same || behind > often || behind > 0 && found.age > often {
                 self.told[place] = (found.claim, found.word.0);
                 news.push(found);
             }
@@ -149,7 +151,11 @@ mod tests {
         assert_eq!(here.news(1010, |_| true), []);
         tell(LedgerWord::flow(3, 1040));
         assert_eq!(here.news(1040, |_| true).len(), 1);
-        assert_eq!(here.news(1131, |_| true), [], "it is over");
+        tell(LedgerWord::flow(3, 1045));
+        assert_eq!(here.news(1075, |_| true), []);
+        assert_eq!(here.news(1076, |_| true).len(), 1, "it has fallen silent");
+        assert_eq!(here.news(1077, |_| true), []);
+        assert_eq!(here.news(1136, |_| true), [], "it is over");
     }
 
     #[test]

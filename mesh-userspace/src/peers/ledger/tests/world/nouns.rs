@@ -46,6 +46,8 @@ pub enum Fault {
     Alone,
     /// Who is lost leaves all as it is.
     Careless,
+    /// Nobody is told when a flow was used last before it fell silent.
+    Stale,
     /// Who joins keeps its own word.
     Stubborn,
 }
