@@ -81,6 +81,7 @@ fn plans(c: &mut Criterion) {
                     seen: &seen[s],
                     dynamic: &dynamic,
                     gates: &gates,
+                    shared: false,
                 })
                 .collect();
             plan(&inputs, SEED, now, &mut cache)

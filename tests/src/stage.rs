@@ -2,14 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    daemon::{Process, peer_binary},
+    daemon::{Process, mesh_binary, peer_binary},
     netns::{Fabric, Host},
     peer,
 };
@@ -62,6 +63,30 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    /// Makes these backends own a VIP, and serve at it, as modes want it that do not translate: by an agent where it comes through a `tunnel`. What is
+    /// returned runs beside them.
+    pub fn serve_vip(&mut self, names: &[&'static str], vip: SocketAddr, tunnel: bool) -> Result<Vec<Process>> {
+        let mut agents = Vec::new();
+        for name in names {
+            let host = self.backends.get(name).with_context(|| format!("no host {name}"))?;
+            if tunnel {
+                let mut agent = host.ns.command(mesh_binary()?);
+                agent.args(["agent", "--interface", "eth0", "--vip", &vip.ip().to_string()]);
+                agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
+            } else {
+                host.own_quietly(vip.ip())?;
+            }
+            let end = Instant::now() + Duration::from_secs(20);
+            // An address that the agent has not put there yet can't be listened at.
+            while host.ns.enter(|| TcpListener::bind(vip))?.is_err() {
+                ensure!(Instant::now() < end, "{name} does not own {vip}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.serve_at(name, vip)?;
+        }
+        Ok(agents)
     }
 
     /// Kills a backend's servers (SIGKILL).

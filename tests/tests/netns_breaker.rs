@@ -1,16 +1,10 @@
 //! Breakers, limits and backups under the real daemon, on real flows.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, io, net::TcpStream, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process, mesh_binary},
+    daemon::Daemon,
     peer::{self, Held},
     stage::Stage,
     world::{BACKENDS, PATIENCE, World},
@@ -70,35 +64,12 @@ fn refusals_open_the_breaker_and_a_trial_that_goes_well_closes_it() -> Result<()
     world.until("all three serve again", |w| Ok(w.ask(60)?.len() == 3))
 }
 
-/// Makes the backends own the VIP, and serve at it, as a mode wants it that does not translate. What is returned runs beside them.
-fn at_the_vip(stage: &mut Stage, mode: &str) -> Result<Vec<Process>> {
-    let vip: SocketAddr = "10.77.0.100:8080".parse()?;
-    let mut agents = Vec::new();
-    for (name, _) in BACKENDS {
-        let host = &stage.backends[name];
-        match mode {
-            "tunnel" => {
-                let mut agent = host.ns.command(mesh_binary()?);
-                agent.args(["agent", "--interface", "eth0", "--vip", &vip.ip().to_string()]);
-                agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
-            }
-            "dsr" => host.own_quietly(vip.ip())?,
-            _ => continue,
-        }
-        let end = Instant::now() + PATIENCE;
-        // An address that the agent has not put there yet can't be listened at.
-        while stage.backends[name].ns.enter(|| TcpListener::bind(vip))?.is_err() {
-            ensure!(Instant::now() < end, "{name} does not own {vip}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        stage.serve_at(name, vip)?;
-    }
-    Ok(agents)
-}
-
 fn new_flows_go_to_the_others(mode: &str) -> Result<()> {
     let mut stage = Stage::build(&format!("mesh-brk-{mode}"), &BACKENDS)?;
-    let _agents = at_the_vip(&mut stage, mode)?;
+    let _agents = match mode {
+        "nat" => Vec::new(),
+        _ => stage.serve_vip(&BACKENDS.map(|(name, _)| name), "10.77.0.100:8080".parse()?, mode == "tunnel")?,
+    };
     let more = format!("mode: {mode}, health: none, breaker: {{consecutive: 2, open: 1h, max_open: 1h}}");
     let mut world = world_on(stage, &more, ["", "", ""])?;
     ensure!(world.ask(60)?.len() == 3, "all three serve");
@@ -211,5 +182,49 @@ fn backups_stand_in_by_number_while_nobody_else_can() -> Result<()> {
     ensure!(who(&world)? == only("b1"), "and the backup stands by again");
     let event = world.became("b3", "active")?.pop().context("no event tells that b3 stood in")?;
     ensure!(event["evidence"].as_str().is_some_and(|e| e.contains("too few of the others")), "{event}");
+    Ok(())
+}
+
+/// What has to happen, and what a backend's breaker then says of it.
+fn opens_by(group: &str, rules: &str, health: &str, value: &str, least: f64, fail: impl Fn(&mut World) -> Result<()>) -> Result<()> {
+    let mut world = world(group, &format!("health: {health}, breaker: {{{rules}, open: 1h, max_open: 1h}}"), ["", "", ""])?;
+    ensure!(world.ask(90)?.len() == 3, "all three serve");
+    fail(&mut world)?;
+    ask_until(&world, "b2's breaker is open", |w| Ok(!w.became("b2", "open")?.is_empty()))?;
+    let event = &world.became("b2", "open")?[0];
+    ensure!(event["values"][value].as_f64() >= Some(least), "{event}");
+    ensure!(!world.ask(60)?.contains_key("b2"), "new flows go to the others");
+    Ok(())
+}
+
+#[test]
+fn the_share_of_flows_that_fail_opens() -> Result<()> {
+    let rules = "failures: 50, volume: 20, consecutive: 0, window: 5s";
+    opens_by("mesh-brk-share", rules, "none", "failures", 0.5, |world| world.stage.kill("b2"))
+}
+
+#[test]
+fn latency_without_load_left_far_behind_opens() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let slow = folder.path().join("slow");
+    let script = format!("test $MESH_ADDRESS != 10.77.0.12 -o ! -e {} || exec sleep 0.4", slow.display());
+    let health = format!("{{type: exec, command: [/bin/sh, -c, '{script}'], interval: 200ms, timeout: 5s, detector: rise_fall}}");
+    let rules = "failures: 0, consecutive: 0, latency: 4, window: 2s";
+    opens_by("mesh-brk-slow", rules, &health, "latency", 4.0, |_| Ok(std::fs::write(&slow, "")?))
+}
+
+#[test]
+fn a_trial_lets_its_share_through() -> Result<()> {
+    let rules = "health: none, breaker: {consecutive: 3, open: 1s, max_open: 1s, trial: 1h, trial_share: 10}";
+    let mut world = world("mesh-brk-trial", rules, ["", "", ""])?;
+    world.stage.kill("b2")?;
+    ask_until(&world, "b2's breaker is open", |w| Ok(!w.became("b2", "open")?.is_empty()))?;
+    world.stage.serve("b2")?;
+    // What began before it was served may still fail a trial or two.
+    ask_until(&world, "b2 is on trial and answers", |w| Ok(backend(w, "b2")?["state"] == "trial" && w.ask(60)?.contains_key("b2")))?;
+    let counts = world.ask(600)?;
+    // A tenth of its weight is one flow of 21.
+    let tried = counts.get("b2").copied().unwrap_or(0);
+    ensure!((6..=75).contains(&tried) && counts["b1"] > 180 && counts["b3"] > 180, "{counts:?}");
     Ok(())
 }

@@ -72,6 +72,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         parts: Parts::ONE,
         capacity: None,
         backup: 0,
+        sparing: Default::default(),
     };
     let members: Vec<_> = backends.iter().map(member).collect();
     let takes: Vec<u16> = (0..members.len() as u16).filter(|i| members[usize::from(*i)].state.takes_new()).collect();

@@ -5,10 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     daemon::Daemon,
+    netns::run,
     peer::{self, Held},
     stage::Stage,
     world::{BACKENDS, PATIENCE, World},
 };
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A world whose backends are checked so. Pulses mean something once some were answered.
@@ -110,4 +112,67 @@ fn rise_and_fall_alone_wait_for_their_checks() -> Result<()> {
         ensure!(!down || backend["health"]["failures"].as_u64() >= Some(3), "{backend}");
         Ok(down)
     })
+}
+
+#[test]
+fn a_daemon_that_slept_does_not_blame_its_backends() -> Result<()> {
+    let world = checked("mesh-susp-sleep", "http")?;
+    for _ in 0..3 {
+        world.daemon.signal(Signal::SIGSTOP)?;
+        // Longer than checks wait for their answers, and than three of them may fail.
+        std::thread::sleep(Duration::from_millis(1200));
+        world.daemon.signal(Signal::SIGCONT)?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for (name, _) in BACKENDS {
+        ensure!(world.became(name, "down")?.is_empty(), "{name} was well: {:?}", world.events("backend_state")?);
+    }
+    ensure!(world.ask(60)?.len() == 3, "all three serve");
+    Ok(())
+}
+
+/// Two of three fall silent, and only silence speaks against them: `health` says why no more than one may be taken out.
+fn one_is_taken_out(group: &str, health: &str) -> Result<()> {
+    let world = checked(group, health)?;
+    let silent = ["b1", "b2"];
+    silent.iter().try_for_each(|name| world.stage.backends[*name].unplug())?;
+    let down =
+        |w: &World| -> Result<usize> { Ok(silent.iter().filter(|name| w.became(name, "down").is_ok_and(|e| !e.is_empty())).count()) };
+    world.until("one is down", |w| Ok(down(w)? > 0))?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(down(&world)? == 1 && world.became("b3", "down")?.is_empty(), "{:?}", world.events("backend_state")?);
+    Ok(())
+}
+
+#[test]
+fn suspicion_takes_out_no_more_than_its_budget() -> Result<()> {
+    one_is_taken_out("mesh-susp-budget", "{type: http, interval: 20s, timeout: 5s, rise: 1, max_down: 50}")
+}
+
+#[test]
+fn in_a_panic_suspicion_takes_nobody_else_out() -> Result<()> {
+    one_is_taken_out("mesh-susp-panic", "{type: http, interval: 20s, timeout: 5s, rise: 1, max_soft: 100, max_down: 100, panic: 70}")
+}
+
+#[test]
+fn who_was_never_checked_gets_nothing() -> Result<()> {
+    let [b1, b2, b3] = BACKENDS;
+    let mut stage = Stage::build("mesh-susp-new", &[b1, b2, b3, ("b4", 14)])?;
+    BACKENDS.iter().try_for_each(|(name, _)| stage.serve(name))?;
+    stage.serve("b4")?;
+    // It takes connections, and answers nothing: what is known of it is that it was asked.
+    run(stage.backends["b4"]
+        .ns
+        .command("nft")
+        .arg("table inet mute { chain out { type filter hook output priority 0; tcp sport 8080 tcp flags & (psh | fin) != 0 drop; }\n}"))?;
+    let mut world = World::of(stage, "mode: nat, health: {type: http, interval: 1s, timeout: 1s, fall: 60, pulse: none, passive: false}")?;
+    world.daemon.ok(&["backend", "add", "web", "10.77.0.14", "--name", "b4"])?;
+    let shown = |w: &World| w.daemon.json(&["backend", "show", "web", "b4"]);
+    world.until("b4 was asked in vain", |w| Ok(shown(w)?["health"]["failures"].as_u64() > Some(1)))?;
+    let state = shown(&world)?;
+    ensure!(state["state"] == "unknown" && state["slots"] == 0, "{state}");
+    ensure!(!world.ask(60)?.contains_key("b4"), "it was never found well");
+    run(world.stage.backends["b4"].ns.command("nft").arg("delete table inet mute"))?;
+    world.until("b4 serves", |w| Ok(w.ask(20)?.contains_key("b4")))?;
+    world.stage.kill("b4")
 }

@@ -19,6 +19,8 @@ impl SlotFlags {
     pub const LEARN: Self = Self(4);
     /// A SYN that can't be remembered is dropped.
     pub const STRICT: Self = Self(8);
+    /// Flows that begin while nobody takes new ones are remembered as nobody's, so that the host gets all their packets.
+    pub const HOST: Self = Self(16);
 
     pub const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 == flag.0

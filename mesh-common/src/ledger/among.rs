@@ -171,7 +171,7 @@ mod tests {
 
     /// Where a slot goes that is wished to be backend 1's.
     fn goes(from: SlotWord, age: u32, others: Others) -> SlotWord {
-        next_among(&seen(from, age), &others, Wish { target: 1, secondary: 2 }, &TIMES, |_| Standing::Takes).unwrap_or(from)
+        next_among(&seen(from, age), &others, Wish { target: 1, secondary: 2, host: false }, &TIMES, |_| Standing::Takes).unwrap_or(from)
     }
 
     #[test]

@@ -22,8 +22,11 @@ pub const LOOK: u32 = 1;
 /// What a slot shall be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wish {
+    /// [`SlotWord::NONE`]: nobody is to take new flows.
     pub target: u16,
     pub secondary: u16,
+    /// Flows that begin while nobody takes new ones are the host's.
+    pub host: bool,
 }
 
 /// A slot's word, and since when it is what it is.
@@ -52,7 +55,9 @@ pub fn next(seen: &Seen, wish: Wish, times: &Times, standing: impl Fn(u16) -> St
 pub fn next_among(seen: &Seen, others: &Others, wish: Wish, times: &Times, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
     let word = seen.held.word;
     let dead = |owner| standing(owner) == Standing::Dead;
-    let next = if dead(word.target()) || dead(word.default()) {
+    let next = if wish.target == SlotWord::NONE {
+        seen.keep(word, others, wish.host, times, dead)
+    } else if dead(word.target()) || dead(word.default()) {
         repoint(word, wish, dead)
     } else {
         // Who is the target already can't stand in for itself.
@@ -117,6 +122,16 @@ impl Seen {
         let learns = self.held.word.flags().has(SlotFlags::LEARN);
         let before = |moment: u32| moment != 0 && self.since_written(moment) && moment.wrapping_sub(self.held.since) as i32 <= LOOK as i32;
         before(self.memo.refused) || !learns && before(self.memo.seen)
+    }
+
+    /// Nobody takes new flows: those that there are stay where they are, until there are none.
+    fn keep(&self, word: SlotWord, others: &Others, host: bool, times: &Times, dead: impl Fn(u16) -> bool) -> SlotWord {
+        let Some(owner) = [word.default(), word.target(), word.secondary()].into_iter().find(|owner| !dead(*owner)) else {
+            return SlotWord::EMPTY;
+        };
+        let flags = if host { SlotFlags::TRANSITION.with(SlotFlags::HOST) } else { SlotFlags::TRANSITION };
+        let kept = SlotWord::new(SlotWord::NONE, owner, SlotWord::NONE, flags);
+        if word == kept && self.quiet() > times.idle && others.quiet { SlotWord::EMPTY } else { kept }
     }
 
     /// On the way to another target.
@@ -221,7 +236,7 @@ mod tests {
     fn prepared(refused: u32, now: u32) -> Option<SlotWord> {
         let word = SlotWord::new(0, 0, 1, SlotFlags::TRANSITION.with(SlotFlags::PREPARE));
         let seen = Seen { held: Held { word, since: 1000 }, memo: SlotMemo { seen: 0, refused }, now, handshakes: true };
-        next(&seen, Wish { target: 1, secondary: 2 }, &TIMES, |_| Standing::Takes).filter(|then| then.target() == 1)
+        next(&seen, Wish { target: 1, secondary: 2, host: false }, &TIMES, |_| Standing::Takes).filter(|then| then.target() == 1)
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub enum Standing {
 /// A live entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
+    /// [`SlotWord::NONE`]: the flow is the host's.
     pub backend: u16,
     pub kind: Kind,
 }
@@ -63,7 +64,7 @@ pub trait Memory {
     fn note_elsewhere(&mut self);
 }
 
-/// The backend that takes the packet; `None`: nobody can, or nobody may.
+/// The backend that takes the packet; `None` or [`SlotWord::NONE`]: nobody can, or nobody may.
 #[inline(always)]
 pub fn owner<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Standing, memory: &mut M) -> Option<u16> {
     let chosen = choose(slot, sent, standing, memory)?;
@@ -77,7 +78,8 @@ pub fn owner<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> St
 fn choose<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Standing, memory: &mut M) -> Option<u16> {
     let owners = Owners::of(slot, &standing);
     if let Some(entry) = memory.entry() {
-        if standing(entry.backend) == Standing::Dead {
+        // Nobody's flows are the host's.
+        if entry.backend != SlotWord::NONE && standing(entry.backend) == Standing::Dead {
             memory.forget();
         } else if let Some(backend) = by_entry(entry, sent, memory) {
             return Some(backend);
@@ -114,7 +116,8 @@ impl Owners {
             (old, old_is_dead) =
                 if target == Standing::Dead { (slot.secondary(), secondary == Standing::Dead) } else { (slot.target(), false) };
         }
-        if new_is_dead && !old_is_dead {
+        // Who was to take new flows is dead: better old than none. Where nobody is to, that is what is wished.
+        if new_is_dead && !old_is_dead && slot.target() != SlotWord::NONE {
             (new, new_is_dead) = (old, false);
         }
         Self { new, new_is_dead, old, old_is_dead }
@@ -140,6 +143,9 @@ fn by_entry<M: Memory>(entry: Entry, sent: Sent, memory: &mut M) -> Option<u16> 
 #[inline(always)]
 fn begin<M: Memory>(flags: SlotFlags, owners: Owners, isn: u32, memory: &mut M) -> Option<u16> {
     if owners.new_is_dead {
+        if flags.has(SlotFlags::HOST) {
+            memory.remember(Entry { backend: SlotWord::NONE, kind: Kind::Pending { isn } });
+        }
         return None;
     }
     let diverts = owners.new != owners.old;

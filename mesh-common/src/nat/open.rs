@@ -72,7 +72,9 @@ pub(crate) const fn opened(word: u64) -> Result<Parties, Reason> {
 #[inline(always)]
 pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<(), Reason> {
     if !arrival.may_open() {
-        return Err(Reason::NoFlow);
+        // Where nobody takes flows, the service says what becomes of them: they may be the host's.
+        let vacant = tables.slot(arrival.slot()).is_some_and(|slot| slot.target() == SlotWord::NONE);
+        return Err(if vacant { Reason::NoBackend } else { Reason::NoFlow });
     }
     if arrival.network.ttl <= 1 {
         return Err(Reason::TtlExceeded);

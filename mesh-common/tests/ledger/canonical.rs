@@ -82,7 +82,7 @@ impl<const FLOWS: usize> World<FLOWS> {
     }
 
     fn rename(&mut self, names: &Names) {
-        let name = |old: u8| names[usize::from(old)];
+        let name = |old: u8| names.get(usize::from(old)).copied().unwrap_or(old);
         self.word = renamed(self.word, names);
         if let Some(intent) = &mut self.intent {
             intent.word = renamed(intent.word, names);

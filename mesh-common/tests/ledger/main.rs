@@ -16,6 +16,7 @@
 //! | 5-tuple reuse | every search (flows close and begin anew at any moment); `traces::a_reused_tuple_is_another_flow` |
 //! | ledger full, pending table full under flood | every search (room or none for each packet); `traces::a_full_ledger_moves_nobody`; the fixtures `cases::ledger`, on host and kernel; `netns_ledger::a_flood_holds_a_drain_up_and_breaks_nothing` |
 //! | SOFT, DOWN and return | `changes_of_health_break_no_flow`; `traces::trace_2`, `_4`, `_7` to `_11`; `cases::ledger` and `cases::slots` |
+//! | nobody takes new flows, and somebody does again | every search (`NOBODY` is wished at any moment); `traces::while_nobody_takes_new_flows_...` |
 //! | DRAIN | a change of slots like any other: `netns_drain`, `netns_ledger` |
 //! | UDP | `datagrams_outlive_planned_changes`, `larger::datagrams_...` |
 //! | check-to-write race of the daemon | every search: anything may happen between its look and its writing, up to a tick later |

@@ -1,10 +1,13 @@
 //! What the kernel half remembers, in a world of one bucket.
 
-use mesh_common::ledger::rules::{Entry, Kind, Memory};
+use mesh_common::{
+    abi::SlotWord,
+    ledger::rules::{Entry, Kind, Memory},
+};
 
 use crate::{
     setup::Fault,
-    world::{Remembered, World, isn},
+    world::{NOBODY, Remembered, World, isn},
 };
 
 pub struct Recall<'a, const FLOWS: usize> {
@@ -15,7 +18,7 @@ pub struct Recall<'a, const FLOWS: usize> {
 impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
     fn entry(&self) -> Option<Entry> {
         self.world.entries[self.flow].map(|found| Entry {
-            backend: u16::from(found.backend),
+            backend: if found.backend == NOBODY { SlotWord::NONE } else { found.backend.into() },
             kind: found.pending.map_or(Kind::Flow, |attempt| Kind::Pending { isn: isn(attempt) }),
         })
     }

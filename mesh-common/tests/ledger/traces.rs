@@ -2,12 +2,15 @@
 //!
 //! Of the fourteen that are known, the last needs two balancers, which this world does not have.
 
-use mesh_common::{abi::SlotFlags, ledger::rules::Sent};
+use mesh_common::{
+    abi::{SlotFlags, SlotWord},
+    ledger::rules::Sent,
+};
 
 use crate::{
     event::Event,
     setup::{Setup, TIMES},
-    world::{Flow, Health, World, isn},
+    world::{Flow, Health, NOBODY, World, isn},
 };
 
 const A: u8 = 0;
@@ -190,6 +193,21 @@ fn trace_13_a_repeated_syn_meets_no_change() {
 }
 
 /// A to B to C and back to A, with a flow of each time that never falls silent.
+#[test]
+fn while_nobody_takes_new_flows_old_ones_stay_and_then_go_on() {
+    let open = Story::new().changed_to(B, C).open_with(B);
+    let nobody = |word: &World<1>| word.word.target() == SlotWord::NONE;
+    let closed = open.then(Event::Wish(NOBODY, NOBODY)).until(nobody);
+    let mut new = Story::new().then(Event::Wish(NOBODY, NOBODY)).until(nobody).0;
+    assert_eq!(new.deliver(0, Sent::Syn { isn: isn(2) }), None, "the service's policy counts");
+    let goes_on = |story: Story| (0..MANY).fold(story, |story, _| story.ticks(1).then(Event::Data(0)));
+    let again = goes_on(closed).then(Event::Wish(C, A));
+    goes_on(again.until(|world| world.word.target() == u16::from(C)));
+    // Nor does it matter where they were on their way to.
+    let moving = Story::new().changed_to(B, C).open_with(B).then(Event::Wish(NOBODY, NOBODY)).until(nobody).turns(A, Health::Dead);
+    moving.ticks(2).then(Event::Data(0));
+}
+
 #[test]
 fn chained_changes_and_a_return_break_no_flow() {
     for (first, then) in [(B, C), (C, B), (B, A), (C, A)] {

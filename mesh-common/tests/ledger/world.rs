@@ -17,6 +17,8 @@ use crate::{
 };
 
 pub const BACKENDS: usize = 3;
+/// Wished where nobody is to take new flows; what [`SlotWord::NONE`] is in a byte.
+pub const NOBODY: u8 = u8::MAX;
 /// The present, as the code under test sees it.
 const NOW: u32 = 1000;
 /// Segments that are no longer of the first flight begin here.
@@ -146,6 +148,7 @@ impl<const FLOWS: usize> World<FLOWS> {
                 let all = (0..BACKENDS as u8).filter(|other| *other != target).map(|other| Event::Look(target, other));
                 events.extend(all.filter(|look| *look != Event::Look(self.wish[0], self.wish[1])));
             }
+            events.extend((self.wish[0] != NOBODY).then_some(Event::Look(NOBODY, NOBODY)));
         }
     }
 
@@ -177,7 +180,7 @@ impl<const FLOWS: usize> World<FLOWS> {
 
     /// The packet path asks for no memory.
     fn at_rest(&self) -> bool {
-        self.word.flags() == SlotFlags::STEADY && self.health[usize::from(self.word.target())] == Health::Up
+        self.word.flags() == SlotFlags::STEADY && self.health.get(usize::from(self.word.target())) == Some(&Health::Up)
     }
 
     /// What a backend's health may become: back from the dead only where nobody is led to it, at rest only when its exceptions have ended.
@@ -320,13 +323,16 @@ impl<const FLOWS: usize> World<FLOWS> {
             now: NOW,
             handshakes: self.setup.handshakes,
         };
-        let wish = Wish { target: u16::from(self.wish[0]), secondary: u16::from(self.wish[1]) };
+        let [target, secondary] = self.wish.map(|wished| if wished == NOBODY { SlotWord::NONE } else { u16::from(wished) });
+        let wish = Wish { target, secondary, host: true };
         self.intent = next(&seen, wish, &self.setup.times(), |b| standing(&self.health, b)).map(|word| Intent { word, age: 0 });
     }
 
     fn write(&mut self) {
         let Some(intent) = self.intent.take() else { return };
-        let unplanned = [self.word.target(), self.word.default()].map(|owner| standing(&self.health, owner)) != [Standing::Takes; 2];
+        let closes = intent.word.target() == SlotWord::NONE;
+        let unplanned =
+            closes || [self.word.target(), self.word.default()].map(|owner| standing(&self.health, owner)) != [Standing::Takes; 2];
         self.word = intent.word;
         self.since = 0;
         if unplanned {
@@ -367,7 +373,7 @@ impl<const FLOWS: usize> World<FLOWS> {
             return Some(word.target());
         }
         let health = self.health;
-        owner(word, sent, |backend| standing(&health, backend), &mut Recall { world: self, flow })
+        owner(word, sent, |backend| standing(&health, backend), &mut Recall { world: self, flow }).filter(|to| *to != SlotWord::NONE)
     }
 }
 

@@ -34,6 +34,7 @@ pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, find
     let kind = resolve_kind(health, placed, base, findings)?;
     let d = Check::default();
     let interval = span(health.interval.as_ref(), d.interval, findings);
+    let jitter = jitter(health.jitter.as_ref(), findings);
     let timeout = span(health.timeout.as_ref(), d.timeout.min(interval), findings);
     if timeout > interval
         && let Some(at) = health.timeout.as_ref().map(|t| t.place.clone()).or_else(|| health.interval.as_ref().map(|i| i.place.clone()))
@@ -48,7 +49,7 @@ pub fn resolve_check(written: &written::Service, vip: VipAddr, base: &Path, find
     let (rise, fall) = (times(health.rise.as_ref(), d.rise, findings), times(health.fall.as_ref(), d.fall, findings));
     let judgement = resolve_judgement(health, vip.proto, findings);
     let through_vip = through_vip(health, mode, findings);
-    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), through_vip, source, interval, timeout, rise, fall, judgement })
+    Some(Check { kind, port: health.port.as_ref().map(|p| p.value), through_vip, source, interval, jitter, timeout, rise, fall, judgement })
 }
 
 /// What probes ask: the VIP, or the backend's own address.
@@ -81,6 +82,17 @@ fn times(n: Option<&Placed<u32>>, default: u32, findings: &mut Findings<'_>) -> 
         Some(n) => {
             findings.error(n, format!("{n} is out of range"), "write 1 to 1000");
             default
+        }
+    }
+}
+
+fn jitter(written: Option<&Placed<u32>>, findings: &mut Findings<'_>) -> u8 {
+    match written.map(|percent| (percent, u8::try_from(percent.value))) {
+        None => 0,
+        Some((_, Ok(percent @ 0..=50))) => percent,
+        Some((at, _)) => {
+            findings.error(at, format!("{at} is out of range"), "write percent of the interval, 0 to 50");
+            0
         }
     }
 }

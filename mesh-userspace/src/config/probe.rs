@@ -81,6 +81,7 @@ impl Reader<'_, '_, '_> {
         let [max_soft, max_down, panic] = [&health.max_soft, &health.max_down, &health.panic].map(|p| p.as_ref().map(place));
         let rows = [
             ("interval", interval),
+            ("jitter", health.jitter.as_ref().map(place)),
             ("timeout", timeout),
             ("rise", rise),
             ("fall", fall),

@@ -221,6 +221,7 @@ fn limits(written: &written::Limits, findings: &mut Findings<'_>) -> Limits {
         nat_flows: one(&written.nat_flows, d.nat_flows, 1024..=1 << 26, true),
         ledger: one(&written.ledger, d.ledger, 64..=1 << 26, true),
         flows: one(&written.flows, d.flows, 64..=1 << 24, true),
+        checks: written.checks.is_some().then(|| one(&written.checks, 4096, 16..=4096, false)),
     }
 }
 

@@ -118,6 +118,8 @@ pub struct Check {
     pub source: Option<IpAddr>,
     /// Time from one probe to the next, more than zero.
     pub interval: Duration,
+    /// Percent of the interval by which a probe comes earlier or later.
+    pub jitter: u8,
     /// Time after which a probe has failed, more than zero.
     pub timeout: Duration,
     /// Successes in a row that bring a backend back, at least 1.
@@ -177,6 +179,8 @@ pub struct Limits {
     pub ledger: u32,
     /// Flows and sources of services with a scheduler that are remembered at once; a power of two.
     pub flows: u32,
+    /// Checks of backends that run at once; `None` = as many as can.
+    pub checks: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -261,6 +265,7 @@ impl Default for Check {
             through_vip: false,
             source: None,
             interval: second,
+            jitter: 0,
             timeout: half,
             rise: 2,
             fall: 3,
@@ -298,7 +303,7 @@ impl Default for NatTimeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18, ledger: 1 << 16, flows: 1 << 16 }
+        Self { services: 1024, slots: 1 << 20, backends: 16_384, nat_flows: 1 << 18, ledger: 1 << 16, flows: 1 << 16, checks: None }
     }
 }
 

@@ -141,7 +141,10 @@ fn every_key_is_heard() {
     assert_eq!(config.hash_key, Some([0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f]));
     assert_eq!(config.nat.ports, Some(20000..=29999));
     assert_eq!(config.nat.timeouts.closed, Duration::from_secs(1));
-    assert_eq!(config.limits, Limits { services: 10, slots: 65_536, backends: 100, nat_flows: 4096, ledger: 1 << 16, flows: 1 << 16 });
+    assert_eq!(
+        config.limits,
+        Limits { services: 10, slots: 65_536, backends: 100, nat_flows: 4096, ledger: 1 << 16, flows: 1 << 16, checks: None }
+    );
     assert_eq!(config.log, Log { level: log::LevelFilter::Debug, kernel: log::LevelFilter::Off, format: Default::default() });
 
     let web = &config.services[&"web".parse().unwrap()];
@@ -259,6 +262,7 @@ fn errors_name_place_and_remedy() {
         (with("    health: {interval: 1 parsec}"), "6:24: `1 parsec` is no duration", ""),
         (with("    health: {interval: 1ms}"), "6:24: 1ms is out of range", "10ms to 1h"),
         (with("    health: {rise: 0}"), "6:20: 0 is out of range", "1 to 1000"),
+        (with("    health: {jitter: 60}"), "6:22: 60 is out of range", "0 to 50"),
         // the rest
         ("instance: a/b\n".into(), "1:11: `a/b` is no name of an instance", ""),
         ("interfaces: [eth0, eth0]\n".into(), "1:20: interface `eth0` is listed twice", ""),

@@ -209,6 +209,9 @@ pub struct Health {
     /// Time from one probe to the next. Default 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Placed<Span>>,
+    /// Percent of the interval by which a probe comes earlier or later, at random. Probes of one interval are spread over it in any case. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Placed<u32>>,
     /// Time after which a probe has failed. Default 500ms, or the interval where that is shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Placed<Span>>,

@@ -29,6 +29,7 @@ pub fn target(merged: &Merged, check: &config::Check, endpoint: &Endpoint) -> Ch
         passage: passage(merged, check, id),
         tag: 0,
         interval: check.interval,
+        jitter: check.jitter,
         timeout: check.timeout,
         rise: check.rise,
         fall: check.fall,

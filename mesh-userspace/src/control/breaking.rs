@@ -147,7 +147,7 @@ impl Daemon {
             limits: merged.limits(endpoint),
             latency: latency.map(|rtt| rtt.as_secs_f64()),
             weight: member.configured.0.into(),
-            serves: member.effective > 0 || member.standing == crate::plan::Standing::Full,
+            serves: member.takes_new() || member.standing == crate::plan::Standing::Full,
         })
     }
 }

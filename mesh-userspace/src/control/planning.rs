@@ -78,6 +78,11 @@ impl Core {
         plan
     }
 
+    /// Other nodes may have flows of the same slots: they find the same by the same key.
+    pub(super) fn shares_flows(&self) -> bool {
+        self.config.peers.is_some() && self.config.hash_key.is_some()
+    }
+
     /// All that is known of a service; `beaten`: see [`Core::with_heartbeats`].
     fn input<'a>(&'a self, merged: &'a Merged, beaten: Option<&'a BTreeMap<BackendId, Seen>>) -> ServiceInput<'a> {
         static UNSEEN: BTreeMap<BackendId, Seen> = BTreeMap::new();
@@ -91,6 +96,7 @@ impl Core {
             seen: beaten.or_else(|| self.seen.get(name)).unwrap_or(&UNSEEN),
             dynamic: self.dynamic.get(name).unwrap_or(&UNDISTURBED),
             gates: self.gates.get(name).unwrap_or(&FREE),
+            shared: self.shares_flows(),
         }
     }
 

@@ -194,7 +194,7 @@ impl Facts<'_> {
             },
             slots: plan.table.owner.len() as u32,
             backends: plan.members.len() as u32,
-            taking: plan.members.iter().filter(|m| m.effective > 0).count() as u32,
+            taking: plan.members.iter().filter(|m| m.takes_new()).count() as u32,
             forwarded: forwarded(&stats),
             replied: replied(&stats),
             flows: stats.flows,

@@ -56,8 +56,8 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     };
     let runtime = tokio::runtime::Handle::current();
     let server = opener.run(move || runtime.block_on(Server::bind(&endpoints)))??;
-    let (monitor, health) =
-        Monitor::spawn_from(health::Options::default(), opener.run(PulseSockets::open)?).context("failed to start the health checks")?;
+    let (monitor, health) = Monitor::spawn_from(health::Options::of(config.limits.checks), opener.run(PulseSockets::open)?)
+        .context("failed to start the health checks")?;
     let peers = match &config.peers {
         Some(peers) => {
             let (refused, line) =

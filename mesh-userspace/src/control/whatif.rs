@@ -89,8 +89,15 @@ impl Core {
                     let seen = trial.seen.get(&merged.spec.name).unwrap_or(&none);
                     let free = BTreeMap::new();
                     let gates = self.gates.get(&merged.spec.name).unwrap_or(&free);
-                    let input =
-                        ServiceInput { spec: &merged.spec, endpoints: &merged.endpoints, intents: &merged.intents, seen, dynamic, gates };
+                    let input = ServiceInput {
+                        spec: &merged.spec,
+                        endpoints: &merged.endpoints,
+                        intents: &merged.intents,
+                        seen,
+                        dynamic,
+                        gates,
+                        shared: self.shares_flows(),
+                    };
                     Arc::new(plan::plan_service(&input, seed, now, &mut self.cache))
                 }
             }

@@ -50,6 +50,8 @@ pub struct Check {
     pub tag: u32,
     /// From one check's start to the next one's, at least [`Check::MIN_INTERVAL`]. A check never overtakes the one before.
     pub interval: Duration,
+    /// Percent of the interval by which a check comes earlier or later.
+    pub jitter: u8,
     /// For all of one check: connect, request and answer.
     pub timeout: Duration,
     /// Passed checks in a row that make the target up, at least 1.
@@ -76,6 +78,7 @@ impl Check {
             passage: None,
             tag: 0,
             interval: second,
+            jitter: 0,
             timeout: second,
             rise: 2,
             fall: 3,

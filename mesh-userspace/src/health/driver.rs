@@ -43,6 +43,14 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// With so many checks at once, if that many can be.
+    pub fn of(checks: Option<u32>) -> Self {
+        let most = Self::default().in_flight;
+        Self { in_flight: checks.and_then(|n| usize::try_from(n).ok()).map_or(most, |n| n.clamp(1, most)) }
+    }
+}
+
 fn open_files() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let wanted = hard.min(4 * IN_FLIGHT as u64).max(soft);
@@ -257,7 +265,10 @@ impl Driver {
     /// After a target's first check the next one comes somewhere within an interval, so that targets that came together don't stay together.
     fn next_due(&mut self, turn: Turn, check: &Check, now: Instant) -> Instant {
         let interval = check.interval.max(Check::MIN_INTERVAL);
-        let wait = if turn.occasion == Occasion::First { self.jitter.below(interval) } else { interval };
+        let wait = match turn.occasion {
+            Occasion::First => self.jitter.below(interval),
+            Occasion::Regular | Occasion::Doubt => self.jitter.around(interval, check.jitter),
+        };
         (turn.due + wait).max(now)
     }
 
@@ -311,6 +322,12 @@ async fn sleep_until(wake: Option<Instant>) {
 struct Jitter(u64);
 
 impl Jitter {
+    /// As much as `percent` less or more.
+    fn around(&mut self, span: Duration, percent: u8) -> Duration {
+        let width = span.mul_f64(f64::from(percent.min(100)) / 100.0);
+        span - width + self.below(2 * width)
+    }
+
     fn below(&mut self, limit: Duration) -> Duration {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -90,6 +90,8 @@ pub struct ServiceInput<'a> {
     pub dynamic: &'a BTreeMap<BackendId, Factor>,
     /// What breakers and limits let through.
     pub gates: &'a BTreeMap<BackendId, Gate>,
+    /// Other nodes have flows of the same slots, and know nothing of this node's suspicion.
+    pub shared: bool,
 }
 
 /// What is to be published.
@@ -147,6 +149,31 @@ pub struct PlannedBackend {
     pub capacity: Option<u32>,
     /// As of [`Endpoint::backup`].
     pub backup: u8,
+    /// How new flows are kept from it while it is spared them.
+    #[serde(skip)]
+    pub sparing: Sparing,
+}
+
+/// How new flows are kept from a backend whose old ones stay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sparing {
+    /// It has no slots: flows are remembered one by one.
+    #[default]
+    Slots,
+    /// By its state alone, while it is only suspected: its slots lead new flows to their secondaries, and the ledger remembers those.
+    State,
+    /// Its slots go elsewhere one by one, as in a drain, until which it takes what comes.
+    Drain,
+}
+
+impl Sparing {
+    fn of(input: &ServiceInput<'_>) -> Self {
+        match input.spec.mode {
+            Mode::Nat => Self::Slots,
+            Mode::Dsr | Mode::Dnat | Mode::Tunnel if input.shared => Self::Drain,
+            Mode::Dsr | Mode::Dnat | Mode::Tunnel => Self::State,
+        }
+    }
 }
 
 /// Plans all services. `seed`: of the tables; secret, and the same on every node that serves these VIPs.
@@ -224,10 +251,10 @@ fn members(input: &ServiceInput<'_>, now: Instant) -> Vec<PlannedBackend> {
     let present = endpoints.into_iter().filter(|e| intent(&e.id).admin != Admin::Removed);
     let planned = present.map(|e| {
         let seen = input.seen.get(&e.id).copied().unwrap_or_default();
-        let seen = if input.spec.checked { spared(seen, input.spec.mode) } else { UNCHECKED_IS_UP };
+        let seen = if input.spec.checked { seen } else { UNCHECKED_IS_UP };
         let dynamic = input.dynamic.get(&e.id).copied().unwrap_or(Factor::ONE);
         let gate = input.gates.get(&e.id).copied().unwrap_or_default();
-        (planned_backend(e, intent(&e.id), seen, gate, dynamic, now), e.zone.as_deref())
+        (planned_backend(e, intent(&e.id), seen, gate, dynamic, Sparing::of(input), now), e.zone.as_deref())
     });
     let mut planned: Vec<_> = planned.collect();
     standby::stand_by(planned.iter_mut().map(|(member, _)| member), input.spec.backup_below);
@@ -243,19 +270,17 @@ fn placed<'a>((member, zone): &(PlannedBackend, Option<&'a str>)) -> Placed<'a> 
     Placed { zone: *zone, weight: member.configured.0.into(), able: member.factor.as_f64().min(1.0) }
 }
 
-/// Where no flow is remembered, to spare a backend new ones would take its old ones away: there only what is confirmed counts.
-fn spared(seen: Seen, mode: Mode) -> Seen {
-    let remembers = match mode {
-        Mode::Nat => true,
-        Mode::Dsr | Mode::Dnat | Mode::Tunnel => false,
-    };
-    let health = if seen.health == Health::Soft && !remembers { Health::Up } else { seen.health };
-    Seen { health, ..seen }
-}
-
 const UNCHECKED_IS_UP: Seen = Seen { health: Health::Up, back_since: None };
 
-fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, gate: Gate, dynamic: Factor, now: Instant) -> PlannedBackend {
+fn planned_backend(
+    endpoint: &Endpoint,
+    intent: Intent,
+    seen: Seen,
+    gate: Gate,
+    dynamic: Factor,
+    sparing: Sparing,
+    now: Instant,
+) -> PlannedBackend {
     let configured = intent.weight.unwrap_or(endpoint.weight);
     let ramp = seen.back_since.map_or(Factor::ONE, |since| weights::slow_start(now.saturating_duration_since(since)));
     let standing = Standing::of(intent.admin, seen.health, gate, configured, ramp);
@@ -263,7 +288,7 @@ fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, gate: Gate, 
     let mut planned = PlannedBackend {
         id: endpoint.id,
         name: endpoint.name.clone(),
-        state: standing.state(),
+        state: standing.state(sparing),
         standing,
         configured,
         factor: Factor::ONE,
@@ -271,6 +296,7 @@ fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, gate: Gate, 
         parts: Parts::ONE,
         capacity: endpoint.capacity,
         backup: endpoint.backup,
+        sparing,
     };
     planned.weigh(Parts { ramp, dynamic, locality: Factor::ONE, trial });
     planned
@@ -279,8 +305,21 @@ fn planned_backend(endpoint: &Endpoint, intent: Intent, seen: Seen, gate: Gate, 
 impl PlannedBackend {
     fn weigh(&mut self, parts: Parts) {
         self.parts = parts;
-        self.factor = if self.standing.state().takes_new() && self.standing != Standing::Standby { parts.product() } else { Factor::ZERO };
+        self.factor = if self.keeps_slots() { parts.product() } else { Factor::ZERO };
         self.effective = weights::effective(self.configured, self.factor);
+    }
+
+    fn keeps_slots(&self) -> bool {
+        match self.standing {
+            Standing::Suspected => self.sparing == Sparing::State,
+            Standing::Standby => false,
+            standing => standing.state(self.sparing).takes_new(),
+        }
+    }
+
+    /// It is given new flows.
+    pub fn takes_new(&self) -> bool {
+        self.effective > 0 && self.state.takes_new()
     }
 }
 

@@ -25,7 +25,7 @@ pub fn stand_by<'a>(members: impl Iterator<Item = &'a mut PlannedBackend>, below
 impl PlannedBackend {
     fn stand_by(&mut self) {
         self.standing = Standing::Standby;
-        self.state = self.standing.state();
+        self.state = self.standing.state(self.sparing);
         self.weigh(self.parts);
     }
 }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Admin;
+use super::{Admin, Sparing};
 use crate::{
     health::{Health, breaker::Gate},
     model::{BackendState, Weight},
@@ -59,11 +59,12 @@ impl Standing {
     }
 
     /// What is published.
-    pub fn state(self) -> BackendState {
+    pub fn state(self, sparing: Sparing) -> BackendState {
         match self {
             Self::Maintenance => BackendState::Maintenance,
             Self::Unhealthy | Self::Unchecked => BackendState::Down,
             Self::Draining => BackendState::Draining,
+            Self::Suspected | Self::Broken | Self::Full if sparing == Sparing::Drain => BackendState::Draining,
             Self::Suspected | Self::Broken | Self::Full => BackendState::Soft,
             Self::Recovering | Self::OnTrial => BackendState::Recovering,
             Self::Weightless | Self::Standby | Self::Serving => BackendState::Active,
@@ -130,7 +131,11 @@ mod tests {
         ];
         for (admin, health, gate, (weight, ramp), standing, state) in rows {
             let got = Standing::of(admin, health, gate, weight, ramp);
-            assert_eq!((got, got.state()), (standing, state), "{admin:?} {health:?} {gate:?} {weight:?} {ramp:?}");
+            for sparing in [Sparing::Slots, Sparing::State] {
+                assert_eq!((got, got.state(sparing)), (standing, state), "{admin:?} {health:?} {gate:?} {weight:?} {ramp:?}");
+            }
+            let led_away = if state == S::Soft { S::Draining } else { state };
+            assert_eq!(got.state(Sparing::Drain), led_away, "{got:?}: other nodes know nothing of a suspicion");
         }
     }
 }

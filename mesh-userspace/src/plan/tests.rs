@@ -14,6 +14,7 @@ struct Fixture {
     seen: BTreeMap<BackendId, Seen>,
     dynamic: BTreeMap<BackendId, Factor>,
     gates: BTreeMap<BackendId, Gate>,
+    shared: bool,
     now: Instant,
 }
 
@@ -41,6 +42,7 @@ impl Fixture {
             intents: BTreeMap::new(),
             dynamic: BTreeMap::new(),
             gates: BTreeMap::new(),
+            shared: false,
             now: Instant::now(),
         }
     }
@@ -53,6 +55,7 @@ impl Fixture {
             seen: &self.seen,
             dynamic: &self.dynamic,
             gates: &self.gates,
+            shared: self.shared,
         }
     }
 
@@ -136,6 +139,38 @@ fn who_fails_static_uses_open_breakers_before_the_dead_and_backups_last() {
     assert_eq!(live(&f), [false, true, false, false]);
     f.spec.when_empty = WhenEmpty::Drop;
     assert!(f.plan().services[0].no_backends);
+}
+
+#[test]
+fn who_is_suspected_is_spared_by_what_remembers_its_flows() {
+    use BackendState::{Active, Draining, Soft};
+    let steady = Fixture::new("web", &[1; 4]).plan();
+    let rows = [
+        (Mode::Nat, false, Soft, false),
+        (Mode::Nat, true, Soft, false),
+        (Mode::Dsr, false, Soft, true),
+        (Mode::Dnat, false, Soft, true),
+        (Mode::Tunnel, false, Soft, true),
+        (Mode::Dsr, true, Draining, false),
+        (Mode::Dnat, true, Draining, false),
+        (Mode::Tunnel, true, Draining, false),
+    ];
+    for (mode, shared, state, keeps_slots) in rows {
+        let mut f = Fixture::new("web", &[1; 4]);
+        (f.spec.mode, f.shared) = (mode, shared);
+        f.health(1, Health::Soft);
+        let plan = f.plan();
+        let member = &plan.services[0].members[1];
+        assert_eq!((member.standing, member.state, member.takes_new()), (Standing::Suspected, state, false), "{mode:?} {shared}");
+        assert_eq!(slots(&plan)[1] > 0, keeps_slots, "{mode:?} {shared}");
+        assert_eq!(plan.services[0].table == steady.services[0].table, keeps_slots);
+        assert_eq!(plan.services[0].members[0].state, Active);
+        // A breaker takes the slots away as well, for that may last.
+        f.health(1, Health::Up);
+        f.gates.insert(id(1), Gate::Open);
+        let plan = f.plan();
+        assert_eq!((plan.services[0].members[1].state, slots(&plan)[1]), (state, 0), "{mode:?} {shared}");
+    }
 }
 
 #[test]

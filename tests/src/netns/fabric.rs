@@ -75,6 +75,12 @@ impl Host {
         self.ns.ip(&format!("address add {vip}/{bits} dev lo{}", if vip.is_ipv6() { " nodad" } else { "" }))
     }
 
+    /// Has packets to another host on the same Ethernet go by a third one, until it is unplugged.
+    pub fn route_by(&self, to: Ipv4Addr, by: Ipv4Addr) -> Result<()> {
+        self.ns.ip(&format!("route replace {to}/32 via {by}"))?;
+        ["all", "eth0"].into_iter().try_for_each(|key| self.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0"))
+    }
+
     /// Attaches an XDP program that is none of mesh's to `eth0`.
     pub fn occupy_xdp(&self) -> Result<()> {
         self.ns.enter(|| xdp_pass::attach(nix::net::if_::if_nametoindex("eth0")?))?

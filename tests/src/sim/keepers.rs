@@ -206,7 +206,11 @@ impl Keeper for Ledger {
     }
 
     fn wish(&mut self, table: &Table, dead: &[bool], now: u32) {
-        let wishes = table.owner.iter().zip(&table.secondary).map(|(target, secondary)| Wish { target: *target, secondary: *secondary });
+        let wishes = table.owner.iter().zip(&table.secondary).map(|(target, secondary)| Wish {
+            target: *target,
+            secondary: *secondary,
+            host: false,
+        });
         self.wishes = wishes.collect();
         self.dead = dead.to_vec();
         if self.words.is_empty() {

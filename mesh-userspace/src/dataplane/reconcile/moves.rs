@@ -126,7 +126,7 @@ impl Moves {
     pub fn states(&mut self, standings: &Standings<'_>, wanted: &[(u16, BackendState)], clock: &Clock) -> Vec<(u16, BackendState)> {
         let in_question = |(local, wanted): &(u16, BackendState)| {
             let now = standings.state(*local);
-            *wanted == BackendState::Draining && now.takes_new() || wanted.takes_new() && !now.keeps_old() && now != BackendState::Absent
+            *wanted == BackendState::Draining && now.takes_new() || wanted.keeps_old() && !now.keeps_old() && now != BackendState::Absent
         };
         let owners = if wanted.iter().any(in_question) { Owners::of(standings) } else { Owners::default() };
         self.waiting.clear();
@@ -143,6 +143,10 @@ impl Moves {
 
     fn state(&mut self, standings: &Standings<'_>, owners: &Owners, local: u16, wanted: BackendState, clock: &Clock) -> BackendState {
         let now = standings.state(local);
+        // Its flows have gone on elsewhere, be it only suspected now, or drained.
+        if wanted.keeps_old() && matches!(now, BackendState::Down | BackendState::Maintenance) && owners.named.contains(local) {
+            return now;
+        }
         // Its slots move first: while one still leads new flows to it, it takes them.
         let wanted = if wanted == BackendState::Draining && owners.targets.contains(local) && now.takes_new() { now } else { wanted };
         if !wanted.takes_new() {
@@ -150,7 +154,6 @@ impl Moves {
             return wanted;
         }
         match now {
-            BackendState::Down | BackendState::Maintenance if owners.named.contains(local) => now,
             BackendState::Soft => {
                 self.settling.insert(local, clock.now);
                 BackendState::Settling
@@ -201,7 +204,8 @@ impl Moves {
             let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: wish.handshakes };
             let told = self.under_way.get(&slot).map_or(Some(0), |since| since.told);
             let others = wish.about.map_or(Others::NONE, |about| about.others(slot, word, told));
-            if let Some(then) = step(&seen, &others, wished, clock, standing) {
+            let asked = Wish { target: wished.target(), secondary: wished.secondary(), host: wish.host };
+            if let Some(then) = step(&seen, &others, asked, clock, standing) {
                 changes.push((slot, then));
                 self.stepped(slot, then, clock.now);
             }
@@ -314,6 +318,8 @@ pub struct Wished<'a> {
     pub handshakes: bool,
     /// What other nodes say of the service, where there are any.
     pub about: Option<About<'a>>,
+    /// While nobody takes new flows, they are the host's.
+    pub host: bool,
 }
 
 /// Which slots are looked at.
@@ -329,19 +335,17 @@ fn wished_slot(slot: u32, at: TableRef, table: &Table) -> usize {
     slot as usize >> at.log2_slots().saturating_sub(u32::from(table.log2_slots))
 }
 
-fn step(seen: &Seen, others: &Others, wished: SlotWord, clock: &Clock, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
+fn step(seen: &Seen, others: &Others, wish: Wish, clock: &Clock, standing: impl Fn(u16) -> Standing) -> Option<SlotWord> {
     let word = seen.held.word;
     let dead = |local| standing(local) == Standing::Dead;
-    if dead(word.target()) && dead(word.default()) && (word.target() == SlotWord::NONE || wished.target() == SlotWord::NONE) {
+    if dead(word.target()) && dead(word.default()) && (word.target() == SlotWord::NONE || wish.target == SlotWord::NONE) {
         // Nobody's flows are here: they begin with who takes them now, for who is dead does not come back while a slot names it.
-        let (target, secondary) = (wished.target(), wished.secondary());
-        let wished = if dead(target) && !dead(secondary) { SlotWord::steady(secondary, target) } else { wished };
+        let (target, secondary) = (wish.target, wish.secondary);
+        let wished =
+            if dead(target) && !dead(secondary) { SlotWord::steady(secondary, target) } else { SlotWord::steady(target, secondary) };
         return (word != wished).then_some(wished);
     }
-    if wished.target() == SlotWord::NONE {
-        return None;
-    }
-    next_among(seen, others, Wish { target: wished.target(), secondary: wished.secondary() }, &clock.times, standing)
+    next_among(seen, others, wish, &clock.times, standing)
 }
 
 /// A table in use, spread over a larger one: each slot of it becomes several that say the same.

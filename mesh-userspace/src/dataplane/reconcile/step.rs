@@ -22,7 +22,7 @@ use crate::{
         layout::{Layout, LayoutError, Service, source_of, vip_key},
         op::{Op, backend_word, service_word, vip_word},
     },
-    model::BackendId,
+    model::{BackendId, WhenEmpty},
     plan::ServicePlan,
 };
 /// One service's way through the phases.
@@ -268,11 +268,11 @@ impl<H: Hops> Step<'_, H> {
         let same = is_applied(service, wanted, places) && states.iter().all(published) && !service.moves.is_behind();
         let which = if same { Which::Moving } else { Which::All };
         let states = states.iter().copied().collect();
-        let handshakes = wanted.vip.proto == Proto::Tcp;
+        let (handshakes, host) = (wanted.vip.proto == Proto::Tcp, wanted.when_empty == WhenEmpty::Pass);
         let mut moves = std::mem::take(&mut service.moves);
         let local = |id: &BackendId| service.local(id);
         let about = nodes.map(|nodes| About { nodes, vip: service.vip, table, local: &local });
-        let wish = Wished { table: &wanted.table, locals: &places.locals, states: &states, handshakes, about };
+        let wish = Wished { table: &wanted.table, locals: &places.locals, states: &states, handshakes, host, about };
         let changes = moves.slots_to(&standings, &wish, which, &self.clock);
         service.moves = moves;
         if !changes.is_empty() {

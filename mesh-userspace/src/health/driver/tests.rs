@@ -176,4 +176,8 @@ fn jitter_stays_within_the_interval_and_spreads() {
         let count = waits.iter().filter(|w| range.contains::<Duration>(w)).count();
         assert!((50..200).contains(&count), "{count} of 1000 in {range:?}");
     }
+    let around: Vec<_> = (0..1000).map(|_| jitter.around(interval, 20).as_millis()).collect();
+    assert!(around.iter().all(|ms| (800..=1200).contains(ms)), "{around:?}");
+    assert!(around.iter().any(|ms| *ms < 850) && around.iter().any(|ms| *ms > 1150), "{around:?}");
+    assert_eq!(jitter.around(interval, 0), interval);
 }

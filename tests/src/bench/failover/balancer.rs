@@ -33,6 +33,8 @@ use crate::{
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     Nat,
+    /// Answers come back by the balancer, and go on to the client, which stands for a router.
+    Dnat,
     Dsr,
     /// IP in IP, with `mesh agent` on the backends.
     Tunnel,
@@ -95,6 +97,7 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nat => "nat",
+            Self::Dnat => "dnat",
             Self::Dsr => "dsr",
             Self::Tunnel => "tunnel",
             Self::Haproxy => "haproxy",
@@ -105,6 +108,7 @@ impl Mode {
     pub fn of_client(self, frame: &Frame, client: Ipv4Addr, vip: SocketAddr) -> bool {
         match self {
             Self::Nat => frame.to_addr.port() == PORT && frame.from_addr.port() < LOCAL_PORTS,
+            Self::Dnat => frame.to_addr.port() == PORT && *frame.from_addr.ip() == client,
             // Probes may go to the VIP as well.
             Self::Dsr | Self::Tunnel => SocketAddr::from(frame.to_addr) == vip && *frame.from_addr.ip() == client,
             Self::Haproxy => frame.to_addr.port() == PORT,
@@ -113,10 +117,11 @@ impl Mode {
 }
 
 impl Balancer {
-    pub fn mesh(ns: &Namespace, mode: Mode, settings: Settings, vip: SocketAddr, backends: &[Named]) -> Result<Self> {
+    pub fn mesh(ns: &Namespace, client: Ipv4Addr, mode: Mode, settings: Settings, vip: SocketAddr, backends: &[Named]) -> Result<Self> {
+        let back = if mode == Mode::Dnat { format!("reply_via: \"{client}\", ") } else { String::new() };
         let list: Vec<_> = backends.iter().map(|b| format!("{{name: {}, address: \"{}\"}}", b.name, b.address)).collect();
         let config = format!(
-            "interfaces: [{{name: eth0, hook: xdp}}]\nservices:\n- {{name: web, vip: \"{vip}\", mode: {}, announce: {{address: eth0}}, health: {}, backends: [{}]}}\n",
+            "interfaces: [{{name: eth0, hook: xdp}}]\nservices:\n- {{name: web, vip: \"{vip}\", mode: {}, {back}announce: {{address: eth0}}, health: {}, backends: [{}]}}\n",
             mode.name(),
             settings.health(),
             list.join(", ")

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -70,6 +70,8 @@ pub struct Victim {
     server: Process,
     /// Takes outer headers off; goes on whatever becomes of the server.
     _agent: Option<Process>,
+    /// Answers to the first host go by the second one.
+    back: Option<(Ipv4Addr, Ipv4Addr)>,
 }
 
 impl Victim {
@@ -79,7 +81,13 @@ impl Victim {
         host.ns.sysctl("net/core/somaxconn", "4096")?;
         let mac = mac_of(&host)?;
         let server = serve(&name, &host, &addresses)?;
-        Ok(Self { name, host, mac, addresses, server, _agent: agent })
+        Ok(Self { name, host, mac, addresses, server, _agent: agent, back: None })
+    }
+
+    /// From now on answers to `client` go by another host.
+    pub fn answer_by(&mut self, client: Ipv4Addr, by: Ipv4Addr) -> Result<()> {
+        self.back = Some((client, by));
+        self.host.route_by(client, by)
     }
 
     /// Fails. What is returned goes on until it is dropped.
@@ -98,7 +106,10 @@ impl Victim {
     pub fn heal(&mut self, way: Way) -> Result<()> {
         match way {
             Way::Kill => self.server = serve(&self.name, &self.host, &self.addresses)?,
-            Way::Cut => self.host.plug()?,
+            Way::Cut => {
+                self.host.plug()?;
+                self.back.map_or(Ok(()), |(client, by)| self.host.route_by(client, by))?;
+            }
             Way::Drop => run(self.host.ns.command("nft").args(["delete", "table", "netdev", "lost"]))?,
             Way::Stop | Way::Slow => self.signal(Signal::SIGCONT)?,
         }

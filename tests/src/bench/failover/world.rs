@@ -77,11 +77,14 @@ impl World {
         let fabric = Fabric::new(group)?;
         let (client, balancer_host) = (fabric.host("client", 1)?, fabric.host("balancer", 2)?);
         let vip = SocketAddr::from((VIP, PORT));
-        let victims = (0..backends).map(|i| victim(&fabric, FIRST + i, mode, vip)).collect::<Result<Vec<_>>>()?;
+        let mut victims = (0..backends).map(|i| victim(&fabric, FIRST + i, mode, vip)).collect::<Result<Vec<_>>>()?;
+        if mode == Mode::Dnat {
+            victims.iter_mut().try_for_each(|victim| victim.answer_by(client.v4, balancer_host.v4))?;
+        }
         let named: Vec<_> = victims.iter().map(named).collect();
         let balancer = match mode {
             Mode::Haproxy => Balancer::haproxy(&balancer_host.ns, vip, &named)?,
-            Mode::Nat | Mode::Dsr | Mode::Tunnel => Balancer::mesh(&balancer_host.ns, mode, settings, vip, &named)?,
+            Mode::Nat | Mode::Dnat | Mode::Dsr | Mode::Tunnel => Balancer::mesh(&balancer_host.ns, client.v4, mode, settings, vip, &named)?,
         };
         for backend in &named {
             balancer.wait_for(backend, PATIENCE)?;
@@ -180,7 +183,7 @@ fn victim(fabric: &Fabric, number: u8, mode: Mode, vip: SocketAddr) -> Result<Vi
     let mut addresses = vec![SocketAddr::from((host.v4, PORT))];
     let mut agent = None;
     match mode {
-        Mode::Nat => {}
+        Mode::Nat | Mode::Dnat => {}
         Mode::Dsr => {
             host.own_quietly(vip.ip())?;
             addresses.push(vip);

@@ -204,5 +204,6 @@ fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
         parts: Parts::ONE,
         capacity: None,
         backup: 0,
+        sparing: Default::default(),
     }
 }

@@ -57,7 +57,7 @@ impl Node {
         self.counted = counted;
         let others = self.others(n, now);
         let seen = self.seen(tick);
-        let wish = Wish { target: local(n, self.wish.0), secondary: local(n, self.wish.1) };
+        let wish = Wish { target: local(n, self.wish.0), secondary: local(n, self.wish.1), host: false };
         if let Some(word) = next_among(&seen, &others, wish, &TIMES, |_| rules::Standing::Takes) {
             self.write(word, tick);
         }
