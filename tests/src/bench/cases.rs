@@ -55,10 +55,23 @@ pub struct Case {
     pub flows: Flows,
     pub services: u32,
     pub guard: Option<Guard>,
+    pub outer: Outer,
+}
+
+/// The outer header of `tunnel`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Outer {
+    /// Of the packet's family.
+    #[default]
+    Same,
+    /// Of the other family.
+    Other,
+    /// UDP (GUE) of the packet's family.
+    Gue,
 }
 
 /// What is in the maps for a case.
-pub type Published = (u32, Mode, bool, Proto, Option<Guard>);
+pub type Published = (u32, Mode, bool, Proto, Option<Guard>, Outer);
 
 /// Port of every service.
 pub const PORT: u16 = 80;
@@ -69,7 +82,7 @@ const PREFIXES: u32 = 512;
 /// All cases, in the order of what they need of the maps.
 pub fn cases() -> Vec<Case> {
     let [dsr, nat, dnat, tunnel] = [Mode::Dsr, Mode::Nat, Mode::Dnat, Mode::Tunnel].map(Kind::Service);
-    let case = |kind, v6, packet, flows| Case { kind, v6, packet, flows, services: 1, guard: None };
+    let case = |kind, v6, packet, flows| Case { kind, v6, packet, flows, services: 1, guard: None, outer: Outer::Same };
     let mut all = vec![case(Kind::NonVip, false, Packet::Tcp, Flows::Log2(0)), case(Kind::NonVip, true, Packet::Tcp, Flows::Log2(0))];
     for kind in [dsr, nat, dnat, tunnel] {
         for v6 in [false, true] {
@@ -79,6 +92,12 @@ pub fn cases() -> Vec<Case> {
         all.extend([17, 20].map(|log2| case(kind, true, Packet::Tcp, Flows::Log2(log2))));
         all.extend([17, 20].map(|log2| case(kind, false, Packet::Udp, Flows::Log2(log2))));
         all.extend([false, true].map(|v6| case(kind, v6, Packet::Syn, Flows::AllNew)));
+    }
+    for outer in [Outer::Other, Outer::Gue] {
+        for v6 in [false, true] {
+            all.extend([Packet::Tcp, Packet::Udp].map(|packet| Case { outer, ..case(tunnel, v6, packet, Flows::Log2(0)) }));
+            all.push(Case { outer, ..case(tunnel, v6, Packet::Tcp, Flows::Log2(20)) });
+        }
     }
     for guard in [Guard::Allow, Guard::Deny, Guard::Spoofed] {
         for (kind, v6, log2) in [(dsr, false, 0), (dsr, false, 20), (dsr, true, 0), (nat, false, 0)] {
@@ -115,7 +134,13 @@ impl Case {
             Some(Guard::SourceRate) => "_sourcerate",
         };
         let Kind::Service(mode) = self.kind else { return format!("nonvip_{family}{services}") };
-        let mode = if mode == Mode::Tunnel { "ipip" } else { mode.name() };
+        let mode = match (mode, self.outer) {
+            (Mode::Tunnel, Outer::Same) => "ipip",
+            (Mode::Tunnel, Outer::Gue) => "gue",
+            (Mode::Tunnel, Outer::Other) if self.v6 => "ip6in4",
+            (Mode::Tunnel, Outer::Other) => "ip4in6",
+            _ => mode.name(),
+        };
         let packet = match self.packet {
             Packet::Tcp => "tcp",
             Packet::Syn => "syn",
@@ -134,7 +159,7 @@ impl Case {
     pub fn floor(&self) -> Floor {
         match self.kind {
             Kind::NonVip => Floor::Tx,
-            Kind::Service(Mode::Tunnel) if self.v6 => Floor::Encap6,
+            Kind::Service(Mode::Tunnel) if self.outer_v6() => Floor::Encap6,
             Kind::Service(Mode::Tunnel) => Floor::Encap,
             Kind::Service(_) => Floor::Swap,
         }
@@ -142,11 +167,17 @@ impl Case {
 
     /// Bytes of the outer header.
     fn grows(&self) -> u32 {
-        match (self.kind, self.v6) {
-            (Kind::Service(Mode::Tunnel), false) => 20,
-            (Kind::Service(Mode::Tunnel), true) => 40,
+        let udp = if self.outer == Outer::Gue { 8 } else { 0 };
+        match (self.kind, self.outer_v6()) {
+            (Kind::Service(Mode::Tunnel), false) => 20 + udp,
+            (Kind::Service(Mode::Tunnel), true) => 40 + udp,
             _ => 0,
         }
+    }
+
+    /// Family of the outer header, and so of backends.
+    pub fn outer_v6(&self) -> bool {
+        self.v6 != (self.outer == Outer::Other)
     }
 
     /// The mode of the services that are published.
@@ -163,7 +194,7 @@ impl Case {
 
     /// What the maps have to hold, but for translated flows.
     pub fn published(&self) -> Published {
-        (self.services, self.mode(), self.v6, self.proto(), self.guard)
+        (self.services, self.mode(), self.v6, self.proto(), self.guard, self.outer)
     }
 
     /// The flows have to be known before they are measured.

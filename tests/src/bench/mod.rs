@@ -20,7 +20,7 @@ mod stall;
 pub mod transition;
 pub mod weighted;
 
-pub use cases::{Case, Flows, Guard, Kind, cases};
+pub use cases::{Case, Flows, Guard, Kind, Outer, cases};
 pub use driver::{DRIVER_OBJECT, Driver, Floor, Undisturbed, pin_to_last_cpu};
 pub use rig::Rig;
 pub use run::{Run, TEMPLATE};
@@ -41,6 +41,8 @@ pub struct Figure {
     pub net_ns: f64,
     /// The same for the least program of this kind of work: nothing, or swap MACs.
     pub floor_net_ns: f64,
+    /// That median itself: what the driver and the calls take here, for those who compare machines.
+    pub tx_ns: f64,
     /// Upper quartile, less the same median.
     pub p75_ns: f64,
     /// Packets that came out with a wrong size or were not counted as they have to be. Not 0 = the figure means nothing.
@@ -82,6 +84,7 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
         case: case.name(),
         net_ns: tenth(quantile(&mut net, 0.5) - base),
         floor_net_ns: tenth(quantile(&mut floor, 0.5) - base),
+        tx_ns: tenth(base),
         p75_ns: tenth(quantile(&mut net, 0.75) - base),
         bad,
         no_room,

@@ -13,7 +13,7 @@ use mesh_common::abi::{
 };
 
 use super::{
-    Case, Driver, Kind,
+    Case, Driver, Kind, Outer,
     cases::{PORT, Published},
 };
 use crate::fixture::{Engine, Hook, INGRESS, Kernel, Maps, Member, Nat, Service, Sizes, place, rows};
@@ -159,7 +159,8 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
     let services = (0..case.services).map(|service| {
         let member = |i: u32| {
             let n = service * BACKENDS + i;
-            Member::new(i as u8, (backend(case.v6, n), port)).with(|m| m.ifindex = INGRESS)
+            Member::new(i as u8, (backend(case.outer_v6(), n), port))
+                .with(|m| (m.ifindex, m.tunnel.gue) = (INGRESS, case.outer == Outer::Gue))
         };
         let mut service = Service::new((case.vip(service), PORT), case.proto(), case.mode(), (0..BACKENDS).map(member).collect());
         case.protect(&mut service);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use mesh_common::abi::Mode;
 use serde::Serialize;
 
-use super::{Case, Driver, Flows, Kind, Rig, cases::Packet, driver::Floor, quantile, tenth};
+use super::{Case, Driver, Flows, Kind, Outer, Rig, cases::Packet, driver::Floor, quantile, tenth};
 
 /// Percent of the slots that are on their way. Of flows on 5 % of them most have an entry; the others live by their slot's default.
 const SHARES: [u32; 4] = [0, 1, 5, 100];
@@ -29,7 +29,8 @@ pub struct Figure {
 
 /// A million flows that are open, and flows that all begin.
 pub fn cases() -> Vec<Case> {
-    let case = |mode, packet, flows| Case { kind: Kind::Service(mode), v6: false, packet, flows, services: 1, guard: None };
+    let case =
+        |mode, packet, flows| Case { kind: Kind::Service(mode), v6: false, packet, flows, services: 1, guard: None, outer: Outer::Same };
     let both = |mode| [case(mode, Packet::Tcp, Flows::Log2(20)), case(mode, Packet::Syn, Flows::AllNew)];
     [Mode::Dsr, Mode::Tunnel].into_iter().flat_map(both).collect()
 }

@@ -331,7 +331,7 @@ fn packet(args: &Packet) -> Result<()> {
     let mut driver = Driver::load(bench::DRIVER_OBJECT)?;
     let mut rig: Option<Rig> = None;
     if !args.json {
-        println!("{:<28} {:>8} {:>8} {:>8} {:>6}", "nanoseconds a packet", "net", "floor", "p75", "bad");
+        println!("{:<28} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6}", "nanoseconds a packet", "net", "floor", "p75", "XDP_TX", "net/TX", "bad");
     }
     let mut spoiled = 0;
     for case in bench::cases().iter().filter(|c| c.name().contains(&args.case)) {
@@ -366,7 +366,8 @@ fn show(figure: &Figure, json: bool) -> Result<()> {
     if json {
         println!("{}", serde_json::to_string(figure)?);
     } else {
-        println!("{:<28} {:>8} {:>8} {:>8} {:>6}", figure.case, figure.net_ns, figure.floor_net_ns, figure.p75_ns, figure.bad);
+        let Figure { case, net_ns, floor_net_ns, p75_ns, tx_ns, bad, .. } = figure;
+        println!("{case:<28} {net_ns:>8} {floor_net_ns:>8} {p75_ns:>8} {tx_ns:>8} {:>8.2} {bad:>6}", net_ns / tx_ns);
     }
     Ok(())
 }
