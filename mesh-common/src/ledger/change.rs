@@ -131,7 +131,9 @@ impl Seen {
         };
         let flags = if host { SlotFlags::TRANSITION.with(SlotFlags::HOST) } else { SlotFlags::TRANSITION };
         let kept = SlotWord::new(SlotWord::NONE, owner, SlotWord::NONE, flags);
-        if word == kept && self.quiet() > times.idle && others.quiet { SlotWord::EMPTY } else { kept }
+        // Without handshake flows begin with the old owner all the same, at any moment.
+        let ended = self.handshakes && self.quiet() > times.idle && others.quiet;
+        if word == kept && ended { SlotWord::EMPTY } else { kept }
     }
 
     /// On the way to another target.

@@ -192,7 +192,7 @@ fn trace_13_a_repeated_syn_meets_no_change() {
     }
 }
 
-/// A to B to C and back to A, with a flow of each time that never falls silent.
+/// All breakers are open, or all are drained: the service's policy is for new flows alone.
 #[test]
 fn while_nobody_takes_new_flows_old_ones_stay_and_then_go_on() {
     let open = Story::new().changed_to(B, C).open_with(B);
@@ -208,6 +208,7 @@ fn while_nobody_takes_new_flows_old_ones_stay_and_then_go_on() {
     moving.ticks(2).then(Event::Data(0));
 }
 
+/// A to B to C and back to A, with a flow of each time that never falls silent.
 #[test]
 fn chained_changes_and_a_return_break_no_flow() {
     for (first, then) in [(B, C), (C, B), (B, A), (C, A)] {
