@@ -17,7 +17,7 @@ use crate::{
     rewrite::{Edit, Network},
     schedule,
     select::{self, Candidate},
-    shared::Shared,
+    shared::{Shared, opaque},
     tables::Tables,
     tunnel,
 };
@@ -375,8 +375,9 @@ impl<'a, A: Address> Arrival<'a, A> {
     #[inline(always)]
     pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
         let base = read!(self.vip, Vip.backend_base as u32);
-        let chosen = schedule::owner(tables, self);
-        select::owners(tables, self.slot(), base, (self.hash, chosen), || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
+        // However it came about, a verifier follows what comes of it once.
+        let asked = opaque(schedule::ask_for_owner(tables, self), self.hash);
+        select::owners(tables, self.slot(), base, asked, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
     }
 
     /// What the packet tells of its flow to the ledger.

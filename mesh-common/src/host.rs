@@ -248,6 +248,10 @@ impl Tables for HostTables {
         places::follow(self, slot, base, hash, sent)
     }
 
+    fn owner(&self, slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64 {
+        schedule::owner(self, slot, base, key, sent, asked)
+    }
+
     fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>> {
         self.nat_index.get(index as usize).map(Shared::of)
     }

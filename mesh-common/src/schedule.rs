@@ -13,6 +13,7 @@ use crate::{
     flow::Address,
     forward::Arrival,
     header::{TCP, tcp},
+    ledger::places,
     nat::Opening,
     put, read,
     select::Candidate,
@@ -113,17 +114,18 @@ pub(crate) fn ask_for_translation<A>(opening: Shared<'_, Opening>, arrival: &Arr
     put!(opening, Opening.chosen as u32, Choice::NONE.word());
 }
 
-/// Asks for the owner of a packet's flow, where nobody translates and the service wants it chosen; whether it does. [`answer`] tells it: here the stack
-/// may have no room for that.
+/// Asks for the owner of a packet's flow, where nobody translates and the service wants it chosen: what [`owner`] is to know, or 0. [`answer`] tells it
+/// as well.
 #[inline(always)]
-pub(crate) fn ask_for_owner<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>) -> bool {
+pub(crate) fn ask_for_owner<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>) -> u64 {
     if !chooses(arrival) {
-        return false;
+        return 0;
     }
-    let Some(opening) = tables.opening() else { return false };
+    let Some(opening) = tables.opening() else { return 0 };
     note(tables, opening, arrival);
-    put!(opening, Opening.asked as u32, (ASKED | arrival.flags as u64) as u32);
-    true
+    let asked = ASKED | arrival.flags as u64;
+    put!(opening, Opening.asked as u32, asked as u32);
+    asked
 }
 
 /// Makes the choice that was asked for, if one was: index of the backend; [`SlotWord::NONE`]: the hash says.
@@ -139,17 +141,16 @@ pub(crate) fn answer<T: Tables>(tables: &T) -> u16 {
     chosen.backend()
 }
 
-/// Index of the backend of a packet's flow where nobody translates; none: the hash says.
+/// Who has a packet's flow where its slot can't say: who was chosen for it, if that was `asked` for, or else whom [`Tables::follow`] tells, by its word.
 #[inline(always)]
-pub(crate) fn owner<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>) -> u16 {
-    if !chooses(arrival) {
-        return SlotWord::NONE;
+pub fn owner<T: Tables>(tables: &T, slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64 {
+    if asked != 0 {
+        let chosen = answer(tables);
+        if chosen != SlotWord::NONE {
+            return places::answer(chosen, SlotWord::NONE);
+        }
     }
-    let Some(opening) = tables.opening() else { return SlotWord::NONE };
-    note(tables, opening, arrival);
-    let chosen = Choice::from_word(tables.choose(arrival.flags as u64));
-    put!(opening, Opening.chosen as u32, chosen.word());
-    chosen.backend()
+    tables.follow(slot, base, key, sent)
 }
 
 /// The service has a scheduler, or had one.

@@ -5,7 +5,7 @@ use crate::{
     ledger::{places, rules::Sent},
     read,
     rewrite::Macs,
-    shared::{Shared, opaque},
+    shared::Shared,
     tables::Tables,
 };
 
@@ -31,33 +31,27 @@ pub(crate) fn backend<T: Tables>(tables: &T, at: u32, base: u32) -> Result<(u16,
     chosen(tables, base, unsteady(tables, base, slot))
 }
 
-/// The backend that a packet goes to whose flow nobody translates: who was `chosen` for it, or in the steady state of its slot by the slot alone, else
-/// by the ledger. `key` and `sent` are asked for in the last case only. Also the index of who else may have the flow, if the ledger names one.
+/// The backend that a packet goes to whose flow nobody translates: in the steady state of its slot by the slot alone, unless a scheduler is `asked`; else by
+/// [`Tables::owner`]. `key` and `sent` are asked for in the latter case only. Also the index of who else may have the flow, if the ledger names one.
 #[inline(always)]
 pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,
     at: u32,
     base: u32,
-    (hash, chosen): (u64, u16),
+    asked: u64,
     key: impl FnOnce() -> u64,
     sent: impl FnOnce() -> Sent,
 ) -> Result<(Candidate<'a>, u16), Reason> {
-    // However they came about, a verifier follows what comes of them once.
-    let chosen = opaque(chosen as u64, hash) as u16;
-    let answer = if chosen == SlotWord::NONE {
-        let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
-        if slot.flags() == SlotFlags::STEADY
-            && let Some(target) = Candidate::at(tables, base, slot.target())
-            && target.state().at_rest()
-            && target.ready()
-        {
-            return Ok((target, SlotWord::NONE));
-        }
-        tables.follow(at, base, key(), sent().pack())
-    } else {
-        places::answer(chosen, SlotWord::NONE)
-    };
-    let (index, other) = places::followed(opaque(answer, hash))?;
+    let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
+    if asked == 0
+        && slot.flags() == SlotFlags::STEADY
+        && let Some(target) = Candidate::at(tables, base, slot.target())
+        && target.state().at_rest()
+        && target.ready()
+    {
+        return Ok((target, SlotWord::NONE));
+    }
+    let (index, other) = places::followed(tables.owner(at, base, key(), sent().pack(), asked))?;
     match Candidate::at(tables, base, index) {
         Some(chosen) if chosen.ready() => Ok((chosen, other)),
         Some(_) => Err(Reason::NextHop),

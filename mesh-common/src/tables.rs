@@ -32,6 +32,8 @@ pub trait Tables {
     /// Follows a slot that is not at rest, by [`crate::ledger::places::follow`], whose word is passed on; where that runs is for the owner of the
     /// tables to say.
     fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64;
+    /// The same where a scheduler may have been asked, by [`crate::schedule::owner`].
+    fn owner(&self, slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64;
     fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>>;
     fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>>;
     fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>>;

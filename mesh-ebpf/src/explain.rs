@@ -18,7 +18,10 @@ use mesh_common::{
 };
 
 use crate::{
-    global::{mesh_explain_choose, mesh_explain_cost, mesh_explain_follow, mesh_explain_guard, mesh_explain_open, mesh_explain_pick},
+    global::{
+        mesh_explain_choose, mesh_explain_cost, mesh_explain_follow, mesh_explain_guard, mesh_explain_open, mesh_explain_owner,
+        mesh_explain_pick,
+    },
     maps::Maps,
     packet::XdpFrame,
 };
@@ -90,6 +93,11 @@ impl Tables for Copies {
     #[inline(always)]
     fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
         mesh_explain_follow(slot, base, hash, sent)
+    }
+
+    #[inline(always)]
+    fn owner(&self, slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64 {
+        mesh_explain_owner(slot, base, key, sent, asked)
     }
 
     #[inline(always)]

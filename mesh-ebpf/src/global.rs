@@ -123,3 +123,17 @@ pub extern "C" fn mesh_cost(base: u32, index: u32, scheduler: u32) -> u64 {
 pub extern "C" fn mesh_explain_cost(base: u32, index: u32, scheduler: u32) -> u64 {
     schedule::cost(&Copies, base, index as u16, scheduler)
 }
+
+/// As [`mesh_open_flow`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_owner(slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64 {
+    schedule::owner(&Maps, slot, base, key, sent, asked)
+}
+
+/// As [`mesh_explain_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_explain_owner(slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64 {
+    schedule::owner(&Copies, slot, base, key, sent, asked)
+}

@@ -25,7 +25,9 @@ use mesh_common::{
     tables::Tables,
 };
 
-use crate::global::{mesh_choose, mesh_cost, mesh_follow, mesh_guard, mesh_note_handshake, mesh_open_flow, mesh_pick, mesh_tell_flow};
+use crate::global::{
+    mesh_choose, mesh_cost, mesh_follow, mesh_guard, mesh_note_handshake, mesh_open_flow, mesh_owner, mesh_pick, mesh_tell_flow,
+};
 
 /// Sizes that the object is built with; the loader sets others before it creates the maps.
 mod size {
@@ -176,6 +178,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn follow(&self, slot: u32, base: u32, hash: u64, sent: u64) -> u64 {
         mesh_follow(slot, base, hash, sent)
+    }
+
+    #[inline(always)]
+    fn owner(&self, slot: u32, base: u32, key: u64, sent: u64, asked: u64) -> u64 {
+        mesh_owner(slot, base, key, sent, asked)
     }
 
     #[inline(always)]

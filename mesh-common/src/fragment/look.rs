@@ -116,7 +116,7 @@ fn to_backend<A: Identified, P: Packet, T: Tables>(
     let slot = arrival.slot();
     put!(course, Course.slot as u32, slot);
     put!(course, Course.sent as u64, sent.pack());
-    if schedule::ask_for_owner(tables, arrival) {
+    if schedule::ask_for_owner(tables, arrival) != 0 {
         return Ok(Question::Choose);
     }
     if let Some(index) = select::at_rest(tables, slot, base) {
