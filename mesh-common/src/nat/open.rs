@@ -17,7 +17,7 @@ use crate::{
     put, read,
     schedule::{self, Choice},
     select::{self, Candidate},
-    shared::Shared,
+    shared::{Shared, opaque},
     tables::Tables,
 };
 
@@ -113,10 +113,13 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
         SlotWord::NONE => select::backend(tables, read!(opening, Opening.slot as u32), base)?.0,
         chosen => chosen,
     };
+    // On which way they were found is nothing that a verifier is to know: it would follow the search for an entry for each.
+    let index = opaque(index as u64, hash) as u16;
     let Some(backend) = Candidate::at(tables, base, index) else { return Err(Reason::NoBackend) };
     // Half-open flows have their share of the table and no more: beyond it a new one takes the place of one that is stuck, never that of a flow
     // that is established, nor a free one.
     let crowded = gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64;
+    let crowded = opaque(crowded as u64, hash) != 0;
     let source = config.source(backend.nat_source() as u64);
     if read!(source, NatSource.family as u32) != A::FAMILY as u32 || port_range(config).1 == 0 {
         return Err(Reason::BadTable);
@@ -169,7 +172,7 @@ fn claim<'a, A: Address, T: Tables>(
     let (first, count) = port_range(config);
     let addresses = hash::reply_addresses(load_address!(A, backend.entry, Backend.addr), source, hash::key(config));
     let own = (hash::last(read!(opening, Opening.hash as u64)) >> 32) | 1;
-    let step = if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own };
+    let step = opaque(if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own }, addresses);
     let mut point = read!(opening, Opening.hash as u64) << 32;
     for _ in 0..TRIES {
         let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
