@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -175,4 +175,58 @@ fn each_policy_holds_in_nat() -> Result<()> {
 #[test]
 fn each_policy_holds_in_dsr() -> Result<()> {
     policies("mesh-empty-dsr", "dsr")
+}
+
+/// What a datagram meets, on a socket of its own.
+fn ask(to: SocketAddr) -> Result<Met> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.connect(to)?;
+    socket.send(b"anybody?")?;
+    let mut answer = [0; 128];
+    match socket.recv(&mut answer) {
+        Ok(len) => Ok(Met::Answer(String::from_utf8_lossy(&answer[..len]).split(' ').next().unwrap_or_default().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(Met::Refused),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Met::Silence),
+        Err(e) => bail!("{to}: {e}"),
+    }
+}
+
+/// Senders of datagrams learn of it by ICMP while all backends are out, though those, and the balancer's own host, would take them.
+fn datagrams_are_refused(group: &str, mode: &str) -> Result<()> {
+    let mut stage = Stage::build(group, &BACKENDS)?;
+    let vip = SocketAddr::from((VIP, PORT));
+    let names = BACKENDS.map(|(name, _)| name);
+    names.iter().try_for_each(|name| stage.serve(name))?;
+    let _agents = if mode == "nat" { Vec::new() } else { stage.serve_vip(&names, vip, mode == "tunnel")? };
+    let health = format!("health: {{type: tcp, port: {PORT}, interval: 200ms, detector: rise_fall, through: direct}}");
+    let config = mesh_tests::world::config(&stage, &names, &format!("protocol: udp, mode: {mode}, when_empty: reject, {health}"))?;
+    let daemon = Daemon::start(&stage.balancer.ns, &config)?;
+    let host = stage.balancer.ns.enter(|| UdpSocket::bind(vip))??;
+    let met = || stage.client.ns.enter(|| ask(vip))?;
+    let served = |met: Met| matches!(met, Met::Answer(who) if names.contains(&who.as_str()));
+    daemon.until("datagrams are answered", || Ok(served(met()?)))?;
+    let rules = format!("table inet out {{ chain in {{ type filter hook input priority 0; tcp dport {PORT} reject with tcp reset; }}\n}}");
+    stage.backends.values().try_for_each(|host| run(host.ns.command("nft").arg(&rules)))?;
+    let all_are_down = || {
+        let backends = daemon.json(&["backend", "ls"])?;
+        Ok(backends.as_array().is_some_and(|all| all.len() == BACKENDS.len() && all.iter().all(|b| b["state"] == "down")))
+    };
+    daemon.until("all are down", all_are_down)?;
+    daemon.until("datagrams are refused", || Ok(met()? == Met::Refused))?;
+    host.set_nonblocking(true)?;
+    let passed = host.recv(&mut [0; 128]);
+    ensure!(passed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock), "the host was given one: {passed:?}");
+    stage.backends.values().try_for_each(|host| run(host.ns.command("nft").args(["delete", "table", "inet", "out"])))?;
+    daemon.until("datagrams are answered again", || Ok(served(met()?)))
+}
+
+#[test]
+fn datagrams_are_refused_in_nat() -> Result<()> {
+    datagrams_are_refused("mesh-emud-nat", "nat")
+}
+
+#[test]
+fn datagrams_are_refused_in_dsr() -> Result<()> {
+    datagrams_are_refused("mesh-emud-dsr", "dsr")
 }

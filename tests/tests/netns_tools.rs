@@ -3,16 +3,23 @@
 use std::{
     collections::BTreeSet,
     fs,
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process},
+    daemon::{Daemon, Process, mesh_binary, wait, wait_for},
     netns::{Fabric, Host},
     peer,
+    world::World,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
@@ -128,4 +135,58 @@ fn a_header_of_nginx_says_how_loaded_it_is_and_the_weight_follows() -> Result<()
     ensure!(shown("b2")?["state"] == "active", "a header that is missing is no failure");
     fs::remove_file(&busy)?;
     daemon.until("it has less to do", || Ok(shown("b1")?["weighing"]["load"] == 0.5))
+}
+
+/// `mesh events -f` beside a daemon, with what it prints in a file. It ends with the daemon at the latest.
+fn follow(world: &World, output: &[&str], file: &Path) -> Result<Child> {
+    let mut command = world.stage.balancer.ns.command(mesh_binary()?);
+    command.arg("--socket").arg(world.daemon.socket()).args(["events", "-f"]).args(output);
+    let errors = fs::File::create(file.with_extension("errors"))?;
+    command.stdin(Stdio::null()).stdout(fs::File::create(file)?).stderr(errors).spawn().context("failed to start mesh")
+}
+
+/// The lines that are whole by now.
+fn lines(file: &Path) -> Result<Vec<String>> {
+    Ok(fs::read_to_string(file)?.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(|line| line.trim_end().to_owned()).collect())
+}
+
+fn documents(file: &Path) -> Result<Vec<Value>> {
+    lines(file)?.iter().map(|line| serde_json::from_str(line).with_context(|| format!("no document: {line}"))).collect()
+}
+
+#[test]
+fn events_are_followed_as_they_come() -> Result<()> {
+    let mut world = World::new("mesh-follow", "mode: nat, health: {type: tcp, detector: rise_fall, interval: 200ms, timeout: 5s}")?;
+    let directory = tempfile::tempdir()?;
+    let (table, json) = (directory.path().join("table"), directory.path().join("json"));
+    let mut readers = [follow(&world, &[], &table)?, follow(&world, &["-o", "json"], &json)?];
+    wait_for("both have printed what was before", || Ok(lines(&table)?.len() > 2 && lines(&json)?.len() > 2))?;
+    let backend = world.stage.address("b2", false)?.to_string();
+    let fell = |e: &Value| e["event"] == "backend_state" && e["backend"] == backend.as_str() && e["to"] == "down";
+    ensure!(!documents(&json)?.iter().any(fell), "nobody has killed it yet");
+    let before = lines(&table)?.len();
+    world.stage.kill("b2")?;
+    wait_for("the fall in JSON", || Ok(documents(&json)?.iter().any(fell)))?;
+    let all = documents(&json)?;
+    let event = all.iter().find(|e| fell(e)).context("it is gone")?;
+    let evidence = event["evidence"].as_str().context("no evidence")?;
+    ensure!(event["from"] == "active" && evidence.contains("failed in a row") && evidence.contains("refused"), "{event}");
+    ensure!(all.is_sorted_by_key(|e| e["seq"].as_u64()), "{all:?}");
+    let shown = |line: &String| line.contains("down") && line.contains(evidence) && (line.contains(&backend) || line.contains("b2"));
+    wait_for("the fall in words", || Ok(lines(&table)?[before..].iter().any(shown)))?;
+
+    // A reader that is interrupted just ends, and nobody else minds.
+    kill(Pid::from_raw(i32::try_from(readers[0].id())?), Signal::SIGINT)?;
+    let ended = wait(&mut readers[0], Duration::from_secs(20))?;
+    ensure!(ended.code().is_none_or(|code| code == 0), "{ended}");
+    world.stage.serve("b2")?;
+    wait_for("the other one goes on", || {
+        Ok(documents(&json)?.iter().skip(all.len()).any(|e| e["backend"] == backend.as_str() && e["from"] == "down"))
+    })?;
+    // And who still reads when the daemon goes is told so.
+    world.daemon.stop(Signal::SIGTERM)?;
+    let ended = wait(&mut readers[1], Duration::from_secs(20))?;
+    let errors = fs::read_to_string(json.with_extension("errors"))?;
+    ensure!(ended.code().is_some_and(|code| code != 0) && !errors.is_empty(), "{ended}: {errors}");
+    Ok(())
 }

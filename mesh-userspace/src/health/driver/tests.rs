@@ -3,13 +3,18 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
 
 use super::*;
 use crate::{
-    health::{CheckKind, Health, TargetKey},
+    health::{CheckKind, Health, HttpCheck, StatusSet, TargetKey},
     model::BackendId,
 };
 
@@ -91,6 +96,41 @@ async fn checks_a_thousand_targets_with_few_sockets() {
     }
     assert!(monitor.first_round_done());
     assert!(monitor.snapshot().values().all(|s| s.checks_done >= 2 && s.checks_failed == 0));
+}
+
+/// Takes questions, and answers each a while later. Says how many waited for their answer at once at most, and how many were asked.
+async fn answer_late(listener: TcpListener, waiting: Arc<AtomicUsize>, most: Arc<AtomicUsize>) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (waiting, most) = (Arc::clone(&waiting), Arc::clone(&most));
+        tokio::spawn(async move {
+            let _ = stream.read(&mut [0; 1024]).await;
+            most.fetch_max(waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Not counted any more before the asker can know: whoever is asked next is not one too many.
+            waiting.fetch_sub(1, Ordering::SeqCst);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn no_more_checks_run_at_once_than_may() {
+    const AT_ONCE: usize = 5;
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (waiting, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    tokio::spawn(answer_late(listener, waiting, Arc::clone(&most)));
+    let (monitor, _events) = Monitor::spawn_with(Options { in_flight: AT_ONCE }).unwrap();
+    let get = HttpCheck::new("/", None, StatusSet::default()).unwrap();
+    let wanted = (0..60u32).map(|i| {
+        let address = SocketAddr::from((Ipv4Addr::from(0x7f03_0000 + i), port));
+        (key(address), Check { kind: CheckKind::Http(Box::new(get.clone())), timeout: PATIENCE, ..check(address) })
+    });
+    monitor.set_targets(wanted.collect());
+    until("all were asked twice", || monitor.snapshot().values().all(|s| s.checks_done >= 2)).await;
+    until("as many as may run at once did", || most.load(Ordering::SeqCst) >= AT_ONCE).await;
+    assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+    assert!(monitor.snapshot().values().all(|s| s.health == Health::Up && s.checks_failed == 0), "waiting for a turn is no failure");
 }
 
 #[tokio::test]

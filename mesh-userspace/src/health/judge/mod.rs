@@ -220,9 +220,10 @@ impl Judge {
     }
 
     fn step(&mut self, now: Instant, frozen: bool, weight: u64, budget: &Budget) {
+        let mut budget = *budget;
         loop {
             let signals = self.signals(now);
-            let permit = if self.is_fact() || !signals.suspect() { FREE } else { permit(budget, weight) };
+            let permit = if self.is_fact() || !signals.suspect() { FREE } else { permit(&budget, weight) };
             let permit = Permit { down: permit.down && !self.is_outvoted(), ..permit };
             let frozen = self.blind || frozen && !self.is_fact();
             let Some(change) = self.detector.step(now, &signals, Permit { frozen, ..permit }) else { return };
@@ -230,7 +231,9 @@ impl Judge {
                 // From now on it has to rise again, however good its last check was.
                 Phase::Down => self.machine.fell(now),
                 Phase::Recovering => self.silence = Silence::default(),
-                Phase::Up | Phase::Soft => {}
+                // Its next step, at once or not, is that of one among those that are out.
+                Phase::Soft => (budget.soft, budget.ejected) = (budget.soft + weight, budget.ejected + 1),
+                Phase::Up => {}
             }
         }
     }
@@ -348,5 +351,7 @@ fn permit(budget: &Budget, weight: u64) -> Permit {
     Permit { frozen: false, soft: budget.allows(Share::Soft, weight), down: budget.allows(Share::Hard, weight) }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
