@@ -6,9 +6,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{placed::Placed, resolve::Findings, words::Span};
+use crate::{config::Service, model::Mode};
 
 /// Other nodes that balance the same services, and tell each other over UDP what they see of backends, and the flows of `dsr`, `dnat` and `tunnel` services
-/// whose slots change their owners. For the latter all need the same `hash_key` and `limits.ledger`. Flows of `nat` services live on one node.
+/// whose slots change their owners. For the latter all need the same `hash_key` and `limits.ledger`. Flows of `nat` services live on one node,
+/// and so does what a `scheduler` or an `affinity` has chosen.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Written {
@@ -80,6 +82,17 @@ pub fn resolve(written: &Written, base: &Path, findings: &mut Findings<'_>) -> O
     let lost = lost(written.lost.as_ref(), interval, findings);
     let key = key(&written.key_file, base, findings)?;
     Some(Peers { listen: listen?, nodes, key, quorum, interval, lost })
+}
+
+/// Tells that other nodes don't learn what a scheduler or an affinity chooses here.
+pub fn warn_of_choices(written: &Placed<super::written::Service>, service: &Service, findings: &mut Findings<'_>) {
+    if service.mode != Mode::Nat && service.ways.choosing.is_any() {
+        findings.warn(
+            &written.value.name,
+            format!("other nodes don't learn whom service `{}` has chosen for a flow", service.name),
+            "leave each flow with one node, or let the hash choose (`scheduler: consistent-hash`, without `affinity`)",
+        );
+    }
 }
 
 fn lost(written: Option<&Placed<Span>>, interval: Duration, findings: &mut Findings<'_>) -> Duration {
@@ -171,6 +184,25 @@ mod tests {
         ] {
             refused(peers, message, help);
         }
+    }
+
+    #[test]
+    fn what_is_chosen_here_is_told_to_be_known_here_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("key"), "0123456789abcdef\n").unwrap();
+        let warned = |peers: &str, service: &str| {
+            let file = dir.path().join("mesh.yaml");
+            let service = format!("{{name: a, vip: '192.0.2.1:80', backends: [10.0.0.1], {service}}}");
+            std::fs::write(&file, format!("interfaces: [eth0]\n{peers}\nservices: [{service}]\n")).unwrap();
+            let warnings = config::load(&file).unwrap().warnings;
+            warnings.iter().any(|w| w.to_string().contains("whom service `a` has chosen"))
+        };
+        let peers = "hash_key: 000102030405060708090a0b0c0d0e0f\npeers: {listen: '10.0.0.1:1', nodes: ['10.0.0.2:1'], key_file: key}";
+        assert!(warned(peers, "mode: dsr, scheduler: least-connections"));
+        assert!(warned(peers, "mode: tunnel, affinity: {timeout: 1m}"));
+        assert!(!warned(peers, "mode: nat, scheduler: least-connections"));
+        assert!(!warned(peers, "mode: dsr"));
+        assert!(!warned("", "mode: dsr, scheduler: least-connections"));
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub fn resolve(file: &written::File, base: &Path, findings: &mut Findings<'_>) -
     }
     Some(Config {
         interfaces: interfaces(&file.interfaces, findings),
-        services: services(&file.services, base, findings),
+        services: services(&file.services, file.peers.is_some(), base, findings),
         kubernetes: file.kubernetes.as_ref().and_then(|k| super::kubernetes::cluster(k, base, findings)).map(Arc::new),
         peers: file.peers.as_ref().and_then(|p| super::peers::resolve(&p.value, base, findings)),
         nat: nat(&file.nat, findings),
@@ -119,7 +119,8 @@ fn interfaces(written: &[Placed<super::forms::InterfaceForm>], findings: &mut Fi
     seen
 }
 
-fn services(written: &[Placed<written::Service>], base: &Path, findings: &mut Findings<'_>) -> BTreeMap<ServiceName, Service> {
+/// `peers`: there are other nodes.
+fn services(written: &[Placed<written::Service>], peers: bool, base: &Path, findings: &mut Findings<'_>) -> BTreeMap<ServiceName, Service> {
     let mut services = BTreeMap::new();
     let mut vips = HashMap::new();
     let mut answering = HashMap::new();
@@ -145,6 +146,9 @@ fn services(written: &[Placed<written::Service>], base: &Path, findings: &mut Fi
         }
         if services.contains_key(&service.name) {
             findings.error(&placed.value.name, format!("there are two services `{}`", service.name), "give each its own name");
+        }
+        if peers {
+            super::peers::warn_of_choices(placed, &service, findings);
         }
         services.insert(service.name.clone(), service);
     }
