@@ -175,8 +175,8 @@ fn events_are_followed_as_they_come() -> Result<()> {
     let shown = |line: &String| line.contains("down") && line.contains(evidence) && (line.contains(&backend) || line.contains("b2"));
     wait_for("the fall in words", || Ok(lines(&table)?[before..].iter().any(shown)))?;
 
-    // A reader that is interrupted just ends, and nobody else minds.
-    kill(Pid::from_raw(i32::try_from(readers[0].id())?), Signal::SIGINT)?;
+    // A reader that is told to end just ends, and nobody else minds. (Children of a background shell ignore SIGINT.)
+    kill(Pid::from_raw(i32::try_from(readers[0].id())?), Signal::SIGTERM)?;
     let ended = wait(&mut readers[0], Duration::from_secs(20))?;
     ensure!(ended.code().is_none_or(|code| code == 0), "{ended}");
     world.stage.serve("b2")?;
