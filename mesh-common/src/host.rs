@@ -10,8 +10,8 @@ use bytemuck::Zeroable;
 use crate::{
     abi::{
         Backend, BackendLoad, BackendSignals, BackendStats, Config, DISPLACEMENTS, FRAGMENTED, FlowBucket, FlowLogStats, FlowRecord,
-        Fragmented, LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, REASONS, Reason, ReasonStats, Schedule, ScheduleStats,
-        ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip, VipHalf, VipKey, VipKind,
+        Fragmented, LedgerBucket, LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, Reason, ReasonStats, Schedule,
+        ScheduleStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
     answer::Said,
@@ -119,6 +119,12 @@ impl HostTables {
             prefixes: Vec::new(),
             nanoseconds: Cell::new(1 << 30),
         }
+    }
+
+    /// Sets the clock, which is the same in ticks and in nanoseconds.
+    pub fn set_tick(&mut self, tick: u32) {
+        self.now.set(tick);
+        self.nanoseconds.set(u64::from(tick) << NatConfig::TICK_SHIFT);
     }
 
     /// Changes the configuration.

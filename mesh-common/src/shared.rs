@@ -58,6 +58,12 @@ macro_rules! put {
     };
 }
 
+/// The values of cells that nobody else holds.
+pub fn plain<T>(cells: &mut [Cell<T>]) -> &mut [T] {
+    // SAFETY: a `Cell<T>` has the layout of a `T`, and is reached through nothing but the exclusive borrow that is given away here.
+    unsafe { &mut *(core::ptr::from_mut(cells) as *mut [T]) }
+}
+
 impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// `place` is valid for reads and writes of a `T` and aligned for it throughout `'a`, any bytes are a `T`, and no reference to it exists.

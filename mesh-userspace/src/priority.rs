@@ -67,12 +67,18 @@ mod tests {
         let check = |ask: fn() -> Result<(), Errno>| {
             thread::spawn(move || {
                 let before = (nice(), policy());
-                match ask() {
-                    Ok(()) => assert!(nice() == NICE || policy() == libc::SCHED_RR),
+                let made = match ask() {
+                    Ok(()) => {
+                        assert!(nice() == NICE || policy() == libc::SCHED_RR);
+                        0
+                    }
                     // Not everybody may.
-                    Err(e) => assert!(matches!(e, Errno::EPERM | Errno::EACCES) && (nice(), policy()) == before, "{e}"),
-                }
-                assert_eq!(thread::spawn(|| (nice(), policy())).join().ok(), Some((before.0.max(0), libc::SCHED_OTHER)));
+                    Err(e) => {
+                        assert!(matches!(e, Errno::EPERM | Errno::EACCES) && (nice(), policy()) == before, "{e}");
+                        before.0.max(0)
+                    }
+                };
+                assert_eq!(thread::spawn(|| (nice(), policy())).join().ok(), Some((made, libc::SCHED_OTHER)));
             })
         };
         for ask in [prompt, urgent] {

@@ -22,7 +22,7 @@ fn every_fixture() {
 fn every_fixture_at_any_time() {
     for tick in [0, 1, 74, u32::MAX - 1, u32::MAX] {
         let mut host = Host::new(Sizes::SMALL);
-        host.tick = tick;
+        host.set_tick(tick);
         for fixture in cases::all() {
             run(&mut host, &fixture).unwrap_or_else(|e| panic!("at tick {tick}: {e:#}"));
         }

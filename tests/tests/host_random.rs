@@ -29,7 +29,7 @@ proptest! {
     #[test]
     fn any_packet_over_corrupted_maps(world in random::world(), script in random::hostile_script(), tick in any::<u32>()) {
         let mut host = Host::new(Sizes::SMALL);
-        host.tick = tick;
+        host.set_tick(tick);
         host.reset(&mut |maps| world.publish(maps));
         for event in script {
             host.edit(&mut |maps| event.apply(maps));

@@ -70,7 +70,7 @@ fn compare(kernel: &mut Kernel, world: &World, script: &[random::Event]) -> Resu
         if !kernel.takes(packet) {
             continue;
         }
-        host.tick = kernel_tick();
+        host.set_tick(kernel_tick());
         let (wanted, is) = (host.send(packet), kernel.send(packet));
         if !same(&wanted, &is) {
             return Err(format!("step {i}: the host says {wanted:02x?}, {} {is:02x?}", kernel.name()));

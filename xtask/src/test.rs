@@ -55,7 +55,7 @@ pub enum Suite {
 const OF_THE_ENGINE: [&str; 2] = ["engine", "ledger"];
 
 /// What takes longest begins first, so that no lane is left waiting for it at the end.
-const LONG: [&str; 4] = ["netns_ledger", "netns_passage", "netns_weights", "peer_sources"];
+const LONG: [&str; 6] = ["netns_ledger", "netns_passage", "netns_weights", "netns_schedulers", "netns_ecmp", "peer_sources"];
 
 /// What a suite came to, and what it took.
 struct Done {
