@@ -207,9 +207,9 @@ fn the_share_of_flows_that_fail_opens() -> Result<()> {
 fn latency_without_load_left_far_behind_opens() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let slow = folder.path().join("slow");
-    let script = format!("test $MESH_ADDRESS != 10.77.0.12 -o ! -e {} || exec sleep 0.4", slow.display());
+    let script = format!("test $MESH_ADDRESS != 10.77.0.12 -o ! -e {} || exec sleep 0.8", slow.display());
     let health = format!("{{type: exec, command: [/bin/sh, -c, '{script}'], interval: 200ms, timeout: 5s, detector: rise_fall}}");
-    let rules = "failures: 0, consecutive: 0, latency: 4, window: 2s";
+    let rules = "failures: 0, consecutive: 0, latency: 4, window: 6s";
     opens_by("mesh-brk-slow", rules, &health, "latency", 4.0, |_| Ok(std::fs::write(&slow, "")?))
 }
 

@@ -1,6 +1,9 @@
 //! What the detector of suspicion finds with default settings, under the real daemon: killed, cut off and silent backends.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -8,7 +11,7 @@ use mesh_tests::{
     netns::run,
     peer::{self, Held},
     stage::Stage,
-    world::{BACKENDS, PATIENCE, World},
+    world::{self, BACKENDS, PATIENCE, World},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -175,4 +178,72 @@ fn who_was_never_checked_gets_nothing() -> Result<()> {
     run(world.stage.backends["b4"].ns.command("nft").arg("delete table inet mute"))?;
     world.until("b4 serves", |w| Ok(w.ask(20)?.contains_key("b4")))?;
     world.stage.kill("b4")
+}
+
+/// Clients that come at once: where answers don't come by us, only the ends of handshakes tell the time.
+const CLIENTS: usize = 24;
+/// One handshake of 16 is watched, and thirty of each backend have to be seen.
+const KNOWN: usize = 4000;
+/// Nothing is promised to flows of a service before.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// What first spoke against a backend: how many flows fail is a channel of its own, and may make it dead at once.
+fn doubted(world: &World, name: &str) -> Result<Option<Value>> {
+    let mut events = world.became(name, "soft")?;
+    events.extend(world.became(name, "down")?);
+    Ok(events.into_iter().min_by_key(|event| event["seq"].as_u64()))
+}
+
+/// While the clients' half is all that the balancer sees, a backend that falls silent is noticed by its handshakes that don't end.
+fn silence_is_heard_by_half(group: &str, mode: &str) -> Result<()> {
+    let vip = "10.77.0.100:8080".parse()?;
+    let names = BACKENDS.map(|(name, _)| name);
+    let mut stage = Stage::build(group, &BACKENDS)?;
+    names.iter().try_for_each(|name| stage.serve(name))?;
+    let _agents = stage.serve_vip(&names, vip, mode == "tunnel")?;
+    // No pulses, and a patient check: who speaks against it is its traffic.
+    let more = format!("mode: {mode}, health: {{type: http, interval: 6s, timeout: 6s, rise: 1, pulse: none, through: direct}}");
+    let config = format!("ledger: {{handshake: {}s, idle: 30s}}\n{}", HANDSHAKE.as_secs(), world::config(&stage, &names, &more)?);
+    let world = World { daemon: Daemon::start(&stage.balancer.ns, &config)?, stage, vip };
+    std::thread::sleep(HANDSHAKE);
+    world.until("all serve", |w| Ok(w.ask(60)?.len() == 3))?;
+    let (over, answers) = (&AtomicBool::new(false), &AtomicUsize::new(0));
+    std::thread::scope(|scope| -> Result<()> {
+        let client = &world.stage.client.ns;
+        for _ in 0..CLIENTS {
+            scope.spawn(move || {
+                client.enter(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        answers.fetch_add(usize::from(peer::get(vip, "/", Duration::from_millis(300)).is_ok()), Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                })
+            });
+        }
+        let noticed = world
+            .until("the share of each is known", |_| Ok(answers.load(Ordering::Relaxed) > KNOWN))
+            .and_then(|()| world.stage.backends["b1"].unplug())
+            .and_then(|()| world.until("b1 is doubted", |w| Ok(doubted(w, "b1")?.is_some())));
+        over.store(true, Ordering::Relaxed);
+        world.stage.backends["b1"].plug()?;
+        noticed
+    })?;
+    let event = doubted(&world, "b1")?.context("it was, and events stay")?;
+    let evidence = event["evidence"].as_str().unwrap_or_default();
+    ensure!(event["values"]["traffic"].as_f64() >= Some(1.0), "its silence is not among what speaks against it: {event}");
+    ensure!(evidence.contains("pulses 0.0") && evidence.contains("trials 0.0") && evidence.contains("check passes"), "{event}");
+    for name in ["b2", "b3"] {
+        ensure!(world.became(name, "down")?.is_empty(), "{name} has answered");
+    }
+    world.until("b1 is given new flows again", |w| Ok(w.ask(30)?.contains_key("b1")))
+}
+
+#[test]
+fn silence_is_heard_by_half_in_dsr() -> Result<()> {
+    silence_is_heard_by_half("mesh-susp-dsr", "dsr")
+}
+
+#[test]
+fn silence_is_heard_by_half_in_a_tunnel() -> Result<()> {
+    silence_is_heard_by_half("mesh-susp-tun", "tunnel")
 }

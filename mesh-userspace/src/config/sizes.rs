@@ -21,7 +21,7 @@ pub struct Limits {
     pub ledger: Option<Placed<u32>>,
     /// Flows (but `nat`'s) and sources that are remembered for schedulers and affinity, 64 bytes each. Default 65536.
     pub flows: Option<Placed<u32>>,
-    /// Checks of backends that run at once, 16 to 4096; the others wait their turn, which is no failure of theirs. Default: as many as half of the files that
-    /// the daemon may open, which is the most in any case.
+    /// Checks of backends that run at once, 16 to 4096; the others wait their turn, which is no failure of theirs. Those that are made because of a doubt go
+    /// first, and are half of them at most. Default: a third of the files that the daemon may open, which is the most in any case.
     pub checks: Option<Placed<u32>>,
 }

@@ -43,8 +43,9 @@ impl Daemon {
                             let replied = course.replies;
                             Traffic { backend: id, sent: s.tx.wrapping_add(s.redirect), replied, flows: live(id), course }
                         } else {
-                            // The client's ACK of a handshake shows as much; each is of another flow.
-                            Traffic { backend: id, sent: course.drawn, replied: course.done, flows: u64::MAX, course }
+                            // The client's ACK of a handshake shows as much; each is of another flow. Of few flows it is drawn whether they are watched, but
+                            // each new one asks: else the clock would rest while all that comes to a silent backend is not watched by chance.
+                            Traffic { backend: id, sent: course.flows, replied: course.done, flows: u64::MAX, course }
                         }
                     };
                     let rows: Vec<_> = rows.into_iter().map(traffic).collect();

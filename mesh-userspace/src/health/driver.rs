@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Check, HealthEvent, MonitorHandle, Outcome, ProbeError, PulseSockets, Sample, probe, pulse,
-    stall::{Circumstances, Stall},
+    stall::{Circumstances, Lost, Stall},
     watch::{Board, TargetId},
 };
 use crate::priority;
@@ -32,14 +32,14 @@ const IN_FLIGHT: usize = 4096;
 /// Limits of a monitor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Checks that run at once, each with one open socket; the others wait their turn, and their waiting is no failure.
+    /// Checks that run at once, each with a socket, and a timer if its timeout is short; the others wait their turn, and their waiting is no failure.
     pub in_flight: usize,
 }
 
 impl Default for Options {
-    /// Raises the limit of open files as far as it goes, and uses up to half of it.
+    /// Raises the limit of open files as far as it goes, and uses two thirds of it at most: a check with a short timeout has a timer besides its socket.
     fn default() -> Self {
-        Self { in_flight: usize::try_from(open_files() / 2).unwrap_or(IN_FLIGHT).clamp(16, IN_FLIGHT) }
+        Self { in_flight: usize::try_from(open_files() / 3).unwrap_or(IN_FLIGHT).clamp(16, IN_FLIGHT) }
     }
 }
 
@@ -121,8 +121,8 @@ struct Finished {
     turn: Turn,
     check: Arc<Check>,
     outcome: Outcome,
-    /// Reading of the stall clock when the check began.
-    stalled: Duration,
+    /// What had been lost when the check began.
+    lost: Lost,
 }
 
 struct Driver {
@@ -133,6 +133,8 @@ struct Driver {
     /// Due, and waiting for one of those in flight to end.
     ready: VecDeque<Turn>,
     in_flight: FuturesUnordered<LocalBoxFuture<'static, Finished>>,
+    /// Those among them that are made because of a doubt.
+    trials: usize,
     stall: Stall,
     /// While checks are in flight we wake this often, to notice when we could not.
     tick: Duration,
@@ -149,6 +151,7 @@ impl Driver {
             timers: BinaryHeap::new(),
             ready: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
+            trials: 0,
             stall: Stall::default(),
             tick: Duration::from_millis(10),
             next_tick: Instant::now(),
@@ -163,8 +166,8 @@ impl Driver {
             let now = Instant::now();
             self.stall.awake(now);
             self.admit(now);
-            self.start_due(now);
             self.start_trials(now);
+            self.start_due(now);
             let wake = self.next_wake(now);
             self.stall.expect(wake);
             let has_news = board.lock().has_news();
@@ -201,10 +204,19 @@ impl Driver {
             self.timers.pop();
             self.ready.push_back(turn);
         }
-        while self.in_flight.len() < self.options.in_flight {
+        while self.room() > 0 {
             let Some(turn) = self.ready.pop_front() else { break };
             self.start(turn);
         }
+    }
+
+    /// So many checks may begin now.
+    fn room(&self) -> usize {
+        self.options.in_flight.saturating_sub(self.in_flight.len())
+    }
+
+    fn room_for_trials(&self) -> usize {
+        self.room().min(self.options.in_flight.div_ceil(2).saturating_sub(self.trials))
     }
 
     /// A target that is not wanted any more simply has no further turn.
@@ -213,32 +225,35 @@ impl Driver {
         self.make(turn, check);
     }
 
-    /// Trials go before the others: there are few, and they are urgent.
+    /// Trials go before the others, for they are urgent, but leave half of the room to them.
     fn start_trials(&mut self, now: Instant) {
-        let doubted = self.board.lock().take_doubted(now);
+        let doubted = self.board.lock().take_doubted(now, self.room_for_trials());
+        self.trials += doubted.len();
         for (id, check) in doubted {
             self.make(Turn { due: now, id, occasion: Occasion::Doubt }, check);
         }
     }
 
     fn make(&mut self, turn: Turn, check: Arc<Check>) {
-        let stalled = self.stall.total();
+        let lost = self.stall.lost();
         self.in_flight.push(Box::pin(async move {
             let outcome = probe(&check).await;
-            Finished { turn, check, outcome, stalled }
+            Finished { turn, check, outcome, lost }
         }));
     }
 
     fn finish(&mut self, finished: Finished) {
         let now = Instant::now();
         self.stall.awake(now);
-        let Finished { turn, check, outcome, stalled } = finished;
+        let Finished { turn, check, outcome, lost } = finished;
         let board = Arc::clone(&self.board);
         let mut board = board.lock();
         let circumstances = Circumstances {
             timeout: check.timeout,
             elapsed: outcome.elapsed,
-            stalled: self.stall.total() - stalled,
+            // A command runs here: whenever we were late, so may it have been.
+            waited: if check.kind.starts_processes() { Duration::ZERO } else { outcome.waited },
+            lost: self.stall.lost().since(lost),
             excused: board.excused_in_row(turn.id, turn.occasion == Occasion::Doubt),
             silent: board.is_silent(turn.id),
         };
@@ -255,6 +270,7 @@ impl Driver {
             board.waited(turn.id, waited, load);
         }
         if turn.occasion == Occasion::Doubt {
+            self.trials = self.trials.saturating_sub(1);
             board.tried(turn.id, sample, refused, now);
         } else if board.record(turn.id, sample, refused, now) {
             let due = self.next_due(turn, &check, now);
@@ -262,18 +278,19 @@ impl Driver {
         }
     }
 
-    /// After a target's first check the next one comes somewhere within an interval, so that targets that came together don't stay together.
+    /// After a target's first check the next one comes somewhere within an interval, so that targets that came together don't stay together: neither
+    /// do those whose first check had to wait for so long that its turn is over, so it is counted from its end.
     fn next_due(&mut self, turn: Turn, check: &Check, now: Instant) -> Instant {
         let interval = check.interval.max(Check::MIN_INTERVAL);
-        let wait = match turn.occasion {
-            Occasion::First => self.jitter.below(interval),
-            Occasion::Regular | Occasion::Doubt => self.jitter.around(interval, check.jitter),
-        };
-        (turn.due + wait).max(now)
+        match turn.occasion {
+            Occasion::First => now + self.jitter.below(interval),
+            Occasion::Regular | Occasion::Doubt => (turn.due + self.jitter.around(interval, check.jitter)).max(now),
+        }
     }
 
     fn next_wake(&mut self, now: Instant) -> Option<Instant> {
-        let trial = self.board.lock().next_trial();
+        // Where there is no room, the end of a check is what is waited for.
+        let trial = if self.room_for_trials() > 0 { self.board.lock().next_trial() } else { None };
         let due = self.timers.peek().map(|Reverse(turn)| turn.due).into_iter().chain(trial).min();
         if self.in_flight.is_empty() {
             return due;

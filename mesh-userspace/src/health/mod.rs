@@ -5,6 +5,7 @@
 //!                          ^------------- status of every target ------------'
 //! ```
 
+mod alarm;
 mod ballot;
 pub mod breaker;
 mod check;

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use super::Fault;
 
 /// Timers are this late on a machine at rest; not counted.
-const NOISE: Duration = Duration::from_millis(2);
+pub(super) const NOISE: Duration = Duration::from_millis(2);
+
+/// Who is late for longer was not kept waiting by another thread: more than this one was away, maybe the network card with it.
+const AWAY: Duration = Duration::from_millis(10);
 
 /// After so many excused checks in a row the next failure counts: a host that is always late must still notice a dead backend ...
 const PATIENCE: u32 = 10;
@@ -16,7 +19,23 @@ const PATIENCE_IN_DOUBT: u32 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Stall {
     expected: Option<Instant>,
-    total: Duration,
+    lost: Lost,
+}
+
+/// Time that was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Lost {
+    /// To our own lateness.
+    pub all: Duration,
+    /// The part of it in which we were away for long.
+    pub away: Duration,
+}
+
+impl Lost {
+    /// What was lost since.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self { all: self.all.saturating_sub(before.all), away: self.away.saturating_sub(before.away) }
+    }
 }
 
 impl Stall {
@@ -29,13 +48,16 @@ impl Stall {
     pub(super) fn awake(&mut self, now: Instant) {
         let late = self.expected.take().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
         if late > NOISE {
-            self.total += late;
+            self.lost.all += late;
+        }
+        if late > AWAY {
+            self.lost.away += late;
         }
     }
 
-    /// Time lost so far. The difference of two readings is what was lost between them.
-    pub(super) fn total(&self) -> Duration {
-        self.total
+    /// Time lost so far.
+    pub(super) fn lost(&self) -> Lost {
+        self.lost
     }
 }
 
@@ -45,8 +67,10 @@ pub(super) struct Circumstances {
     pub timeout: Duration,
     /// From start to failure.
     pub elapsed: Duration,
-    /// Lost to our own lateness meanwhile.
-    pub stalled: Duration,
+    /// The part of it since the target was last told something.
+    pub waited: Duration,
+    /// Lost meanwhile.
+    pub lost: Lost,
     /// Checks of this kind that were excused right before.
     pub excused: u32,
     /// The target's pulses are not answered either, which are asked by a thread that is hardly ever late.
@@ -54,18 +78,25 @@ pub(super) struct Circumstances {
 }
 
 impl Circumstances {
-    /// Whether the failure says nothing about the target: we could not ask, or were away for more than a quarter of the time it had. In doubt it is enough
-    /// that it had half of its time while we listened: a busy host wakes late all the time, and what came meanwhile is heard when it wakes.
+    /// Whether the failure says nothing about the target: we could not ask, or were late for more than a quarter of the time it had. Where it had been told all
+    /// in time only long absences count, for what comes while one thread waits for another is heard when it wakes. In doubt it is enough that the target had
+    /// half of its time while we listened.
     pub(super) fn excuse(&self, fault: Fault) -> bool {
         match fault {
             Fault::Target => false,
             Fault::Own => true,
             Fault::Silence if self.silent => {
-                self.excused < PATIENCE_IN_DOUBT && self.elapsed.saturating_sub(self.stalled) < self.timeout / 2
+                self.excused < PATIENCE_IN_DOUBT && self.elapsed.saturating_sub(self.lost.all) < self.timeout / 2
             }
             Fault::Silence => {
                 let late = self.elapsed.saturating_sub(self.timeout);
-                self.excused < PATIENCE && self.stalled.max(late) > NOISE.max(self.timeout / 4)
+                let told_in_time = self.waited >= self.timeout / 4 * 3;
+                let lost = match told_in_time {
+                    true if late > AWAY => self.lost.away.max(late),
+                    true => self.lost.away,
+                    false => self.lost.all.max(late),
+                };
+                self.excused < PATIENCE && lost > NOISE.max(self.timeout / 4)
             }
         }
     }
@@ -85,11 +116,11 @@ mod tests {
         for (due, woke, total) in [(10, 9, 0), (20, 22, 0), (30, 35, 5), (50, 50, 5), (60, 160, 105)] {
             stall.expect(Some(t0 + due * MS));
             stall.awake(t0 + woke * MS);
-            assert_eq!(stall.total(), total * MS, "due {due}, woke {woke}");
+            assert_eq!(stall.lost().all, total * MS, "due {due}, woke {woke}");
         }
         stall.expect(None);
         stall.awake(t0 + 900 * MS);
-        assert_eq!(stall.total(), 105 * MS);
+        assert_eq!(stall.lost(), Lost { all: 105 * MS, away: 100 * MS });
     }
 
     #[test]
@@ -110,8 +141,32 @@ mod tests {
             (Fault::Silence,  4,      7,      0,      0,       true),
         ];
         for (i, (fault, timeout, elapsed, stalled, excused, expected)) in rows.into_iter().enumerate() {
-            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, stalled: stalled * MS, excused, silent: false };
+            let lost = Lost { all: stalled * MS, away: Duration::ZERO };
+            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, waited: Duration::ZERO, lost, excused, silent: false };
             assert_eq!(c.excuse(fault), expected, "row {i}");
+        }
+    }
+
+    #[test]
+    fn who_was_told_in_time_is_excused_by_absence_alone() {
+        #[rustfmt::skip]
+        let rows = [
+            // timeout elapsed waited lost away excused  excuse
+            (10,       10,     10,    9,   0,   0,       false),
+            (10,       18,     18,    9,   0,   0,       false),
+            (10,       10,     7,     9,   0,   0,       true),
+            (10,       11,     8,     9,   0,   0,       false),
+            (10,       21,     21,    0,   0,   0,       true),
+            (10,       21,     21,    11,  11,  9,       true),
+            (10,       21,     21,    11,  11,  10,      false),
+            (500,      505,    500,   400, 100, 0,       false),
+            (500,      505,    500,   400, 130, 0,       true),
+            (500,      505,    300,   130, 0,   0,       true),
+        ];
+        for (i, (timeout, elapsed, waited, all, away, excused, expected)) in rows.into_iter().enumerate() {
+            let lost = Lost { all: all * MS, away: away * MS };
+            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, waited: waited * MS, lost, excused, silent: false };
+            assert_eq!(c.excuse(Fault::Silence), expected, "row {i}");
         }
     }
 
@@ -130,7 +185,8 @@ mod tests {
             (Fault::Silence,  10,     10,     11,     0,       true),
         ];
         for (i, (fault, timeout, elapsed, stalled, excused, expected)) in rows.into_iter().enumerate() {
-            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, stalled: stalled * MS, excused, silent: true };
+            let lost = Lost { all: stalled * MS, away: Duration::ZERO };
+            let c = Circumstances { timeout: timeout * MS, elapsed: elapsed * MS, waited: Duration::ZERO, lost, excused, silent: true };
             assert_eq!(c.excuse(fault), expected, "row {i}");
         }
     }

@@ -49,6 +49,8 @@ pub struct Cost {
     pub checks_per_s: f64,
     pub failed: u64,
     pub excused: u64,
+    /// SYNs that the server's kernel dropped because too many connections waited for it: such a failure is the bench's own.
+    pub dropped_syns: u64,
     /// Time of the asking thread, of one core.
     pub cores: f64,
     pub us_per_check: f64,
@@ -58,17 +60,19 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub const HEAD: &str = "kind  backends interval ms  checks/s  failed excused  cores us/check   stall";
+    pub const HEAD: &str = "kind  backends interval ms  checks/s  failed excused dropped  cores us/check   stall";
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, backends, interval_ms, checks_per_s, failed, excused, cores, us_per_check, stall_p999_ms, met, .. } = self;
+        let Self {
+            kind, backends, interval_ms, checks_per_s, failed, excused, dropped_syns, cores, us_per_check, stall_p999_ms, met, ..
+        } = self;
         let kind = if *kind == Kind::Tcp { "tcp" } else { "http" };
         let verdict = if *met { "met" } else { "MISSED" };
         write!(
             f,
-            "{kind:<5} {backends:>8} {interval_ms:>11} {checks_per_s:>9.0} {failed:>7} {excused:>7} {cores:>6.2} {us_per_check:>8.1} {stall_p999_ms:>7.1} {verdict}"
+            "{kind:<5} {backends:>8} {interval_ms:>11} {checks_per_s:>9.0} {failed:>7} {excused:>7} {dropped_syns:>7} {cores:>6.2} {us_per_check:>8.1} {stall_p999_ms:>7.1} {verdict}"
         )
     }
 }
@@ -87,9 +91,10 @@ pub fn cost(kind: Kind, backends: u32, interval: Duration, length: Duration) -> 
     monitor.set_targets(targets(kind, backends, interval)?);
     std::thread::sleep(WARM.max(2 * interval));
     let clock = StallClock::start();
-    let (before, cpu, begin) = (counts(&monitor), cpu_time()?, Instant::now());
+    let (before, lost, cpu, begin) = (counts(&monitor), dropped_syns(&ns)?, cpu_time()?, Instant::now());
     std::thread::sleep(length);
     let (after, spent, took) = (counts(&monitor), cpu_time()? - cpu, begin.elapsed());
+    let dropped_syns = dropped_syns(&ns)? - lost;
     drop(monitor);
     let _ = listener.join();
     let seconds = took.as_secs_f64();
@@ -104,6 +109,7 @@ pub fn cost(kind: Kind, backends: u32, interval: Duration, length: Duration) -> 
         checks_per_s: checks as f64 / seconds,
         failed,
         excused,
+        dropped_syns,
         cores,
         us_per_check: spent.as_secs_f64() * 1e6 / checks.max(1) as f64,
         stall_p999_ms: clock.finish(),
@@ -134,6 +140,15 @@ fn targets(kind: Kind, backends: u32, interval: Duration) -> Result<BTreeMap<Tar
 /// Checks that ended, failed and were excused so far.
 fn counts(monitor: &MonitorHandle) -> [u64; 3] {
     monitor.snapshot().values().fold([0; 3], |[a, b, c], s| [a + s.checks_done, b + s.checks_failed, c + s.checks_excused])
+}
+
+/// `ListenOverflows` of the namespace.
+fn dropped_syns(ns: &Namespace) -> Result<u64> {
+    let text = ns.enter(|| fs::read_to_string("/proc/thread-self/net/netstat"))??;
+    let mut rows = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = rows.next().zip(rows.next()).context("netstat has no row of TCP")?;
+    let value = names.zip(values).find(|(name, _)| *name == "ListenOverflows").and_then(|(_, value)| value.parse().ok());
+    value.context("netstat does not count ListenOverflows")
 }
 
 /// Time that the asking thread has run.

@@ -83,9 +83,12 @@ struct Failover {
     /// How backends are checked [default: both].
     #[arg(long = "settings", value_delimiter = ',')]
     settings: Vec<Settings>,
-    /// Trials of each hard way; of the others a fifth.
+    /// Trials of each way.
     #[arg(long, default_value_t = 200)]
     trials: usize,
+    /// Worlds that share the trials of a way, side by side.
+    #[arg(long, default_value_t = 1)]
+    lanes: usize,
     #[arg(long, default_value_t = 8)]
     backends: u8,
     /// Requests a second.
@@ -165,6 +168,7 @@ fn run_failover(args: &Failover) -> Result<()> {
         modes: or_all(&args.modes),
         settings: or_all(&args.settings),
         trials: args.trials,
+        lanes: args.lanes.clamp(1, 32),
         backends: args.backends.clamp(2, 200),
         rate: args.rate,
         budget: Duration::from_secs(args.budget),

@@ -82,6 +82,7 @@ const UNSAFE: &[&str] = &[
     "mesh-userspace/src/dataplane/net/gratuitous.rs",
     "mesh-userspace/src/dataplane/grace.rs",
     "mesh-userspace/src/dataplane/owner.rs",
+    "mesh-userspace/src/health/alarm.rs",
     "mesh-userspace/src/priority.rs",
     "mesh-userspace/src/health/pulse/filter.rs",
     // Scheduling of the bench, so that its slices are not disturbed.

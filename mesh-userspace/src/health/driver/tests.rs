@@ -1,9 +1,12 @@
 //! The whole monitor against real servers on loopback. Deadlines are generous: nothing here measures speed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -14,7 +17,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    health::{CheckKind, Health, HttpCheck, StatusSet, TargetKey},
+    health::{
+        CheckKind, Health, HttpCheck, StatusSet, TargetKey,
+        detector::{Detection, PhiRules},
+    },
     model::BackendId,
 };
 
@@ -98,39 +104,76 @@ async fn checks_a_thousand_targets_with_few_sockets() {
     assert!(monitor.snapshot().values().all(|s| s.checks_done >= 2 && s.checks_failed == 0));
 }
 
-/// Takes questions, and answers each a while later. Says how many waited for their answer at once at most, and how many were asked.
-async fn answer_late(listener: TcpListener, waiting: Arc<AtomicUsize>, most: Arc<AtomicUsize>) {
+/// What a server has seen of its askers.
+#[derive(Debug, Default)]
+struct Seen {
+    waiting: AtomicUsize,
+    /// Who waited at once, at most.
+    most: AtomicUsize,
+    /// At which of its addresses it was asked.
+    asked: Mutex<HashSet<SocketAddr>>,
+}
+
+/// Takes questions, and answers each a while later.
+async fn answer_late(listener: TcpListener, seen: Arc<Seen>) {
     while let Ok((mut stream, _)) = listener.accept().await {
-        let (waiting, most) = (Arc::clone(&waiting), Arc::clone(&most));
+        let seen = Arc::clone(&seen);
         tokio::spawn(async move {
             let _ = stream.read(&mut [0; 1024]).await;
-            most.fetch_max(waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            seen.most.fetch_max(seen.waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            seen.asked.lock().unwrap().extend(stream.local_addr());
             tokio::time::sleep(Duration::from_millis(50)).await;
             // Not counted any more before the asker can know: whoever is asked next is not one too many.
-            waiting.fetch_sub(1, Ordering::SeqCst);
+            seen.waiting.fetch_sub(1, Ordering::SeqCst);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         });
     }
 }
 
+/// Checks of sixty addresses of a server that answers late.
+async fn sixty(of: Check) -> (BTreeMap<TargetKey, Check>, Arc<Seen>) {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Arc::new(Seen::default());
+    tokio::spawn(answer_late(listener, Arc::clone(&seen)));
+    let kind = CheckKind::Http(Box::new(HttpCheck::new("/", None, StatusSet::default()).unwrap()));
+    let addresses = (0..60u32).map(|i| SocketAddr::from((Ipv4Addr::from(0x7f03_0000 + i), port)));
+    let wanted = addresses.map(|address| (key(address), Check { kind: kind.clone(), address, timeout: PATIENCE, ..of.clone() }));
+    (wanted.collect(), seen)
+}
+
 #[tokio::test]
 async fn no_more_checks_run_at_once_than_may() {
     const AT_ONCE: usize = 5;
-    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (waiting, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    tokio::spawn(answer_late(listener, waiting, Arc::clone(&most)));
+    let (wanted, seen) = sixty(check(any_port())).await;
     let (monitor, _events) = Monitor::spawn_with(Options { in_flight: AT_ONCE }).unwrap();
-    let get = HttpCheck::new("/", None, StatusSet::default()).unwrap();
-    let wanted = (0..60u32).map(|i| {
-        let address = SocketAddr::from((Ipv4Addr::from(0x7f03_0000 + i), port));
-        (key(address), Check { kind: CheckKind::Http(Box::new(get.clone())), timeout: PATIENCE, ..check(address) })
-    });
-    monitor.set_targets(wanted.collect());
+    monitor.set_targets(wanted);
     until("all were asked twice", || monitor.snapshot().values().all(|s| s.checks_done >= 2)).await;
-    until("as many as may run at once did", || most.load(Ordering::SeqCst) >= AT_ONCE).await;
-    assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+    until("as many as may run at once did", || seen.most.load(Ordering::SeqCst) >= AT_ONCE).await;
+    assert_eq!(seen.most.load(Ordering::SeqCst), AT_ONCE);
     assert!(monitor.snapshot().values().all(|s| s.health == Health::Up && s.checks_failed == 0), "waiting for a turn is no failure");
+}
+
+/// A doubt about many at once is no reason for more checks than may run, nor for leaving any of them out.
+#[tokio::test]
+async fn checks_made_in_doubt_take_turns_in_half_of_the_room() {
+    const AT_ONCE: usize = 6;
+    let hourly =
+        Check { interval: Duration::from_secs(3600), rise: 1, detection: Detection::Phi(PhiRules::default()), ..check(any_port()) };
+    let (wanted, seen) = sixty(hourly).await;
+    let all: BTreeSet<_> = wanted.values().map(|check| check.address.ip()).collect();
+    let (monitor, _events) = Monitor::spawn_with(Options { in_flight: AT_ONCE }).unwrap();
+    monitor.set_targets(wanted);
+    until("all are up", || monitor.snapshot().values().all(|s| s.health == Health::Up)).await;
+    until("nobody is asked", || seen.waiting.load(Ordering::SeqCst) == 0).await;
+    seen.most.store(0, Ordering::SeqCst);
+    seen.asked.lock().unwrap().clear();
+    monitor.failed_neighbours(&all);
+    until("all were asked again", || seen.asked.lock().unwrap().len() == all.len()).await;
+    // A regular check may come among them.
+    let most = seen.most.load(Ordering::SeqCst);
+    assert!((AT_ONCE / 2..=AT_ONCE / 2 + 1).contains(&most), "{most} at once");
+    assert!(monitor.snapshot().values().all(|s| s.checks_done <= 2), "checks in doubt are nobody's regular turn");
 }
 
 #[tokio::test]

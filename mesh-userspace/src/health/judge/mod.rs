@@ -207,6 +207,7 @@ impl Judge {
 
     /// Judges. `weight` is the target's own; the budget counts only where [`Judge::is_doubtful`].
     pub fn review(&mut self, now: Instant, frozen: bool, weight: u64, budget: &Budget) -> Option<Transition> {
+        let asked = self.machine.clone();
         if self.detection.phi().is_some() && self.machine.health() != Health::Unknown {
             self.step(now, frozen, weight, budget);
         }
@@ -216,7 +217,11 @@ impl Judge {
         }
         let from = std::mem::replace(&mut self.health, to);
         self.since = now;
-        Some(Transition { from, to, evidence: self.evidence(now) })
+        // What its check has to do from now on is no evidence: that it passed, maybe, is.
+        let next = std::mem::replace(&mut self.machine, asked);
+        let evidence = self.evidence(now);
+        self.machine = next;
+        Some(Transition { from, to, evidence })
     }
 
     fn step(&mut self, now: Instant, frozen: bool, weight: u64, budget: &Budget) {

@@ -122,6 +122,20 @@ fn courses() {
 }
 
 #[test]
+fn evidence_against_who_is_called_dead_does_not_blame_a_check_that_passed() {
+    for (said, app) in [("sssslll", App::Risen), ("---", App::Fallen)] {
+        let mut case = Case::known();
+        case.say(&said[..said.len() - 1]);
+        match &said[said.len() - 1..] {
+            "l" => case.judge.pulsed(case.now, Beat::Lost),
+            _ => case.judge.checked(case.now, Sample::Failed { error: "timeout".into() }, false),
+        }
+        let told = case.judge.review(case.now, false, 1, &case.budget).unwrap();
+        assert_eq!((told.to, told.evidence.signals.unwrap().app), (Health::Down, app), "{said}");
+    }
+}
+
+#[test]
 fn pulses_that_never_come_through_mean_nothing() {
     for said in ["llllllllll", "nnnnnnn", "aallllll"] {
         let mut case = Case::new(phi(), Health::Up);

@@ -7,9 +7,8 @@ use h2::{
     client::{SendRequest, handshake},
 };
 use hyper::{HeaderMap, Request, Response, body::Bytes};
-use tokio::net::TcpStream;
 
-use super::ProbeError;
+use super::{ProbeError, told::Noted};
 
 /// An answer has a few bytes.
 const ANSWER_LIMIT: usize = 4096;
@@ -17,7 +16,7 @@ const ANSWER_LIMIT: usize = 4096;
 const SERVING: u64 = 1;
 
 /// Asks whether `service` serves; empty = the server as a whole.
-pub(super) async fn check(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(), ProbeError> {
+pub(super) async fn check(stream: Noted<'_>, address: SocketAddr, service: &str) -> Result<(), ProbeError> {
     let (sender, connection) = handshake(stream).await.map_err(broken)?;
     let exchange = exchange(sender, address, service);
     tokio::pin!(connection, exchange);

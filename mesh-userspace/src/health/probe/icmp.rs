@@ -22,12 +22,13 @@ const V6: (u8, u8) = (128, 129);
 const HEADER: usize = 8;
 
 /// Sends one echo request and waits for its answer.
-pub(super) async fn echo(place: Place) -> Result<(), ProbeError> {
+pub(super) async fn echo(place: Place<'_>) -> Result<(), ProbeError> {
     let (request_type, reply_type) = if place.address.is_ipv4() { V4 } else { V6 };
     let token = token();
     // Once it is connected, a socket of ICMP is read and written like one of UDP.
     let socket = UdpSocket::from_std(open(place).map_err(errno)?.into()).map_err(ProbeError::Local)?;
     place.lead(&socket).map_err(ProbeError::Local)?;
+    place.told.now();
     socket.send(&request(request_type, token)).await.map_err(blame)?;
     let mut packet = [0; 2048];
     loop {
@@ -40,7 +41,7 @@ pub(super) async fn echo(place: Place) -> Result<(), ProbeError> {
 }
 
 /// An unprivileged echo socket where the host allows it (`net.ipv4.ping_group_range`), else a raw one (CAP_NET_RAW).
-fn open(place: Place) -> Result<OwnedFd, Errno> {
+fn open(place: Place<'_>) -> Result<OwnedFd, Errno> {
     let (family, protocol) = match place.address {
         SocketAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
         SocketAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),

@@ -6,6 +6,7 @@ mod http;
 mod icmp;
 mod tcp;
 mod tls;
+mod told;
 mod udp;
 
 use std::{
@@ -19,13 +20,16 @@ use futures_util::future::{LocalBoxFuture, select_ok, try_join_all};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::Semaphore;
 
-use super::{Check, CheckKind, Part, Reported};
+use super::{Check, CheckKind, Part, Reported, alarm, stall::NOISE};
+use told::Told;
 
 /// What one check brought.
 #[derive(Debug)]
 pub struct Outcome {
     /// From the start to the end of the answer, or to the error.
     pub elapsed: Duration,
+    /// How much of it the target had since it was last told something: for a check without an answer, the time that it had for one.
+    pub waited: Duration,
     /// With the load that the target reports, where it is asked for.
     pub result: Result<Option<Reported>, ProbeError>,
 }
@@ -88,6 +92,9 @@ impl ProbeError {
     }
 }
 
+/// So long an answer is listened for after time was up, at most.
+const LONGER: Duration = Duration::from_millis(5);
+
 /// Commands that run at once; a machine that is to balance has no more to spare.
 const PROCESSES: usize = 32;
 static PROCESS: Semaphore = Semaphore::const_new(PROCESSES);
@@ -97,21 +104,44 @@ pub async fn probe(check: &Check) -> Outcome {
     // Waiting for a turn is no failure of the target, so it comes before the clock starts. The semaphore is never closed.
     let _turn = if check.kind.starts_processes() { PROCESS.acquire().await.ok() } else { None };
     let start = Instant::now();
-    let place = Place { address: check.address, source: check.source, tag: check.tag };
-    let result = tokio::time::timeout(check.timeout, ask(&check.kind, place)).await;
-    Outcome { elapsed: start.elapsed(), result: result.unwrap_or(Err(ProbeError::Timeout(check.timeout))) }
+    let told = Told::at(start);
+    let asking = ask(&check.kind, Place { address: check.address, source: check.source, tag: check.tag, told: &told });
+    let (result, end) = listen(asking, start + check.timeout).await;
+    Outcome {
+        elapsed: end.saturating_duration_since(start),
+        waited: end.saturating_duration_since(told.when()),
+        result: result.unwrap_or(Err(ProbeError::Timeout(check.timeout))),
+    }
+}
+
+/// The answer, if there is one by `deadline`, and when it came or time was up.
+///
+/// Who wakes late listens a little longer: where all of the machine was away, what came meanwhile may still be on its way from the network card.
+async fn listen<T>(mut asking: LocalBoxFuture<'_, T>, deadline: Instant) -> (Option<T>, Instant) {
+    let answer = tokio::select! {
+        biased;
+        answer = &mut asking => Some(answer),
+        () = alarm::sleep_until(deadline) => None,
+    };
+    let end = Instant::now();
+    let late = end.saturating_duration_since(deadline);
+    if answer.is_some() || late <= NOISE {
+        return (answer, end);
+    }
+    (tokio::time::timeout(late.min(LONGER), asking).await.ok(), end)
 }
 
 /// Where to ask, and from where.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Place<'a> {
     address: SocketAddr,
     source: Option<IpAddr>,
     /// As [`Check::tag`].
     tag: u32,
+    told: &'a Told,
 }
 
-impl Place {
+impl Place<'_> {
     /// Has a socket's packets take the check's passage.
     fn lead(&self, socket: &impl AsFd) -> io::Result<()> {
         if self.tag == 0 {
@@ -121,7 +151,7 @@ impl Place {
     }
 }
 
-fn ask(kind: &CheckKind, place: Place) -> LocalBoxFuture<'_, Result<Option<Reported>, ProbeError>> {
+fn ask<'a>(kind: &'a CheckKind, place: Place<'a>) -> LocalBoxFuture<'a, Result<Option<Reported>, ProbeError>> {
     Box::pin(async move {
         let plain = match kind {
             CheckKind::Tcp => tcp::connect(place).await.map(drop),
@@ -149,7 +179,7 @@ fn ask(kind: &CheckKind, place: Place) -> LocalBoxFuture<'_, Result<Option<Repor
     })
 }
 
-fn ask_part(part: &Part, place: Place) -> LocalBoxFuture<'_, Result<Option<Reported>, ProbeError>> {
+fn ask_part<'a>(part: &'a Part, place: Place<'a>) -> LocalBoxFuture<'a, Result<Option<Reported>, ProbeError>> {
     let address = SocketAddr::new(place.address.ip(), part.port.unwrap_or(place.address.port()));
     let name = |error| ProbeError::Part { kind: part.kind.to_string(), error: Box::new(error) };
     Box::pin(async move { ask(&part.kind, Place { address, ..place }).await.map_err(name) })

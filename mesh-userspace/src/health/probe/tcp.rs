@@ -4,20 +4,22 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
-use super::{Place, ProbeError, blame};
+use super::{Place, ProbeError, blame, told::Noted};
 
 /// Connects.
 ///
 /// The prober closes first, thousands of times a second: closed in order, every check would leave a socket in TIME_WAIT for a minute,
 /// and local ports would run out. With a linger time of zero the close is a reset, which leaves nothing on either side.
-pub(super) async fn connect(place: Place) -> Result<TcpStream, ProbeError> {
+pub(super) async fn connect(place: Place<'_>) -> Result<Noted<'_>, ProbeError> {
     let socket = open(place).map_err(ProbeError::Local)?;
-    socket.connect(place.address).await.map_err(blame)
+    place.told.now();
+    let stream = socket.connect(place.address).await.map_err(blame)?;
+    Ok(Noted { stream, told: place.told })
 }
 
-fn open(place: Place) -> io::Result<TcpSocket> {
+fn open(place: Place<'_>) -> io::Result<TcpSocket> {
     let v4 = place.address.is_ipv4();
     let socket = if v4 { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_zero_linger()?;

@@ -33,8 +33,9 @@ pub struct Register {
     arrivals: Vec<TargetId>,
     /// Targets with an event that was not delivered yet, oldest first. A later event of the same target takes the earlier one's place.
     news: VecDeque<TargetId>,
-    /// Targets that are worth a check at once.
+    /// Targets that are worth a check at once, and the last one that got it.
     doubted: BTreeSet<TargetId>,
+    tried: TargetId,
     guard: Guard,
     vantage: Vantage,
     ballot: Ballot,
@@ -277,14 +278,16 @@ impl Register {
         }
     }
 
-    /// Targets to be checked at once, because somebody doubts them, with the checks to make.
-    pub fn take_doubted(&mut self, now: Instant) -> Vec<(TargetId, Arc<Check>)> {
+    /// Targets to be checked at once, because somebody doubts them, with the checks to make: `most` of them, by turns.
+    pub fn take_doubted(&mut self, now: Instant, most: usize) -> Vec<(TargetId, Arc<Check>)> {
         let mut taken = Vec::new();
-        for id in std::mem::take(&mut self.doubted) {
+        let mut first = std::mem::take(&mut self.doubted);
+        let then = first.split_off(&(self.tried + 1));
+        for id in then.into_iter().chain(first) {
             let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) else { continue };
             match target.trial {
-                Trial::From(when) if when <= now => {
-                    target.trial = Trial::UnderWay;
+                Trial::From(when) if when <= now && taken.len() < most => {
+                    (target.trial, self.tried) = (Trial::UnderWay, id);
                     taken.push((id, target.trial_check()));
                 }
                 Trial::From(_) => {

@@ -14,7 +14,7 @@ use anyhow::Result;
 use mesh::{control::view::StateWord, events::What};
 use serde::Serialize;
 
-use super::{GROUP, Mode, Settings, World};
+use super::{Mode, Settings, World, group};
 use crate::bench::stall::StallClock;
 
 const BACKENDS: u8 = 20;
@@ -43,7 +43,7 @@ pub struct Calm {
 /// Watches twenty healthy backends for `length`, with every core burning.
 pub fn calm(mode: Mode, settings: Settings, length: Duration) -> Result<Calm> {
     super::clean()?;
-    let world = World::build(GROUP, mode, settings, BACKENDS, RATE)?;
+    let world = World::build(&group(0), mode, settings, BACKENDS, RATE)?;
     let mut seq = world.balancer().events(0)?.last().map_or(0, |e| e.seq);
     let burners = Burners::light(std::thread::available_parallelism().map_or(2, usize::from));
     let (clock, end) = (StallClock::start(), Instant::now() + length);

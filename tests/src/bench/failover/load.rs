@@ -37,6 +37,12 @@ pub struct Tally {
     pub slow: u64,
 }
 
+impl Tally {
+    pub fn and(self, other: Self) -> Self {
+        Self { done: self.done + other.done, failed: self.failed + other.failed, slow: self.slow + other.slow }
+    }
+}
+
 /// Asks until it is dropped.
 #[derive(Debug)]
 pub struct Load {

@@ -18,15 +18,25 @@ pub use figure::Figure;
 pub use ways::Way;
 pub use world::{Trial, World};
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+
+use load::Tally;
 
 use super::stall::StallClock;
 use crate::netns::remove_stale;
 
-/// Begin of the names of all namespaces.
-const GROUP: &str = "mesh-bench";
+/// Worlds side by side at most.
+const LANES: usize = 32;
+
+/// Begin of the names of all namespaces of a lane.
+fn group(lane: usize) -> String {
+    if lane == 0 { "mesh-bench".to_owned() } else { format!("mesh-bench{lane}") }
+}
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -34,8 +44,10 @@ pub struct Options {
     pub ways: Vec<Way>,
     pub modes: Vec<Mode>,
     pub settings: Vec<Settings>,
-    /// Trials of each hard way; the others have a fifth of that, of which few take long.
+    /// Trials of each way.
     pub trials: usize,
+    /// Worlds that share the trials of a way, side by side: most of a trial is waiting.
+    pub lanes: usize,
     pub backends: u8,
     /// Requests a second.
     pub rate: u32,
@@ -54,45 +66,73 @@ pub fn measure(options: &Options, mut show: impl FnMut(&Figure) -> Result<()>) -
             if mode == Mode::Haproxy && i > 0 {
                 continue;
             }
-            let mut world = World::build(GROUP, mode, settings, options.backends, options.rate)?;
+            let build = |lane| World::build(&group(lane), mode, settings, options.backends, options.rate);
+            let mut worlds = (0..options.lanes.clamp(1, LANES)).map(build).collect::<Result<Vec<_>>>()?;
             for &way in &options.ways {
-                show(&measure_way(&mut world, way, mode, settings, options)?)?;
+                show(&measure_way(&mut worlds, way, mode, settings, options)?)?;
             }
         }
     }
     Ok(())
 }
 
-fn measure_way(world: &mut World, way: Way, mode: Mode, settings: Settings, options: &Options) -> Result<Figure> {
-    let trials = if way.hard() { options.trials } else { options.trials.div_ceil(5) };
-    let limit = if way == Way::Slow { Duration::from_secs(5) } else { Duration::from_secs(20) };
-    let (clock, end) = (StallClock::start(), Instant::now() + options.budget);
-    world.tally();
-    world.said()?;
-    let (mut outcomes, mut dead, mut slowest, mut story) = (Vec::new(), 0, 0.0, Vec::new());
-    while outcomes.len() < trials && Instant::now() < end {
-        let outcome = world.trial(way, limit)?;
-        let said = world.said()?;
-        dead += said.dead;
-        let took = if let Trial::Found(w) = outcome { w.all_ms } else { f64::INFINITY };
-        if options.explain && took > slowest {
-            (slowest, story) = (took, said.story);
-        }
-        outcomes.push(outcome);
+/// What a lane saw of a way.
+#[derive(Debug, Default)]
+struct Lane {
+    outcomes: Vec<Trial>,
+    /// How often a backend was called dead.
+    dead: usize,
+    /// The slowest trial, milliseconds, and what was said of it.
+    slowest: f64,
+    story: Vec<String>,
+}
+
+fn measure_way(worlds: &mut [World], way: Way, mode: Mode, settings: Settings, options: &Options) -> Result<Figure> {
+    let (clock, begun) = (StallClock::start(), &AtomicUsize::new(0));
+    for world in &*worlds {
+        world.tally();
     }
-    if options.explain {
+    let lanes = std::thread::scope(|scope| {
+        let lanes: Vec<_> = worlds.iter_mut().map(|world| scope.spawn(move || run_lane(world, way, settings, options, begun))).collect();
+        lanes.into_iter().map(|lane| lane.join().ok().context("a lane has panicked")?).collect::<Result<Vec<_>>>()
+    })?;
+    let slowest = lanes.iter().max_by(|a, b| a.slowest.total_cmp(&b.slowest));
+    if let Some(Lane { slowest, story, .. }) = slowest.filter(|_| options.explain) {
         eprintln!("{way} {} {}: the slowest trial, {slowest:.0} ms\n{}", mode.name(), settings.name(), story.join("\n"));
     }
     // The last requests have to end.
     std::thread::sleep(load::PATIENCE);
-    Ok(Figure::new(way, mode, settings, &outcomes, dead, world.tally(), clock.finish()))
+    let tally = worlds.iter().map(World::tally).fold(Tally::default(), Tally::and);
+    let dead = lanes.iter().map(|lane| lane.dead).sum();
+    let outcomes: Vec<_> = lanes.into_iter().flat_map(|lane| lane.outcomes).collect();
+    Ok(Figure::new(way, mode, settings, &outcomes, dead, tally, clock.finish()))
+}
+
+/// Takes trials until there are none left, or no time.
+fn run_lane(world: &mut World, way: Way, settings: Settings, options: &Options, begun: &AtomicUsize) -> Result<Lane> {
+    let (limit, end) = (way.limit(settings), Instant::now() + options.budget);
+    world.said()?;
+    let mut lane = Lane::default();
+    while Instant::now() < end && begun.fetch_add(1, Ordering::Relaxed) < options.trials {
+        let outcome = world.trial(way, limit)?;
+        let said = world.said()?;
+        lane.dead += said.dead;
+        let took = if let Trial::Found(w) = outcome { w.all_ms } else { f64::INFINITY };
+        if options.explain && took > lane.slowest {
+            (lane.slowest, lane.story) = (took, said.story);
+        }
+        lane.outcomes.push(outcome);
+    }
+    Ok(lane)
 }
 
 /// Takes down what an earlier run that was killed has left.
 fn clean() -> Result<()> {
-    for name in remove_stale(GROUP)? {
-        // The links ended with their interfaces; the pins are files.
-        let _ = std::fs::remove_dir_all(std::path::Path::new("/sys/fs/bpf/mesh").join(name));
+    for lane in 0..LANES {
+        for name in remove_stale(&group(lane))? {
+            // The links ended with their interfaces; the pins are files.
+            let _ = std::fs::remove_dir_all(std::path::Path::new("/sys/fs/bpf/mesh").join(name));
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use nix::{
 };
 use serde::Serialize;
 
+use super::balancer::Settings;
 use crate::{
     daemon::{Process, peer_binary},
     netns::{Host, run},
@@ -41,9 +42,13 @@ pub enum Way {
 }
 
 impl Way {
-    /// After these a backend can do nothing at all.
-    pub fn hard(self) -> bool {
-        matches!(self, Self::Kill | Self::Cut | Self::Drop)
+    /// How long a trial is watched. Who is slow may well stay in use; three checks and the timeout are over by then.
+    pub fn limit(self, settings: Settings) -> Duration {
+        match (self, settings) {
+            (Self::Slow, Settings::Default) => Duration::from_millis(4000),
+            (Self::Slow, Settings::Fast) => Duration::from_millis(1500),
+            (Self::Kill | Self::Cut | Self::Drop | Self::Stop, _) => Duration::from_secs(20),
+        }
     }
 }
 
