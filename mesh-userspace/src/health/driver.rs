@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::{
-    Check, HealthEvent, MonitorHandle, Outcome, ProbeError, PulseSockets, Sample, probe, pulse,
+    Check, HealthEvent, MonitorHandle, Outcome, ProbeError, PulseSockets, Sample, alarm, probe, pulse,
     stall::{Circumstances, Lost, Stall},
     watch::{Board, TargetId},
 };
@@ -116,6 +116,13 @@ enum Occasion {
     Doubt,
 }
 
+/// What may come of what is in flight.
+enum Done {
+    Check(Finished),
+    /// A moment that was waited for among the checks, to see how late they are.
+    Tick,
+}
+
 /// A check that was made.
 struct Finished {
     turn: Turn,
@@ -132,13 +139,14 @@ struct Driver {
     timers: BinaryHeap<Reverse<Turn>>,
     /// Due, and waiting for one of those in flight to end.
     ready: VecDeque<Turn>,
-    in_flight: FuturesUnordered<LocalBoxFuture<'static, Finished>>,
+    /// Checks, and the next tick.
+    in_flight: FuturesUnordered<LocalBoxFuture<'static, Done>>,
+    checks: usize,
     /// Those among them that are made because of a doubt.
     trials: usize,
     stall: Stall,
-    /// While checks are in flight we wake this often, to notice when we could not.
+    /// From one tick to the next while checks are in flight.
     tick: Duration,
-    next_tick: Instant,
     jitter: Jitter,
 }
 
@@ -151,10 +159,10 @@ impl Driver {
             timers: BinaryHeap::new(),
             ready: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
+            checks: 0,
             trials: 0,
             stall: Stall::default(),
             tick: Duration::from_millis(10),
-            next_tick: Instant::now(),
             jitter: Jitter(RandomState::new().hash_one(0)),
         }
     }
@@ -164,17 +172,19 @@ impl Driver {
         let events = self.events.clone();
         while !board.lock().closed && !events.is_closed() {
             let now = Instant::now();
-            self.stall.awake(now);
             self.admit(now);
             self.start_trials(now);
             self.start_due(now);
-            let wake = self.next_wake(now);
-            self.stall.expect(wake);
+            self.keep_time();
+            let wake = self.next_wake();
             let has_news = board.lock().has_news();
             // Nothing is lost when a branch loses: checks stay in the set, events stay on the board until there is room for them,
             // and the notification is kept.
             tokio::select! {
-                Some(finished) = self.in_flight.next(), if !self.in_flight.is_empty() => self.finish(finished),
+                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => match done {
+                    Done::Check(finished) => self.finish(finished),
+                    Done::Tick => self.stall.awake(Instant::now()),
+                },
                 () = sleep_until(wake) => {}
                 () = board.changed.notified() => {}
                 permit = events.reserve(), if has_news => {
@@ -212,7 +222,7 @@ impl Driver {
 
     /// So many checks may begin now.
     fn room(&self) -> usize {
-        self.options.in_flight.saturating_sub(self.in_flight.len())
+        self.options.in_flight.saturating_sub(self.checks)
     }
 
     fn room_for_trials(&self) -> usize {
@@ -235,16 +245,17 @@ impl Driver {
     }
 
     fn make(&mut self, turn: Turn, check: Arc<Check>) {
-        let lost = self.stall.lost();
+        let lost = self.stall.lost(Instant::now());
+        self.checks += 1;
         self.in_flight.push(Box::pin(async move {
             let outcome = probe(&check).await;
-            Finished { turn, check, outcome, lost }
+            Done::Check(Finished { turn, check, outcome, lost })
         }));
     }
 
     fn finish(&mut self, finished: Finished) {
         let now = Instant::now();
-        self.stall.awake(now);
+        self.checks = self.checks.saturating_sub(1);
         let Finished { turn, check, outcome, lost } = finished;
         let board = Arc::clone(&self.board);
         let mut board = board.lock();
@@ -253,7 +264,7 @@ impl Driver {
             elapsed: outcome.elapsed,
             // A command runs here: whenever we were late, so may it have been.
             waited: if check.kind.starts_processes() { Duration::ZERO } else { outcome.waited },
-            lost: self.stall.lost().since(lost),
+            lost: self.stall.lost(now).since(lost),
             excused: board.excused_in_row(turn.id, turn.occasion == Occasion::Doubt),
             silent: board.is_silent(turn.id),
         };
@@ -288,17 +299,23 @@ impl Driver {
         }
     }
 
-    fn next_wake(&mut self, now: Instant) -> Option<Instant> {
+    /// Waits for a moment among the checks in flight, in the same queues: when it comes late, so do their answers.
+    fn keep_time(&mut self) {
+        if self.checks == 0 || self.stall.expects() {
+            return;
+        }
+        let due = Instant::now() + self.tick;
+        self.stall.expect(due);
+        self.in_flight.push(Box::pin(async move {
+            alarm::sleep_until(due).await;
+            Done::Tick
+        }));
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
         // Where there is no room, the end of a check is what is waited for.
         let trial = if self.room_for_trials() > 0 { self.board.lock().next_trial() } else { None };
-        let due = self.timers.peek().map(|Reverse(turn)| turn.due).into_iter().chain(trial).min();
-        if self.in_flight.is_empty() {
-            return due;
-        }
-        if self.next_tick <= now {
-            self.next_tick = now + self.tick;
-        }
-        Some(due.map_or(self.next_tick, |due| due.min(self.next_tick)))
+        self.timers.peek().map(|Reverse(turn)| turn.due).into_iter().chain(trial).min()
     }
 }
 

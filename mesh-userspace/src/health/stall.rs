@@ -15,7 +15,7 @@ const PATIENCE: u32 = 10;
 /// ... and sooner where something else says that the target is silent.
 const PATIENCE_IN_DOUBT: u32 = 2;
 
-/// Sums up how late we woke.
+/// Sums up how late we were: because this thread did not run, or because it had more to do than it could.
 #[derive(Debug, Default)]
 pub(super) struct Stall {
     expected: Option<Instant>,
@@ -39,25 +39,27 @@ impl Lost {
 }
 
 impl Stall {
-    /// The next wake-up is due at `when`.
-    pub(super) fn expect(&mut self, when: Option<Instant>) {
-        self.expected = when;
+    /// Something is to happen at `when` that has to go through all that answers go through.
+    pub(super) fn expect(&mut self, when: Instant) {
+        self.expected = Some(when);
     }
 
-    /// We are awake at `now`.
+    /// It is expected, and has not happened yet.
+    pub(super) fn expects(&self) -> bool {
+        self.expected.is_some()
+    }
+
+    /// It happens at `now`.
     pub(super) fn awake(&mut self, now: Instant) {
-        let late = self.expected.take().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
-        if late > NOISE {
-            self.lost.all += late;
-        }
-        if late > AWAY {
-            self.lost.away += late;
-        }
+        self.lost = self.lost(now);
+        self.expected = None;
     }
 
-    /// Time lost so far.
-    pub(super) fn lost(&self) -> Lost {
-        self.lost
+    /// Time lost until `now`.
+    pub(super) fn lost(&self, now: Instant) -> Lost {
+        let late = self.expected.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        let more = |least| if late > least { late } else { Duration::ZERO };
+        Lost { all: self.lost.all + more(NOISE), away: self.lost.away + more(AWAY) }
     }
 }
 
@@ -114,13 +116,13 @@ mod tests {
         let mut stall = Stall::default();
         stall.awake(t0);
         for (due, woke, total) in [(10, 9, 0), (20, 22, 0), (30, 35, 5), (50, 50, 5), (60, 160, 105)] {
-            stall.expect(Some(t0 + due * MS));
+            stall.expect(t0 + due * MS);
+            assert_eq!(stall.lost(t0 + woke * MS).all, total * MS, "not yet there");
             stall.awake(t0 + woke * MS);
-            assert_eq!(stall.lost().all, total * MS, "due {due}, woke {woke}");
+            assert_eq!(stall.lost(t0 + woke * MS).all, total * MS, "due {due}, woke {woke}");
         }
-        stall.expect(None);
-        stall.awake(t0 + 900 * MS);
-        assert_eq!(stall.lost(), Lost { all: 105 * MS, away: 100 * MS });
+        assert!(!stall.expects(), "while nobody waits, time is not lost");
+        assert_eq!(stall.lost(t0 + 900 * MS), Lost { all: 105 * MS, away: 100 * MS });
     }
 
     #[test]
