@@ -42,7 +42,8 @@ fn wrong(row: &Row, backends: &Value) -> Option<String> {
 
 #[test]
 fn every_kind_tells_the_good_from_the_bad() -> Result<()> {
-    let stage = Stage::build("mesh-probes", &[("b1", 11)])?;
+    let stage = Stage::build("mesh-probes", &[("b1", 11), ("b2", 12)])?;
+    stage.backends["b2"].ns.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
     let servers = Servers::start(&stage.backends["b1"])?;
     let rows = rows();
     let daemon = Daemon::start(&stage.balancer.ns, &config(&rows, &servers)?)?;

@@ -57,6 +57,7 @@ fn web() -> Vec<Row> {
         down("http-rejecting", 8023, "{type: http, interval: 500ms}", ""),
         down("http-dropping", 8024, "{type: http, interval: 500ms}", "no answer within"),
         down("http-tarpit", 8025, "{type: http, interval: 500ms}", "no answer within"),
+        down("http-resetting", 8027, "{type: http, interval: 500ms}", "no HTTP answer"),
         down("http-asks-tls", 8002, "{type: http, interval: 500ms}", "status 400"),
         down("http-asks-grpc", 8040, "{type: http, interval: 500ms}", "no HTTP answer"),
     ]
@@ -71,9 +72,16 @@ fn encrypted() -> Vec<Row> {
         down("tls-other-name", 8002, "{type: tls, ca: DIR/ca.pem, server_name: other.test, interval: 500ms}", "TLS failed"),
         down("tls-stranger", 8002, "{type: tls, ca: DIR/stranger.pem, server_name: lb.test, interval: 500ms}", "TLS failed"),
         down("tls-asks-plain", 8001, "{type: tls, verify: false, interval: 500ms}", "TLS failed"),
+        down("tls-resetting", 8027, "{type: tls, verify: false, interval: 500ms}", "TLS failed"),
+        down("tls-rejecting", 8023, "{type: tls, verify: false, interval: 500ms}", ""),
         up("https-nginx", 8002, "{type: https, ca: DIR/ca.pem, server_name: lb.test, body: in private, interval: 500ms}"),
         up("https-haproxy", 8021, "{type: https, ca: DIR/ca.pem, server_name: lb.test, body: all is well, interval: 500ms}"),
         up("https-client", 8003, "{type: https, ca: DIR/ca.pem, server_name: lb.test, cert: DIR/client.pem, key: DIR/client.key, interval: 500ms}"),
+        down("https-lying-body", 8002, "{type: https, verify: false, body: all is well, interval: 500ms}", "does not hold"),
+        down("https-slow", 8002, "{type: https, verify: false, path: /slow, interval: 600ms}", "no answer within"),
+        down("https-closing", 8002, "{type: https, verify: false, path: /cut, interval: 500ms}", "no HTTP answer"),
+        down("https-resetting", 8027, "{type: https, verify: false, interval: 500ms}", "TLS failed"),
+        down("half-open-https", 8010, "{type: https, verify: false, interval: 500ms, timeout: 500ms}", "no answer within"),
         down("https-no-client", 8003, "{type: https, ca: DIR/ca.pem, server_name: lb.test, interval: 500ms}", "status 400"),
     ]
 }
@@ -87,6 +95,8 @@ fn others() -> Vec<Row> {
         down("grpc-unknown", 8040, "{type: grpc, service: nobody, interval: 600ms}", "status 5"),
         down("grpc-slow", 8040, "{type: grpc, service: slow, interval: 600ms}", "no answer within"),
         down("grpc-lying", 8040, "{type: grpc, service: lie, interval: 600ms}", "gRPC: "),
+        down("grpc-resetting", 8027, "{type: grpc, interval: 600ms}", "gRPC: "),
+        down("grpc-rejecting", 8023, "{type: grpc, interval: 600ms}", ""),
         down("grpc-asks-web", 8001, "{type: grpc, interval: 600ms}", "gRPC: "),
         down("grpc-asks-http2", 8026, "{type: grpc, interval: 600ms}", "gRPC: "),
         // A DNS question for web.test A, and the bytes of 10.1.2.3 in the answer.
@@ -95,9 +105,12 @@ fn others() -> Vec<Row> {
         down("udp-dns-refused", 5300, "{type: udp, send: 'hex:12340100000100000000000003776562056f746865720000010001', expect: 'hex:0a010203', interval: 500ms}", "without what was expected"),
         // Knot doesn't answer what is no question.
         down("udp-dns-silent", 5300, "{type: udp, send: nonsense, interval: 500ms}", "no answer within"),
+        // A stopped Knot: its kernel takes questions, and nobody answers.
+        down("half-open-udp", 5302, "{type: udp, send: 'hex:1234010000010000000000000377656204746573740000010001', interval: 500ms}", "no answer within"),
         down("udp-closed", 5301, "{type: udp, send: hello, interval: 500ms}", "refused"),
         up("icmp-host", 1, "{type: icmp, interval: 500ms, timeout: 500ms}"),
         Row { address: "10.77.0.200", ..down("icmp-nobody", 1, "{type: icmp, interval: 500ms, timeout: 500ms}", "") },
+        Row { address: "10.77.0.12", ..down("icmp-ignoring", 1, "{type: icmp, interval: 500ms, timeout: 500ms}", "no answer within") },
         up("exec-passing", 8001, "{type: exec, command: [/bin/sh, -c, 'test $MESH_ADDRESS:$MESH_PORT = 10.77.0.11:8001'], interval: 500ms}"),
         down("exec-failing", 8001, "{type: exec, command: [/bin/sh, -c, 'echo no disk >&2; exit 3'], interval: 500ms}", "ended with status 3: no disk"),
         down("exec-hanging", 8001, "{type: exec, command: [/bin/sleep, '100'], interval: 500ms, timeout: 300ms}", "no answer within"),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{daemon::Process, netns::Host};
+use mesh_tests::{
+    daemon::Process,
+    netns::{Host, run},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -64,14 +67,22 @@ impl Servers {
         let nginx = servers.configured("nginx.conf", &nginx(&servers.dir(), &web(&servers.dir())))?;
         let stopped = servers.configured("stopped.conf", &nginx_of("stopped", &servers.dir()))?;
         let haproxy = servers.configured("haproxy.cfg", &haproxy(&servers.dir()))?;
-        let knot = servers.configured("knot.conf", &knot(&servers.dir()))?;
+        let named = servers.configured("knot.conf", &knot(&servers.dir(), 5300))?;
+        let elsewhere = servers.path("stopped");
+        fs::create_dir(&elsewhere)?;
+        fs::copy(servers.path("test.zone"), elsewhere.join("test.zone"))?;
+        let silenced = servers.configured("stopped/knot.conf", &knot(&elsewhere.display().to_string(), 5302))?;
+        // Whoever says something on this port gets a reset, once the handshake is over.
+        let reset = "table inet resetting { chain in { type filter hook input priority 0; tcp dport 8027 tcp flags & psh == psh reject with tcp reset; }\n}";
+        run(host.ns.command("nft").arg(reset))?;
         let commands = [
             ("nginx", vec!["-c".into(), nginx], 8001),
             ("haproxy", vec!["-db".into(), "-f".into(), haproxy], 8020),
             // Debian's own interpreter: it has Debian's modules.
             ("/usr/bin/python3", vec!["-c".into(), GRPC.into(), "0.0.0.0:8040".into()], 8040),
-            ("knotd", vec!["-c".into(), knot], 5300),
+            ("knotd", vec!["-c".into(), named], 5300),
             ("nginx", vec!["-c".into(), stopped], 8010),
+            ("knotd", vec!["-c".into(), silenced], 5302),
         ];
         for (program, args, port) in commands {
             let mut command: Command = host.ns.command(program);
@@ -84,8 +95,10 @@ impl Servers {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-        let last = servers.running.last().and_then(Process::id).context("nginx runs")?;
-        kill(Pid::from_raw(i32::try_from(last)?), Signal::SIGSTOP)?;
+        for stopped in servers.running.iter().rev().take(2) {
+            let id = stopped.id().context("it has just answered")?;
+            kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGSTOP)?;
+        }
         Ok(servers)
     }
 
@@ -146,12 +159,13 @@ fn nginx(dir: &str, servers: &str) -> String {
 
 fn web(dir: &str) -> String {
     format!(
-        "server {{ listen 8001 default_server; root {dir};\n  location / {{ return 200 'all is well'; }}\n  location /lie {{ return 200 'all is lost'; }}\n\
+        "server {{ listen 8001 default_server; listen 8027; root {dir};\n  location / {{ return 200 'all is well'; }}\n  location /lie {{ return 200 'all is lost'; }}\n\
          location /broken {{ return 500; }}\n  location /slow {{ limit_rate 100; try_files /big =404; }}\n  location /cut {{ return 444; }}\n\
          location /asked {{ if ($http_x_probe != mesh) {{ return 403; }} return 204; }} }}\n\
          server {{ listen 8001; server_name shop.test; location / {{ return 200 'a shop'; }} }}\n\
          ssl_certificate {dir}/server.pem; ssl_certificate_key {dir}/server.key;\n\
-         server {{ listen 8002 ssl; location / {{ return 200 'in private'; }} }}\n\
+         server {{ listen 8002 ssl; root {dir}; location / {{ return 200 'in private'; }}\n\
+         location /slow {{ limit_rate 100; try_files /big =404; }}\n  location /cut {{ return 444; }} }}\n\
          server {{ listen 8003 ssl; ssl_client_certificate {dir}/ca.pem; ssl_verify_client on; location / {{ return 200 'in private'; }} }}"
     )
 }
@@ -169,9 +183,9 @@ fn haproxy(dir: &str) -> String {
     )
 }
 
-fn knot(dir: &str) -> String {
+fn knot(dir: &str, port: u16) -> String {
     format!(
-        "server:\n    rundir: {dir}\n    listen: 0.0.0.0@5300\n    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n\
+        "server:\n    rundir: {dir}\n    listen: 0.0.0.0@{port}\n    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n\
          database:\n    storage: {dir}\nlog:\n  - target: stderr\n    any: warning\n\
          zone:\n  - domain: test\n    storage: {dir}\n    file: test.zone\n"
     )

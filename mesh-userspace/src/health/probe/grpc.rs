@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use futures_util::FutureExt;
 use h2::{
     RecvStream,
     client::{SendRequest, handshake},
@@ -20,11 +21,14 @@ pub(super) async fn check(stream: Noted<'_>, address: SocketAddr, service: &str)
     let (sender, connection) = handshake(stream).await.map_err(broken)?;
     let exchange = exchange(sender, address, service);
     tokio::pin!(connection, exchange);
-    // The connection is what moves the bytes of the exchange. When it ends first, the exchange has all it will ever have.
+    // The connection is what moves the bytes of the exchange. When it ends first, the exchange has all it will ever have, though it may not be told so.
     tokio::select! {
         biased;
         result = &mut exchange => result,
-        _ = &mut connection => exchange.await,
+        ended = &mut connection => exchange.now_or_never().unwrap_or_else(|| match ended {
+            Err(error) => Err(broken(error)),
+            Ok(()) => Err(ProbeError::Grpc("the connection was closed before the answer".into())),
+        }),
     }
 }
 
