@@ -27,6 +27,7 @@ const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
 const ROUTING: u8 = IpProto::Ipv6Route as u8;
 const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 const DEST_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
+const AUTHENTICATION: u8 = IpProto::Ah as u8;
 
 /// VLAN tags that are looked behind.
 const TAGS: usize = 2;
@@ -244,6 +245,12 @@ fn extensions<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
                 next = after;
                 offset += (length as usize + 1) * 8;
             }
+            // RFC 4302 section 2.2: in words of four bytes, less two.
+            AUTHENTICATION => {
+                let Some(&[after, length]) = packet.at::<2>(offset) else { return Chain::odd(Reason::Malformed) };
+                next = after;
+                offset += (length as usize + 2) * 4;
+            }
             FRAGMENT => {
                 let Some(header) = packet.at::<8>(offset) else { return Chain::odd(Reason::Malformed) };
                 let place = u16::from_be(u16_at::<2, _>(header));
@@ -261,7 +268,7 @@ fn extensions<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
     match next {
         TCP | UDP => Chain { proto: next, fragment, odd: 0, offset: offset as u16 }.pack(),
         ICMPV6 => Chain::odd(Reason::Icmp),
-        HOP_BY_HOP | ROUTING | DEST_OPTIONS | FRAGMENT => Chain::odd(Reason::Malformed),
+        HOP_BY_HOP | ROUTING | DEST_OPTIONS | AUTHENTICATION | FRAGMENT => Chain::odd(Reason::Malformed),
         _ => Chain::odd(Reason::NotForVip),
     }
 }

@@ -121,13 +121,15 @@ fn chain<P: Packet>(packet: &P, mut offset: usize, mut next: u8, noise: u64) -> 
     const ROUTING: u8 = IpProto::Ipv6Route as u8;
     const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
     const DEST_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
+    const AUTHENTICATION: u8 = IpProto::Ah as u8;
     // What is said of the fragment, as it stands in the answer.
     let mut piece = 0;
     for _ in 0..EXTENSIONS {
-        if next == HOP_BY_HOP || next == ROUTING || next == DEST_OPTIONS {
+        if next == HOP_BY_HOP || next == ROUTING || next == DEST_OPTIONS || next == AUTHENTICATION {
             let Some(&[after, length]) = packet.at::<2>(offset) else { return 0 };
+            // RFC 4302 section 2.2: that header alone is counted in words of four bytes, less two.
+            offset += if next == AUTHENTICATION { (length as usize + 2) * 4 } else { (length as usize + 1) * 8 };
             next = after;
-            offset += (length as usize + 1) * 8;
         } else if next == FRAGMENT {
             let Some(header) = packet.at::<8>(offset) else { return 0 };
             let place = u16::from_be(u16_at::<2, _>(header));

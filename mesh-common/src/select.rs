@@ -158,11 +158,6 @@ impl<'a> Candidate<'a> {
     }
 
     #[inline(always)]
-    pub(crate) fn nat_source(self) -> u16 {
-        (self.status >> 16) as u16
-    }
-
-    #[inline(always)]
     pub(crate) fn stats(self) -> u32 {
         read!(self.entry, Backend.stats as u32)
     }

@@ -9,8 +9,8 @@ use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
 use crate::{
     abi::{
-        BackendSignals, Config, DISPLACEMENTS, FLOW_WAYS, FlowBucket, FlowEntry, Fragmented, LEDGER_WAYS, LedgerBucket, LedgerEntry,
-        NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, TIME_STEPS, VipHalf,
+        BackendSignals, Config, DISPLACEMENTS, FLOW_WAYS, Family, FlowBucket, FlowEntry, Fragmented, LEDGER_WAYS, LedgerBucket,
+        LedgerEntry, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, TIME_STEPS, VipHalf,
     },
     fragment::Course,
     patch::{QUOTE, Quote},
@@ -164,6 +164,14 @@ impl<'a> Shared<'a, Config> {
         let at = masked::<1>(active as u64) * SIZE + masked::<{ DISPLACEMENTS as i32 - 1 }>(index) * size_of::<u16>();
         // SAFETY: the masks leave one of two halves and one of its displacements.
         unsafe { self.part::<u16>(core::mem::offset_of!(Config, displacements) + at).load::<u16, 0>() }
+    }
+
+    /// Which source address flow number `n` of this family has, where its backend leaves that open.
+    #[inline(always)]
+    pub fn share(self, family: Family, n: u64) -> u64 {
+        let first = core::mem::offset_of!(Config, shares) + if family as u8 == Family::V4 as u8 { 0 } else { NAT_SOURCES };
+        // SAFETY: the mask leaves one of the family's bytes.
+        unsafe { self.part::<u8>(first + masked::<{ NAT_SOURCES as i32 - 1 }>(n)).load::<u8, 0>() as u64 }
     }
 
     /// Source address `index` of translated flows.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     daemon::{Process, mesh_binary, peer_binary},
-    netns::{Fabric, Host},
+    netns::{Fabric, Host, Namespace},
     peer,
 };
 
@@ -92,6 +92,11 @@ impl Stage {
     /// Kills a backend's servers (SIGKILL).
     pub fn kill(&mut self, name: &str) -> Result<()> {
         self.servers.remove(name).with_context(|| format!("no server {name}"))?.iter_mut().try_for_each(Process::kill)
+    }
+
+    /// The namespace of the Ethernet. The port of host number N is called `pN`.
+    pub fn switch(&self) -> &Namespace {
+        self.fabric.switch()
     }
 
     /// Address that a backend serves at.

@@ -1,6 +1,6 @@
 //! The fixtures, run by the host's copy of the engine.
 
-use mesh_tests::fixture::{Host, Sizes, cases, run, truncated};
+use mesh_tests::fixture::{Host, Sizes, cases, run, sources, truncated};
 
 #[test]
 fn every_fixture_of_several_buffers() {
@@ -34,5 +34,13 @@ fn every_length_of_every_packet() {
     let mut host = Host::new(Sizes::SMALL);
     for fixture in cases::all() {
         truncated(&mut host, &fixture, 1).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+}
+
+#[test]
+fn several_sources_are_room_for_as_many_flows() {
+    let mut host = Host::new(Sizes::SMALL);
+    for setting in sources::settings() {
+        sources::exhaust(&mut host, setting).unwrap_or_else(|e| panic!("{}: {e:#}", setting.name("several sources")));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, truncated, verifier};
+use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, sources, truncated, verifier};
 
 /// Each program is loaded once, for all tests here: the verifier's work is the larger part of theirs, most of all in an emulated machine. Every
 /// fixture begins with maps of its own, so it does not matter what the one before has left, or whether it failed.
@@ -45,6 +45,17 @@ fn every_length_of_every_packet_by_xdp() {
 #[test]
 fn every_length_of_every_packet_by_tc() {
     every_length(Hook::Tc);
+}
+
+#[test]
+fn several_sources_are_room_for_as_many_flows() {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        with(hook, |kernel| {
+            for setting in sources::settings() {
+                sources::exhaust(kernel, setting).unwrap_or_else(|e| panic!("{} by {hook:?}: {e:#}", setting.name("several sources")));
+            }
+        });
+    }
 }
 
 /// How much work the verifier had; `cargo xtask test vm` collects these lines for every kernel.

@@ -19,7 +19,7 @@ fn world(mode: Mode, proto: Proto, v6: bool) -> World {
 }
 
 fn load(hook: Hook) -> Kernel {
-    Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"))
+    Kernel::load_in_time(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
 /// Publishes the world; one flow in `every` is told. What was told before is known still: tests of one kernel use other ports.

@@ -18,7 +18,7 @@ fn handshakes_are_timed_by_tc() {
 }
 
 fn handshakes_are_timed(hook: Hook) {
-    let mut kernel = Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
+    let mut kernel = Kernel::load_in_time(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"));
     let vip = ([10, 96, 0, 1].into(), 80);
     let member = Member::new(1, ([10, 0, 0, 1].into(), 80)).with(|m| m.ifindex = INGRESS);
     let world = World::new(vec![Service::new(vip, Proto::Tcp, Mode::Dsr, vec![member])]);

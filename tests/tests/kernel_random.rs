@@ -1,6 +1,5 @@
 //! Random packets over random maps: the host's copy of the engine and the kernel give the same verdict, the same bytes and the same counts.
 
-use mesh_common::abi::NatConfig;
 use mesh_tests::{
     fixture::{Engine, Hook, Host, Kernel, Outcome, Sizes, Verdict, World, random},
     fuzz::{self, Script, Target},
@@ -70,7 +69,6 @@ fn compare(kernel: &mut Kernel, world: &World, script: &[random::Event]) -> Resu
         if !kernel.takes(packet) {
             continue;
         }
-        host.set_tick(kernel_tick());
         let (wanted, is) = (host.send(packet), kernel.send(packet));
         if !same(&wanted, &is) {
             return Err(format!("step {i}: the host says {wanted:02x?}, {} {is:02x?}", kernel.name()));
@@ -100,10 +98,4 @@ fn same(host: &Outcome, kernel: &Outcome) -> bool {
         (a, b) => a == b,
     };
     verdict && (host.verdict == Verdict::Drop || host.bytes == kernel.bytes)
-}
-
-/// The clock of translated flows.
-fn kernel_tick() -> u32 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap_or_else(|e| panic!("no clock: {e}"));
-    ((now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) >> NatConfig::TICK_SHIFT) as u32
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     daemon::Daemon,
-    peer,
+    peer::{self, Held},
     stage::{PORT, Stage},
 };
 use serde_json::Value;
@@ -150,5 +150,39 @@ fn traffic_for_the_node_passes() -> Result<()> {
     let other = vip(VIPS[0], 81)?;
     let refused = stage.client.ns.enter(|| TcpStream::connect_timeout(&other, PATIENCE))?;
     ensure!(refused.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused), "port 81 of the VIP should refuse");
+    Ok(())
+}
+
+/// Addresses that connections of `backend` come from.
+fn sources_at(stage: &Stage, backend: &str) -> Result<BTreeSet<IpAddr>> {
+    let filter = ["state", "established", "sport", "=", &format!(":{PORT}")];
+    let output = stage.backends[backend].ns.command("ss").args(["-Htn"]).args(filter).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let peers = text.lines().filter_map(|line| line.split_whitespace().last());
+    peers.map(|peer| Ok(peer.parse::<SocketAddr>().with_context(|| format!("`{peer}` is no address"))?.ip())).collect()
+}
+
+/// Each backend has connections from each of the addresses, and answers find their client.
+#[test]
+fn nat_comes_from_several_addresses() -> Result<()> {
+    const MORE: [&str; 2] = ["10.77.0.102", "fd77::102"];
+    let stage = stage("mesh-nat-srcs")?;
+    for (address, bits) in MORE.into_iter().zip([24, 64]) {
+        stage.balancer.ns.ip(&format!("address add {address}/{bits} dev eth0{}", if bits == 64 { " nodad" } else { "" }))?;
+    }
+    let (v4, v6) = (stage.balancer.v4, stage.balancer.v6);
+    let sources = format!("nat: {{sources: [{v4}, {}, \"{v6}\", \"{}\"]}}\n", MORE[0], MORE[1]);
+    let daemon = Daemon::start(&stage.balancer.ns, &(sources + &config(&stage, "xdp", "nat")?))?;
+    for (address, own, more) in [(VIPS[0], IpAddr::from(v4), MORE[0]), (VIPS[1], v6.into(), MORE[1])] {
+        let held = Held::open(&stage.client.ns, vip(address, 80)?, 150, Duration::from_millis(10), PATIENCE)?;
+        let wanted = BTreeSet::from([own, more.parse()?]);
+        for (name, _) in BACKENDS {
+            let seen = sources_at(&stage, name)?.into_iter().filter(|source| source.is_ipv6() == own.is_ipv6()).collect::<BTreeSet<_>>();
+            ensure!(seen == wanted, "{name} is asked from {seen:?}; log of the daemon:\n{}", daemon.log());
+        }
+        for life in held.finish() {
+            ensure!(life.broken.is_none(), "{life:?}");
+        }
+    }
     Ok(())
 }

@@ -126,7 +126,7 @@ fn guarded_config(stage: &Stage, guard: &dyn Fn(bool) -> String) -> Result<Strin
 
 /// The first connection is let in and goes on, the next is not: by `source_rate` or `rate`.
 fn one_connection(group: &str, key: &str, reason: &str) -> Result<()> {
-    let (stage, daemon) = guarded(group, &format!("protect: {{{key}: 1/h}}"))?;
+    let (stage, mut daemon) = guarded(group, &format!("protect: {{{key}: 1/h}}"))?;
     for (vip, service) in GUARDED.into_iter().zip(["web4", "web6"]) {
         let vip = at(vip, PORT)?;
         let held = Held::open(&stage.client.ns, vip, 1, Duration::from_millis(10), PATIENCE)?;
@@ -141,7 +141,20 @@ fn one_connection(group: &str, key: &str, reason: &str) -> Result<()> {
             ensure!(life.broken.is_none() && life.requests > 10, "the connection that was let in: {life:?}");
         }
     }
-    Ok(())
+    // What was opened is remembered by the kernel: neither without a daemon nor with the next one is there another to be had.
+    let another = |when: &str| -> Result<()> {
+        for vip in GUARDED {
+            let vip = at(vip, PORT)?;
+            let other = stage.client.ns.enter(|| TcpStream::connect_timeout(&vip, SILENCE))?;
+            ensure!(other.as_ref().is_err_and(|e| e.kind() == ErrorKind::TimedOut), "a connection to {vip} {when}: {other:?}");
+        }
+        Ok(())
+    };
+    daemon.stop(nix::sys::signal::Signal::SIGKILL)?;
+    another("without a daemon")?;
+    daemon.launch()?;
+    daemon.wait_ready(PATIENCE * 3)?;
+    another("after a restart")
 }
 
 #[test]

@@ -14,6 +14,7 @@ use mesh_tests::{
     peer,
     stage::{PORT, Stage},
 };
+use nix::sys::socket::{setsockopt, sockopt};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
@@ -21,6 +22,11 @@ const VIPS: [&str; 2] = ["10.77.0.100", "fd77::100"];
 const DEAF: u16 = 9999;
 /// One whose service has no backend.
 const EMPTY: u16 = 9998;
+/// One whose backend is behind a router.
+const BEYOND: u16 = 9997;
+const BEHIND: [&str; 2] = ["10.79.0.2", "fd79::2"];
+/// One of a service that takes datagrams in outer headers.
+const WRAPPED: u16 = 9996;
 
 fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
     let port = port(mode);
@@ -36,6 +42,16 @@ fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
             "  - {{name: deaf{family}, vip: \"{vip}\", port: {DEAF}, protocol: udp, mode: nat, health: none, backends: [{{address: \"{}\", port: 9}}]}}\n",
             backend.ip()
         );
+        text += &format!(
+            "  - {{name: beyond{family}, vip: \"{vip}\", port: {BEYOND}, protocol: udp, mode: nat, health: none, backends: [{{address: \"{}\", port: 9}}]}}\n",
+            BEHIND[usize::from(v6)]
+        );
+        if mode == "tunnel" {
+            text += &format!(
+                "  - {{name: wrapped{family}, vip: \"{vip}\", port: {WRAPPED}, protocol: udp, mode: tunnel, health: none, backends: [\"{}\"]}}\n",
+                backend.ip()
+            );
+        }
         for protocol in ["tcp", "udp"] {
             text += &format!(
                 "  - {{name: empty-{protocol}{family}, vip: \"{vip}\", port: {EMPTY}, protocol: {protocol}, mode: nat, health: none, \
@@ -71,6 +87,87 @@ fn far_behind(stage: &Stage, group: &str) -> Result<Namespace> {
         host.ns.ip(&format!("route add fd78::/64 via {}", stage.client.v6))?;
     }
     Ok(far)
+}
+
+/// A host behind the backend, which becomes its router.
+fn beyond(stage: &Stage, group: &str) -> Result<Namespace> {
+    let beyond = Namespace::new(group, "beyond")?;
+    let router = &stage.backends["b1"].ns;
+    router.sysctl("net/ipv4/ip_forward", "1")?;
+    router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    router.ip(&format!("link add beyond0 type veth peer name eth0 netns {}", beyond.name()))?;
+    for (ns, dev, n) in [(router, "beyond0", 1), (&beyond, "eth0", 2)] {
+        ns.ip(&format!("address add 10.79.0.{n}/24 dev {dev}"))?;
+        ns.ip(&format!("address add fd79::{n}/64 dev {dev} nodad"))?;
+        ns.ip(&format!("link set {dev} up"))?;
+    }
+    beyond.ip("route add default via 10.79.0.1")?;
+    beyond.ip("route add default via fd79::1")?;
+    let (b1, balancer) = (&stage.backends["b1"], &stage.balancer.ns);
+    balancer.ip(&format!("route add 10.79.0.0/24 via {}", b1.v4))?;
+    balancer.ip(&format!("route add fd79::/64 via {}", b1.v6))?;
+    Ok(beyond)
+}
+
+/// As `traceroute` does: datagrams with one hop more each, until one has arrived. The balancer is the first, the router behind it the second, and the backend,
+/// where nobody listens, says so. All errors come from the VIP, for what was sent to it.
+fn traces(stage: &Stage) -> Result<()> {
+    for vip in VIPS {
+        let to: SocketAddr = (vip.parse::<IpAddr>()?, BEYOND).into();
+        for (hops, error) in [(1, ErrorKind::HostUnreachable), (2, ErrorKind::HostUnreachable), (3, ErrorKind::ConnectionRefused)] {
+            let said = stage.client.ns.enter(|| said_about(to, hops))??;
+            ensure!(said == error, "a datagram of {hops} hops to {to}: {said:?}, and not {error:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The error that a datagram of so many hops leads to.
+fn said_about(to: SocketAddr, hops: i32) -> Result<ErrorKind> {
+    let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    if to.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4Ttl, &hops)?;
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv6Ttl, &hops)?;
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    socket.connect(to)?;
+    // Who says errors may limit them.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        // One that was said about the last one is told here, too.
+        if let Err(e) = socket.send(b"who is there?") {
+            return Ok(e.kind());
+        }
+        match socket.recv(&mut [0; 16]) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => ensure!(Instant::now() < end, "nothing is said about {hops} hops to {to}"),
+            Err(e) => return Ok(e.kind()),
+            Ok(_) => anyhow::bail!("a datagram of {hops} hops to {to} is answered"),
+        }
+    }
+}
+
+/// A datagram that fills the client's link does not fit with an outer header: the balancer says what does, and the client's kernel goes by it.
+fn adapts(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    for (vip, headers, fits) in [(VIPS[0], 28, 1480), (VIPS[1], 48, 1460)] {
+        let to: SocketAddr = (vip.parse::<IpAddr>()?, WRAPPED).into();
+        daemon.until(&format!("the client knows what fits to {vip}"), || {
+            stage.client.ns.enter(|| -> std::io::Result<()> {
+                let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+                let socket = UdpSocket::bind((any, 0))?;
+                socket.connect(to)?;
+                // An error about an earlier one is told here.
+                let _ = socket.send(&vec![7; 1500 - headers]);
+                Ok(())
+            })??;
+            let route = stage.client.ns.command("ip").args(["route", "get", vip]).output()?;
+            Ok(String::from_utf8_lossy(&route.stdout).contains(&format!("mtu {fits}")))
+        })?;
+    }
+    Ok(())
 }
 
 /// Whole answers get through though segments of the size that was agreed don't: the backend learns what fits.
@@ -158,6 +255,7 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
         }
     }
     let far = far_behind(&stage, group)?;
+    let _beyond = beyond(&stage, group)?;
     if mode == "dnat" {
         routes(&stage)?;
     }
@@ -167,7 +265,9 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
         discovers_the_path(&far, port(mode))?;
         refused(&stage, DEAF)?;
         refused(&stage, EMPTY)?;
-        reset(&stage)
+        reset(&stage)?;
+        traces(&stage)?;
+        if mode == "tunnel" { adapts(&stage, &daemon) } else { Ok(()) }
     };
     all().with_context(|| format!("log of the daemon:\n{}", daemon.log()))
 }

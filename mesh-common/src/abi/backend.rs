@@ -74,7 +74,7 @@ pub struct Backend {
     pub state: u8,
     /// [`Backend::READY`], [`Backend::V6`], [`Backend::GUE`], [`Backend::REPLY_HOP`].
     pub flags: u8,
-    /// Index into [`super::Config::sources`]: the address that `nat` flows to this backend come from.
+    /// Index into [`super::Config::sources`]: the address that `nat` flows to this backend come from; [`super::NatSource::ANY`].
     pub nat_source: u16,
     /// Index of this backend's [`super::BackendStats`].
     pub stats: u32,

@@ -32,6 +32,11 @@ pub struct NatSource {
     pub reserved: u32,
 }
 
+impl NatSource {
+    /// In place of an index into [`Config::sources`]: [`Config::shares`] says which one, flow by flow.
+    pub const ANY: u16 = u16::MAX;
+}
+
 /// Limits and times of translation.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -83,6 +88,9 @@ pub struct Config {
     pub nat: NatConfig,
     pub ledger: LedgerConfig,
     pub sources: [NatSource; NAT_SOURCES],
+    /// Indices into `sources` for flows to backends with [`NatSource::ANY`], by bits of the flow's hash; first for IPv4, then for IPv6. Each source stands there
+    /// about equally often.
+    pub shares: [[u8; NAT_SOURCES]; 2],
     pub displacements: [[u16; DISPLACEMENTS]; 2],
 }
 
@@ -100,4 +108,4 @@ impl Config {
     pub const SAMPLE_MASK: u32 = 15;
 }
 
-const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 16 + 24 * NAT_SOURCES + 4 * DISPLACEMENTS);
+const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 16 + 24 * NAT_SOURCES + 2 * NAT_SOURCES + 4 * DISPLACEMENTS);

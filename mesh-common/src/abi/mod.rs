@@ -39,7 +39,7 @@ pub use sources::{SOURCE_PREFIXES, SourcePrefix};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Names of the maps in the object and of their pins.
 pub mod map {
@@ -91,6 +91,12 @@ pub mod map {
     pub const FLOW_LOG_STATS: &str = "FLOW_LOG_STATS";
     /// One [`super::Explained`], the last that [`super::program::EXPLAIN`] told; mmapped.
     pub const EXPLAINED: &str = "EXPLAINED";
+}
+
+/// Names of what is set in the object before it is loaded.
+pub mod global {
+    /// A tick that the clock stands still at, for tests; 0 = it goes.
+    pub const STILL: &str = "STILL";
 }
 
 /// Names of the programs in the object and of their pins.

@@ -23,6 +23,8 @@ use crate::{
 
 /// Entries of the flow map that are tried for a flow.
 const TRIES: u16 = 24;
+/// Source addresses among them, where there are several.
+const ADDRESSES: u64 = 4;
 
 const CLAIM: usize = offset_of!(NatFlow, claim);
 const HALF_OPEN: usize = offset_of!(NatGauges, half_open);
@@ -107,28 +109,29 @@ pub fn open_flow<T: Tables>(tables: &T) -> u64 {
 #[inline(always)]
 fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>) -> Result<Parties, Reason> {
     let (Some(config), Some(gauges)) = (tables.config(), tables.nat_gauges()) else { return Err(Reason::BadTable) };
-    let hash = read!(opening, Opening.hash as u64);
+    let hash = || read!(opening, Opening.hash as u64);
     let base = read!(opening, Opening.backend_base as u32);
     let index = match Choice::from_word(read!(opening, Opening.chosen as u32) as u64).backend() {
         SlotWord::NONE => select::backend(tables, read!(opening, Opening.slot as u32), base)?.0,
         chosen => chosen,
     };
     // On which way they were found is nothing that a verifier is to know: it would follow the search for an entry for each.
-    let index = opaque(index as u64, hash) as u16;
+    let index = opaque(index as u64, hash()) as u16;
     let Some(backend) = Candidate::at(tables, base, index) else { return Err(Reason::NoBackend) };
     // Half-open flows have their share of the table and no more: beyond it a new one takes the place of one that is stuck, never that of a flow
     // that is established, nor a free one.
     let crowded = gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64;
-    let crowded = opaque(crowded as u64, hash) != 0;
-    let source = config.source(backend.nat_source() as u64);
-    if read!(source, NatSource.family as u32) != A::FAMILY as u32 || port_range(config).1 == 0 {
+    let crowded = opaque(crowded as u64, hash()) != 0;
+    if read!(config.source(source_of::<A>(config, backend, hash())), NatSource.family as u32) != A::FAMILY as u32
+        || port_range(config).1 == 0
+    {
         return Err(Reason::BadTable);
     }
-    let Some((flow, place, port)) = claim(tables, config, opening, backend, load_address!(A, source, NatSource.addr), crowded) else {
+    let Some((flow, place, port, source)) = claim::<A, T>(tables, config, opening, backend, crowded) else {
         return Err(if crowded { Reason::HalfOpenLimit } else { Reason::NatFull });
     };
     let now = read!(opening, Opening.now as u32);
-    let parties = Parties::new(read!(opening, Opening.client_port as u16), port, backend.nat_source(), index);
+    let parties = Parties::new(read!(opening, Opening.client_port as u16), port, source, index);
     let client = load_address!(A, opening, Opening.client);
     client.store::<NatFlow, { offset_of!(NatFlow, client) }, { offset_of!(NatFlow, client) + 8 }>(flow);
     parties.put(flow);
@@ -138,9 +141,9 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
     put!(flow, NatFlow.own_mac as u64, read!(opening, Opening.own_mac as u64));
     put!(flow, NatFlow.seen as u64, Life::begun(now));
     gauges.add::<HALF_OPEN>(1);
-    flow.exchange::<CLAIM>(NatFlow::BUSY, Parties::claim(hash));
-    if !index::insert(tables, config, hash, place, now) {
-        abandon(tables, flow, Parties::claim(hash));
+    flow.exchange::<CLAIM>(NatFlow::BUSY, Parties::claim(hash()));
+    if !index::insert(tables, config, hash(), place, now) {
+        abandon(tables, flow, Parties::claim(hash()));
         return Err(Reason::NatFull);
     }
     Ok(parties)
@@ -155,8 +158,17 @@ pub(crate) fn abandon<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>, claim: u
     }
 }
 
-/// An entry that is now ours, its index and the source port that belongs to it. Ports are tried from one on that the flow's hash gives; each has
-/// one place in the map, which is ours to take if it is free or its flow has expired.
+/// Index of a source address of flows to this backend: the `n`th where there are several. Without a branch, which a verifier would follow each time.
+#[inline(always)]
+fn source_of<A: Address>(config: Shared<'_, Config>, backend: Candidate<'_>, n: u64) -> u64 {
+    // Read here, and not kept: the stack is small.
+    let own = read!(backend.entry, Backend.nat_source as u16);
+    let any = opaque(if own == NatSource::ANY { u64::MAX } else { 0 }, n);
+    own as u64 & !any | config.share(A::FAMILY, n) & any
+}
+
+/// An entry that is now ours, its index, and the source port and address (its index) that belong to it. Ports are tried from one on that the flow's hash gives,
+/// and so are addresses, where there are several; each pair has one place in the map, which is ours to take if it is free or its flow has expired.
 ///
 /// `point` goes round the ports as a 32-bit fraction of them. Its step is the flow's own, so that flows that begin side by side part at once: with a step
 /// of one port for all of them they would line up in clusters. A range that is no larger than the tries is gone through port by port.
@@ -166,23 +178,28 @@ fn claim<'a, A: Address, T: Tables>(
     config: Shared<'a, Config>,
     opening: Shared<'a, Opening>,
     backend: Candidate<'a>,
-    source: A,
     crowded: bool,
-) -> Option<(Shared<'a, NatFlow>, u32, u16)> {
-    let (first, count) = port_range(config);
-    let addresses = hash::reply_addresses(load_address!(A, backend.entry, Backend.addr), source, hash::key(config));
-    let own = (hash::last(read!(opening, Opening.hash as u64)) >> 32) | 1;
-    let step = opaque(if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own }, addresses);
-    let mut point = read!(opening, Opening.hash as u64) << 32;
-    for _ in 0..TRIES {
-        let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
-        point = point.wrapping_add(step << 32);
-        let hash = hash::reply_ports(addresses, ports(backend.port(), port), read!(opening, Opening.proto as u8));
-        let place = hash::range(hash, read!(config, Config.nat.flows as u32));
-        if let Some(flow) = tables.nat_flow(place)
-            && take(tables, config, flow, read!(opening, Opening.now as u32), crowded)
-        {
-            return Some((flow, place, port));
+) -> Option<(Shared<'a, NatFlow>, u32, u16, u16)> {
+    let count = port_range(config).1;
+    let flow_hash = read!(opening, Opening.hash as u64);
+    let own = (hash::last(flow_hash) >> 32) | 1;
+    let step = opaque(if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own }, flow_hash);
+    let mut point = flow_hash << 32;
+    let source = |n: u64| source_of::<A>(config, backend, (read!(opening, Opening.hash as u64) >> 32).wrapping_add(n));
+    for n in 0..ADDRESSES {
+        let address = load_address!(A, config.source(source(n)), NatSource.addr);
+        let addresses = hash::reply_addresses(load_address!(A, backend.entry, Backend.addr), address, hash::key(config));
+        for _ in 0..TRIES as u64 / ADDRESSES {
+            let (first, count) = port_range(config);
+            let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
+            point = point.wrapping_add(step << 32);
+            let hash = hash::reply_ports(addresses, ports(backend.port(), port), read!(opening, Opening.proto as u8));
+            let place = hash::range(hash, read!(config, Config.nat.flows as u32));
+            if let Some(flow) = tables.nat_flow(place)
+                && take(tables, config, flow, read!(opening, Opening.now as u32), crowded)
+            {
+                return Some((flow, place, port, source(n) as u16));
+            }
         }
     }
     None

@@ -9,7 +9,8 @@ use super::{placed::Placed, words::Span};
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nat {
-    /// Addresses that translated flows come from. Default: the node's own address towards each backend.
+    /// Addresses that translated flows come from, which have to lead to this node. Of several, each flow has one by its hash: each more is room for as many
+    /// flows to each backend as there are ports. Default: the node's own address towards each backend.
     #[serde(default)]
     pub sources: Vec<Placed<String>>,
     /// Source ports of translated flows, `FIRST-LAST`. Default: the largest region from 1024 on that is not in `ip_local_port_range`.

@@ -168,6 +168,11 @@ fn adopt_sources(image: &Image, layout: &mut Layout) {
             layout.sources.adopt(index, addr);
         }
     }
+    let first = std::mem::offset_of!(Config, shares) / 8;
+    let words = image.config.run(0, first, size_of_val(&layout.shares) / 8);
+    for (bytes, word) in bytemuck::bytes_of_mut(&mut layout.shares).chunks_exact_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
 }
 
 fn vip_addr(addr: mesh_common::abi::Addr, port: [u8; 2], proto: u8, family: u8) -> Option<VipAddr> {

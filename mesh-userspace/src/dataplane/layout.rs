@@ -75,6 +75,8 @@ pub struct Layout {
     pub backends: Extents,
     pub stats: Extents,
     pub sources: Sources,
+    /// [`mesh_common::abi::Config::shares`].
+    pub shares: [[u8; NAT_SOURCES]; 2],
     pub lists: Lists,
     /// Positions of each half of the VIP map.
     pub half_size: u32,
@@ -162,6 +164,7 @@ impl Layout {
             backends: Extents::new(limits.backends),
             stats: Extents::new(limits.backends),
             sources: Sources(vec![None; NAT_SOURCES]),
+            shares: [[0; NAT_SOURCES]; 2],
             lists: Lists::default(),
             half_size: half_size(limits.services),
             active: 0,

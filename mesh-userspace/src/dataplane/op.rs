@@ -1,6 +1,6 @@
 //! One step of a publication, and its execution by plain stores.
 
-use mesh_common::abi::{Backend, Config, NatSource, ServiceInfo, SlotWord, SourcePrefix};
+use mesh_common::abi::{Backend, Config, NAT_SOURCES, NatSource, ServiceInfo, SlotWord, SourcePrefix};
 
 use super::{
     image::{Image, words_of},
@@ -12,6 +12,8 @@ use super::{
 pub enum Op {
     /// A source address of translated flows.
     Source { index: u16, value: NatSource },
+    /// Which source addresses flows of a family share, see [`Config::shares`].
+    Shares { v6: bool, value: [u8; NAT_SOURCES] },
     /// Entries of the backend map that no slot names.
     Backends { base: u32, entries: Vec<Backend> },
     /// One word of a backend's entry that slots may name.
@@ -84,7 +86,11 @@ impl Op {
     pub fn apply(&self, image: &Image, grace: &mut impl FnMut()) {
         match self {
             Self::Source { index, value } => {
-                let at = std::mem::offset_of!(mesh_common::abi::Config, sources) / 8 + usize::from(*index) * (size_of::<NatSource>() / 8);
+                let at = std::mem::offset_of!(Config, sources) / 8 + usize::from(*index) * (size_of::<NatSource>() / 8);
+                image.config.set_run(0, at, words_of(value));
+            }
+            Self::Shares { v6, value } => {
+                let at = (std::mem::offset_of!(Config, shares) + if *v6 { NAT_SOURCES } else { 0 }) / 8;
                 image.config.set_run(0, at, words_of(value));
             }
             Self::Backends { base, entries } => {

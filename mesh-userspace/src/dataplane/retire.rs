@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::abi::{Backend, NAT_SOURCES, ServiceInfo};
+use mesh_common::abi::{Backend, NAT_SOURCES, NatSource, ServiceInfo};
 
 use super::{
     extents::GRACE,
@@ -97,10 +97,46 @@ fn collect_sources(image: &Image, layout: &mut Layout, live: &Live) {
     for service in layout.services.values() {
         for (local, _) in service.present() {
             let at = image.backends.get((service.base + u32::from(local)) as usize).nat_source;
-            if let Some(used) = used.get_mut(usize::from(at)) {
-                *used = true;
+            let shared = if at == NatSource::ANY { &layout.shares[usize::from(service.vip.addr.is_ipv6())][..] } else { &[] };
+            for at in shared.iter().copied().map(u16::from).chain([at]) {
+                if let Some(used) = used.get_mut(usize::from(at)) {
+                    *used = true;
+                }
             }
         }
     }
     layout.sources.retain(&used, live.since, GRACE);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use mesh_common::abi::{BackendState, Mode, Proto};
+
+    use super::*;
+    use crate::{
+        dataplane::options::Limits,
+        model::{BackendId, VipAddr},
+    };
+
+    #[test]
+    fn addresses_that_backends_share_are_kept_and_others_are_not() {
+        let (image, start) = (Image::heap(32, 4, 64, 16, 64), Instant::now());
+        let mut layout = Layout::new(&Limits::default());
+        let vip = VipAddr { addr: "192.0.2.1".parse().unwrap(), port: 80, proto: Proto::Tcp };
+        let id = layout.add(vip, Mode::Nat, 1, start).unwrap();
+        let service = layout.services.get_mut(&id).unwrap();
+        service.put(0, Entry { id: BackendId("10.0.0.1:80".parse().unwrap()), stats: 0, retired: None });
+        let entry = Backend { state: BackendState::Active as u8, nat_source: NatSource::ANY, ..Backend::default() };
+        image.backends.set(service.base as usize, &entry);
+        let [first, second, other] = ["192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|text| text.parse::<IpAddr>().unwrap());
+        let indices = [first, second, other].map(|addr| layout.sources.index(addr).unwrap().0);
+        layout.shares[0] = std::array::from_fn(|n| indices[n % 2] as u8);
+        for n in 1..4 {
+            collect(&image, &mut layout, &Live { since: start + 2 * n * GRACE, ..Live::default() });
+        }
+        let known = [first, second, other].map(|addr| layout.sources.index(addr).unwrap());
+        assert_eq!(known, [(indices[0], false), (indices[1], false), (indices[2], true)]);
+    }
 }

@@ -46,7 +46,7 @@ impl Rig {
             remembered: 1 << 12,
             nat_flows,
         };
-        let mut kernel = Kernel::load(Hook::Xdp, sizes)?;
+        let mut kernel = Kernel::load_in_time(Hook::Xdp, sizes)?;
         let program = kernel.program()?.fd()?.try_clone()?;
         Ok(Self { kernel, program, services, published: None })
     }

@@ -37,8 +37,13 @@ struct LoadAttr {
     insn_cnt: u32,
     insns: u64,
     license: u64,
-    rest: [u64; 3],
+    log: [u64; 2],
+    kernel: u32,
+    flags: u32,
 }
+
+/// The program takes packets in several buffers (BPF_F_XDP_HAS_FRAGS), as large frames are.
+const HAS_FRAGS: u32 = 1 << 5;
 
 fn load(action: u32) -> io::Result<OwnedFd> {
     // mov64 r0, action; exit
@@ -48,7 +53,9 @@ fn load(action: u32) -> io::Result<OwnedFd> {
         insn_cnt: code.len() as u32,
         insns: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        rest: [0; 3],
+        log: [0; 2],
+        kernel: 0,
+        flags: HAS_FRAGS,
     };
     // SAFETY: the attribute's size is given, and the memory that it points at outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<LoadAttr>()) };

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::abi::{Backend, BackendState, Mode, Proto, ServiceFlags, SlotWord};
+use mesh_common::abi::{Backend, BackendState, Mode, NAT_SOURCES, NatSource, Proto, ServiceFlags, SlotWord};
 
 use super::{
     Hops, Phases, Translation, drain,
@@ -82,28 +82,42 @@ impl<H: Hops> Step<'_, H> {
 
     /// Index of the source address of each member.
     fn nat_sources(&mut self, layout: &mut Layout, wanted: &ServicePlan) -> Result<Vec<u16>, LayoutError> {
-        let mut index = |id: &BackendId| {
-            let Some(addr) = self.source_for(id.0.ip()).filter(|_| wanted.mode == Mode::Nat) else { return Ok(0) };
-            let (index, new) = layout.sources.index(addr).ok_or(LayoutError::Sources)?;
-            if new {
-                self.phases.sources.push(Op::Source { index, value: source_of(addr) });
-            }
-            Ok(index)
-        };
-        wanted.members.iter().map(|m| index(&m.id)).collect()
+        if wanted.mode != Mode::Nat {
+            return Ok(vec![0; wanted.members.len()]);
+        }
+        if let Some(any) = self.shared_source(layout, wanted.vip.addr.is_ipv6())? {
+            return Ok(vec![any; wanted.members.len()]);
+        }
+        let hops = self.hops;
+        let own = |id: &BackendId| hops.hop(id.0.ip()).map(|hop| hop.source);
+        wanted.members.iter().map(|m| own(&m.id).map_or(Ok(0), |addr| self.source_index(layout, addr))).collect()
     }
 
-    /// The address that flows to a backend come from. Of several configured ones each backend always has the same.
-    fn source_for(&self, backend: IpAddr) -> Option<IpAddr> {
-        let fitting: Vec<IpAddr> = self.translation.sources.iter().copied().filter(|s| s.is_ipv4() == backend.is_ipv4()).collect();
-        let last = match backend {
-            IpAddr::V4(a) => a.octets()[3],
-            IpAddr::V6(a) => a.octets()[15],
-        };
-        match fitting.len() {
-            0 => self.hops.hop(backend).map(|h| h.source),
-            n => fitting.get(usize::from(last) % n).copied(),
+    fn source_index(&mut self, layout: &mut Layout, addr: IpAddr) -> Result<u16, LayoutError> {
+        let (index, new) = layout.sources.index(addr).ok_or(LayoutError::Sources)?;
+        if new {
+            self.phases.sources.push(Op::Source { index, value: source_of(addr) });
         }
+        Ok(index)
+    }
+
+    /// What flows to all backends of a family come from, if the configuration says: its one address, or each flow from one of them.
+    fn shared_source(&mut self, layout: &mut Layout, v6: bool) -> Result<Option<u16>, LayoutError> {
+        let fitting = self.translation.sources.iter().filter(|source| source.is_ipv6() == v6);
+        let indices = fitting.map(|addr| self.source_index(layout, *addr)).collect::<Result<Vec<u16>, _>>()?;
+        if indices.len() < 2 {
+            return Ok(indices.first().copied());
+        }
+        let mut value = [0; NAT_SOURCES];
+        for (share, index) in value.iter_mut().zip(indices.iter().cycle()) {
+            *share = *index as u8;
+        }
+        let known = &mut layout.shares[usize::from(v6)];
+        if *known != value {
+            *known = value;
+            self.phases.sources.push(Op::Shares { v6, value });
+        }
+        Ok(Some(NatSource::ANY))
     }
 
     /// Entries of the members: whole ones where no slot names them, single words where slots may.
