@@ -76,7 +76,7 @@ fn apply(image: &Image, ops: &[Op]) {
 
 fn plan(image: &Image, layout: &mut Layout, service: &Arc<ServicePlan>) -> Batch {
     let translation = Translation { sources: &[], ports: true };
-    let times = Times { handshake: 20, idle: 2000, patience: 400 };
+    let times = Times { handshake: 20, idle: 2000, patience: 400, lag: 16 };
     reconcile(
         image,
         layout,

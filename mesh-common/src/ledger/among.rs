@@ -96,7 +96,7 @@ pub const fn counts_anew(flags: SlotFlags) -> bool {
     flags.0 != SlotFlags::STEADY.0 && !flags.has(SlotFlags::STRICT)
 }
 
-/// Within so many ticks others hear of a packet that went elsewhere, or do not count any more.
+/// The value of [`Times::lag`] on a network.
 pub const LAG: u32 = 16;
 
 /// How far a node is with a slot, as it tells others.
@@ -141,9 +141,9 @@ impl Seen {
         let strict = flags.has(SlotFlags::STRICT);
         Progress::default()
             .with(Progress::RECORDED, recorded && !self.refused_within(times.handshake + LOOK))
-            .with(Progress::LEARNED, !arrived && (strict || self.has_learned(times.idle + LAG, times)))
+            .with(Progress::LEARNED, !arrived && (strict || self.has_learned(times.idle + times.lag, times)))
             .with(Progress::CLOSED, !arrived && strict && self.age() > LOOK && !self.disturbed_closing())
-            .with(Progress::QUIET, arrived && (self.quiet() > times.idle + LAG || strict && !flags.has(SlotFlags::LEARN)))
+            .with(Progress::QUIET, arrived && (self.quiet() > times.idle + times.lag || strict && !flags.has(SlotFlags::LEARN)))
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
         },
     };
 
-    const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10 };
+    const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10, lag: 16 };
     const T: SlotFlags = SlotFlags::TRANSITION;
 
     fn word(target: u16, default: u16, flags: SlotFlags) -> SlotWord {
@@ -198,16 +198,16 @@ mod tests {
     fn the_default_changes_while_nothing_goes_by_unnamed() {
         let learns = T.with(SlotFlags::LEARN);
         let strict = learns.with(SlotFlags::STRICT);
-        assert_eq!(goes(word(1, 0, learns), 101, Others::SILENT), word(1, 0, learns));
+        assert_eq!(goes(word(1, 0, learns), 117, Others::SILENT), word(1, 0, learns));
         let learned = Others { learned: true, recorded: true, ..Others::SILENT };
-        assert_eq!(goes(word(1, 0, learns), 101, learned), word(1, 0, strict));
+        assert_eq!(goes(word(1, 0, learns), 117, learned), word(1, 0, strict));
         assert_eq!(goes(word(1, 0, strict), 50, learned), word(1, 0, strict));
         let closed = Others { closed: true, ..learned };
         assert_eq!(goes(word(1, 0, strict), 2, closed), word(1, 1, strict));
         let parted = Others { parted: true, apart: true, ..learned };
         assert_eq!(goes(word(1, 1, strict), 50, parted), word(1, 1, strict), "others have not got there");
         assert_eq!(goes(word(1, 1, strict), 2, learned), word(1, 1, T));
-        assert_eq!(goes(word(1, 1, T), 101, learned), word(1, 1, T));
+        assert_eq!(goes(word(1, 1, T), 117, learned), word(1, 1, T));
         let deaf = Others { quiet: true, ..learned };
         let quiet = Others { heard: true, ..deaf };
         assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
             word(1, 1, T.with(SlotFlags::STRICT)),
             "they have not said so since"
         );
-        assert_eq!(goes(word(1, 1, T), 101, quiet), word(1, 1, T.with(SlotFlags::STRICT)));
+        assert_eq!(goes(word(1, 1, T), 117, quiet), word(1, 1, T.with(SlotFlags::STRICT)));
         assert_eq!(goes(word(1, 1, T.with(SlotFlags::STRICT)), 2, quiet), word(1, 1, SlotFlags::STEADY));
     }
 

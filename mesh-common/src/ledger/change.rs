@@ -14,6 +14,15 @@ pub struct Times {
     pub idle: u32,
     /// Before the flows that are left are remembered one by one, so many are waited to end by themselves.
     pub patience: u32,
+    /// Within so many other nodes hear of a packet that went elsewhere, or the one that sent it does not count any more.
+    pub lag: u32,
+}
+
+impl Times {
+    /// A flow's entry lives for so long after its last use: one who is told of that use late has to know of the flow until then.
+    pub const fn remembered(&self) -> u32 {
+        self.idle + self.lag
+    }
 }
 
 /// Ticks that may lie between the daemon's look at a slot and its writing of what it concluded; later it has to look anew.
@@ -63,10 +72,16 @@ pub fn next_among(seen: &Seen, others: &Others, wish: Wish, times: &Times, stand
         // Who is the target already can't stand in for itself.
         let secondary = if wish.secondary == word.target() { wish.target } else { wish.secondary };
         let word = SlotWord::new(word.target(), word.default(), secondary, word.flags());
-        let stays = wish.target == word.target() || dead(wish.target);
+        let stays = wish.target == word.target() || dead(wish.target) || others.present && closes(word);
         if stays { seen.settle(word, others, times) } else { seen.depart(word, others, wish.target, times) }
     };
     (next != word).then_some(next)
+}
+
+/// The default changes, here and elsewhere: others may have gone on because of what was said here. Another wish waits until that is done.
+fn closes(word: SlotWord) -> bool {
+    let flags = word.flags();
+    flags.has(SlotFlags::STRICT) && (flags.has(SlotFlags::LEARN) || word.target() != word.default())
 }
 
 /// Not planned: an owner is dead. Packets already go where this says, so that it moves nobody; what is wished is a planned change after it. The
@@ -176,7 +191,9 @@ impl Seen {
             return word.with_flags(flags.without(SlotFlags::LEARN));
         }
         let ready = if arrived { others.quiet } else { others.learned };
-        if self.quiet() > times.idle && (arrived || self.handshakes) && ready {
+        // What others say may be so old, and a flow may have been elsewhere since.
+        let silence = if others.present { times.idle + times.lag } else { times.idle };
+        if self.quiet() > silence && (arrived || self.handshakes) && ready {
             return word.with_flags(flags.with(SlotFlags::STRICT));
         }
         if arrived {
@@ -233,7 +250,7 @@ impl Seen {
 mod tests {
     use super::*;
 
-    const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10 };
+    const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10, lag: 16 };
 
     fn prepared(refused: u32, now: u32) -> Option<SlotWord> {
         let word = SlotWord::new(0, 0, 1, SlotFlags::TRANSITION.with(SlotFlags::PREPARE));

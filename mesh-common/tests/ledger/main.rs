@@ -18,11 +18,11 @@
 //! | SOFT, DOWN and return | `changes_of_health_break_no_flow`; `traces::trace_2`, `_4`, `_7` to `_11`; `cases::ledger` and `cases::slots` |
 //! | nobody takes new flows, and somebody does again | every search (`NOBODY` is wished at any moment); `traces::while_nobody_takes_new_flows_...` |
 //! | DRAIN | a change of slots like any other: `netns_drain`, `netns_ledger` |
-//! | UDP | `datagrams_outlive_planned_changes`, `larger::datagrams_...` |
+//! | UDP | `datagrams_outlive_planned_changes`, `larger::datagrams_...`; by two nodes: `tests/nodes` |
 //! | check-to-write race of the daemon | every search: anything may happen between its look and its writing, up to a tick later |
 //! | QUIC, exceptions of a service, "treat DOWN as UP" | not built |
 //! | several CPUs at once | the check-and-act of entries is one compare-and-exchange (`ledger::places`); not searched |
-//! | several nodes, their delays and losses | not here: one node is searched |
+//! | several nodes, their delays and losses | `tests/nodes`; `peers::ledger` of the daemon, with random worlds |
 //!
 //! The thirteen shortest traces that need one node have a test each, by number, in `traces`.
 

@@ -2,9 +2,9 @@
 
 use mesh_common::ledger::change::Times;
 
-pub const TIMES: Times = Times { handshake: 2, idle: 3, patience: 1 };
+pub const TIMES: Times = Times { handshake: 2, idle: 3, patience: 1, lag: 0 };
 /// The shortest in which everything that can happen within and beyond a time still can.
-const BRIEF: Times = Times { handshake: 1, idle: 2, patience: 1 };
+const BRIEF: Times = Times { handshake: 1, idle: 2, patience: 1, lag: 0 };
 
 /// What there is in a world, and what can happen in it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -1,6 +1,6 @@
 //! The shortest ways to a broken flow that an earlier form of the rules allowed, one test each. A, B and C are backends 0, 1 and 2; the slot begins with A.
 //!
-//! Of the fourteen that are known, the last needs two balancers, which this world does not have.
+//! Of the fourteen that are known, the last needs two balancers: `trace_14` of `tests/nodes`.
 
 use mesh_common::{
     abi::{SlotFlags, SlotWord},

@@ -2,7 +2,7 @@
 
 use mesh_common::{
     abi::{Config, LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerWord},
-    ledger::change::Times,
+    ledger::{among::LAG, change::Times},
 };
 
 use super::{
@@ -29,6 +29,7 @@ pub fn times(options: &LedgerTimes) -> Times {
         handshake: ticks(options.handshake).min(most),
         idle: ticks(options.idle).min(most),
         patience: ticks(options.patience).min(most),
+        lag: LAG,
     }
 }
 
@@ -37,7 +38,7 @@ pub fn publish(image: &Image, times: &Times) {
     let config = LedgerConfig {
         bucket_mask: (image.ledger.len() as u32).saturating_sub(1),
         handshake_ticks: times.handshake,
-        idle_ticks: times.idle,
+        idle_ticks: times.remembered(),
         reserved: 0,
     };
     image.config.set_run(0, std::mem::offset_of!(Config, ledger) / 8, words_of(&config));
@@ -56,7 +57,7 @@ pub fn sweep(image: &Image, times: &Times, now: u32) -> Entries {
             let word = LedgerWord(image.ledger.word(bucket, at + 1));
             let age = word.age(now);
             // Some time more, so that no packet is under way that has found the entry alive.
-            if age > 2 + if word.is_flow() { times.idle } else { times.handshake } {
+            if age > 2 + if word.is_flow() { times.remembered() } else { times.handshake } {
                 image.ledger.exchange_word(bucket, at, claim, 0);
                 continue;
             }
@@ -75,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10 };
+    const TIMES: Times = Times { handshake: 20, idle: 84, patience: 10, lag: 16 };
 
     #[test]
     fn what_has_expired_goes_and_the_rest_is_counted() {

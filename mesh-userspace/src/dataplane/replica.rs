@@ -57,7 +57,7 @@ impl Replica {
                 continue;
             }
             let same = LedgerWord(told.1).touched(0) == found.word.touched(0) && told.0 == found.claim;
-            let (behind, often) = (LedgerWord(told.1).age(now).saturating_sub(found.age), self.limit(found.word) / 3);
+            let (behind, often) = (LedgerWord(told.1).age(now).saturating_sub(found.age), self.often(found.word));
             // Of a flow that has fallen silent others have to know since when: else theirs ends before it does.
             if !same || behind > often || behind > 0 && found.age > often {
                 self.told[place] = (found.claim, found.word.0);
@@ -112,7 +112,12 @@ impl Replica {
     }
 
     fn limit(&self, word: LedgerWord) -> u32 {
-        if word.is_flow() { self.times.idle } else { self.times.handshake }
+        if word.is_flow() { self.times.remembered() } else { self.times.handshake }
+    }
+
+    /// Uses of an entry are told when its copy is so far behind.
+    fn often(&self, word: LedgerWord) -> u32 {
+        if word.is_flow() { self.times.idle / 3 } else { self.times.handshake / 3 }
     }
 }
 
@@ -125,7 +130,7 @@ fn wins(new: LedgerWord, old: LedgerWord, now: u32) -> bool {
 mod tests {
     use super::*;
 
-    const TIMES: Times = Times { handshake: 20, idle: 90, patience: 10 };
+    const TIMES: Times = Times { handshake: 20, idle: 90, patience: 10, lag: 0 };
 
     #[test]
     fn what_is_new_is_told_once_and_what_is_used_from_time_to_time() {

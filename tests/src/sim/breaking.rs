@@ -53,7 +53,7 @@ const UNIT: u32 = 2048;
 /// Every way to keep flows.
 pub fn all(case: &Case) -> Vec<Outcome> {
     let ticks = |seconds: f64| (seconds / TICK) as u32;
-    let times = Times { handshake: ticks(3.0), idle: ticks(SILENCE + 5.0), patience: ticks(60.0) };
+    let times = Times { handshake: ticks(3.0), idle: ticks(SILENCE + 5.0), patience: ticks(60.0), lag: 16 };
     let ledger = |shared| Box::new(Ledger::new(NODES, shared, case.room, times)) as Box<dyn Keeper>;
     let stateless = || Box::new(Stateless::default()) as Box<dyn Keeper>;
     let keepers = [

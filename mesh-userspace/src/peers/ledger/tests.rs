@@ -52,7 +52,7 @@ fn flows_keep_their_backends_whatever_balancer_they_reach() {
 /// Worlds in which nothing is found would show it.
 #[test]
 fn a_rule_that_is_not_kept_breaks_a_flow() {
-    for fault in [Fault::Mute, Fault::Forgetful, Fault::Alone, Fault::Careless, Fault::Stale] {
+    for fault in [Fault::Mute, Fault::Forgetful, Fault::Alone, Fault::Careless] {
         let found = play(400, 0, Some(fault));
         assert!(
             matches!(&found, Err(TestError::Fail(why, _)) if why.message().starts_with("flow ")),

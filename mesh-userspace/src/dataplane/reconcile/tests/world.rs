@@ -32,7 +32,7 @@ use crate::{
 
 const TRANSLATION: Translation<'static> = Translation { sources: &[], ports: true };
 
-const TIMES: Times = Times { handshake: 1, idle: 2, patience: 1 };
+const TIMES: Times = Times { handshake: 1, idle: 2, patience: 1, lag: 1 };
 /// More than a slot takes from one owner to the next.
 const STEPS: usize = 24;
 

@@ -261,11 +261,10 @@ impl World {
         node.age(tick);
         let Some(machine) = &mut node.machine else { return };
         let told = node.shadow;
-        let stale = node.fault == Some(Fault::Stale);
         let changed = |(flow, entry): &(usize, Option<(u16, Kind, u32)>)| match (entry, told[*flow]) {
             (Some(new), Some(old)) if (new.0, new.1) == (old.0, old.1) => {
                 let (behind, often) = (new.2.wrapping_sub(old.2), TIMES.idle / 3);
-                behind > often || behind > 0 && tick.wrapping_sub(new.2) > often && !stale
+                behind > often || behind > 0 && tick.wrapping_sub(new.2) > often
             }
             (new, _) => new.is_some(),
         };

@@ -22,7 +22,7 @@ pub(super) fn wins(new: (u16, Kind, u32), old: (u16, Kind, u32)) -> bool {
 impl Node {
     pub(super) fn age(&mut self, tick: u32) {
         for entry in &mut self.entries {
-            let limit = |kind| if kind == Kind::Flow { TIMES.idle } else { TIMES.handshake };
+            let limit = |kind| if kind == Kind::Flow { TIMES.remembered() } else { TIMES.handshake };
             if entry.is_some_and(|(_, kind, used)| tick.wrapping_sub(used) > limit(kind)) {
                 *entry = None;
             }

@@ -11,7 +11,7 @@ pub const BACKENDS: u16 = 3;
 /// Milliseconds of a tick, and of a step of the world.
 pub const TICK: u64 = 100;
 pub const STEP: u64 = 20;
-pub const TIMES: Times = Times { handshake: 20, idle: 50, patience: 5 };
+pub const TIMES: Times = Times { handshake: 20, idle: 50, patience: 5, lag: 16 };
 pub const LOST: u64 = 1500;
 /// A flow does not change its balancer within this time after a packet that has begun it: so long others may take to hear of it.
 pub const TOLD: u64 = 1500;
@@ -46,8 +46,6 @@ pub enum Fault {
     Alone,
     /// Who is lost leaves all as it is.
     Careless,
-    /// Nobody is told when a flow was used last before it fell silent.
-    Stale,
     /// Who joins keeps its own word.
     Stubborn,
 }
