@@ -165,7 +165,9 @@ impl Seen {
         if self.refused_within(times.handshake + LOOK) || self.age() <= times.handshake || !others.recorded {
             return word;
         }
-        SlotWord::new(target, word.default(), word.secondary(), SlotFlags::TRANSITION)
+        // Back to where it came from: others may still lead new flows away, so that here all are remembered until they have heard.
+        let flags = if others.present && target == word.default() { flags } else { SlotFlags::TRANSITION };
+        SlotWord::new(target, word.default(), word.secondary(), flags)
     }
 
     /// The target is right; on the way to rest.

@@ -36,6 +36,7 @@ impl<const FLOWS: usize> World<FLOWS> {
         for node in &mut self.nodes {
             node.word[..3].iter_mut().for_each(name);
             name(&mut node.wish);
+            node.asks.iter_mut().for_each(name);
             for told in [&mut node.said, &mut node.view].into_iter().flatten() {
                 name(&mut told.target);
                 name(&mut told.default);

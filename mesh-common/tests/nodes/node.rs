@@ -52,6 +52,8 @@ pub struct Node<const FLOWS: usize> {
     /// Since when every SYN is remembered; [`NEVER`]: it is not.
     pub recording: u8,
     pub wish: u8,
+    /// What it asked for when it looked last.
+    pub asks: Option<u8>,
     pub knows_dead: [bool; BACKENDS],
     /// It has looked in this tick.
     pub looked: bool,
@@ -76,6 +78,7 @@ impl<const FLOWS: usize> Node<FLOWS> {
             refused: setup.old(),
             recording: NEVER,
             wish: 0,
+            asks: None,
             knows_dead: [false; BACKENDS],
             looked: false,
             said: REST,
@@ -111,6 +114,11 @@ impl<const FLOWS: usize> Node<FLOWS> {
 
     /// Looks, steps and says. Whether the word is another one now.
     pub fn look(&mut self, setup: &Setup) -> bool {
+        // Who asks for something else counts on what others say when they have heard of it.
+        let asks = (self.wish != self.word[0]).then_some(self.wish);
+        let begins = asks.is_some() && asks != self.asks && !self.is_steady();
+        self.asks = asks;
+        self.heard &= !begins || setup.fault == Some(Fault::Unasked);
         let said = self.view.map(|told| Said {
             target: told.target.into(),
             default: told.default.into(),
@@ -130,12 +138,14 @@ impl<const FLOWS: usize> Node<FLOWS> {
         }
         self.looked = true;
         self.say(setup);
-        next.is_some()
+        next.is_some() || begins
     }
 
     fn sight(&self, setup: &Setup) -> Seen {
         let memo = SlotMemo { seen: setup.moment(self.seen), refused: setup.moment(self.refused) };
-        Seen { held: Held { word: self.slot(), since: NOW - u32::from(self.since) }, memo, now: NOW, handshakes: setup.handshakes }
+        // What is oldest may be older than anything of which a moment is known.
+        let age = if self.since == setup.old() { NOW / 2 } else { self.since.into() };
+        Seen { held: Held { word: self.slot(), since: NOW - age }, memo, now: NOW, handshakes: setup.handshakes }
     }
 
     fn write(&mut self, word: SlotWord) {

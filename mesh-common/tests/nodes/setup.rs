@@ -31,6 +31,8 @@ pub enum Fault {
     Mute,
     /// A node takes each step as if the other had said all that it waits for.
     Alone,
+    /// What others have said counts even where they have not heard what is asked for.
+    Unasked,
     /// A copy is not told when its flow was used again.
     Stale,
     /// A refusal is not noted.

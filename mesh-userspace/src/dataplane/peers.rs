@@ -44,7 +44,7 @@ impl Dataplane {
     /// Takes in what others say, before anything is decided.
     pub(super) fn hear_peers(&mut self) {
         let Some(link) = &self.peers else { return };
-        let nodes = Nodes::new(link.peers(), link.is_joining());
+        let nodes = Nodes::new(link.look(), link.is_joining());
         if self.layout.nodes.as_ref().is_some_and(|before| nodes.have_lost(before)) {
             self.count_anew();
         }

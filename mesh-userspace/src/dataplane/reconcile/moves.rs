@@ -202,6 +202,8 @@ impl Moves {
             let wished = entry::slot(wish.table, wished_slot(slot, at, wish.table), wish.locals);
             let held = Held { word, since: self.under_way.get(&slot).map_or(clock.now, |since| since.word) };
             let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: wish.handshakes };
+            let asks = Some(wished.target()).filter(|target| *target != word.target() && *target != SlotWord::NONE);
+            self.asks(slot, asks);
             let told = self.under_way.get(&slot).map_or(Some(0), |since| since.told);
             let others = wish.about.map_or(Others::NONE, |about| about.others(slot, word, told));
             let asked = Wish { target: wished.target(), secondary: wished.secondary(), host: wish.host };
@@ -210,10 +212,20 @@ impl Moves {
                 self.stepped(slot, then, clock.now);
             }
             if let Some(since) = self.under_way.get_mut(&slot) {
-                since.asks = Some(wished.target()).filter(|target| *target != word.target() && *target != SlotWord::NONE);
+                since.asks = asks;
             }
         }
         changes
+    }
+
+    /// What others have said before they heard that this is asked for does not count.
+    fn asks(&mut self, slot: u32, asks: Option<u16>) {
+        if let Some(since) = self.under_way.get_mut(&slot)
+            && since.asks != asks
+        {
+            since.told = since.told.filter(|_| asks.is_none());
+            since.asks = asks;
+        }
     }
 
     fn stepped(&mut self, slot: u32, word: SlotWord, now: u32) {

@@ -92,6 +92,12 @@ impl Link {
         self.lock().machine.peers(now)
     }
 
+    /// All peers, to take what they say into account before this node says what it does.
+    pub fn look(&self) -> Vec<(SocketAddr, View)> {
+        let now = self.now();
+        self.lock().machine.look(now)
+    }
+
     /// Services that others tell of and that the directory does not hold.
     pub fn missing(&self) -> Vec<VipAddr> {
         self.lock().missing.iter().copied().collect()

@@ -59,7 +59,7 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 pub struct View {
     pub standing: Standing,
-    /// Our report that it has taken in.
+    /// Our report that it knew when it made its own.
     pub heard: u64,
     pub report: Arc<Report>,
     /// Its report's version.
@@ -80,8 +80,9 @@ impl Machine {
         Self { options, began: now, joining: true, version: 1, report: Report::new(), parts, full: None, peers }
     }
 
-    /// What this node says of its slots from now on; its version.
+    /// What this node says of its slots from now on, having looked at what others say; its version.
     pub fn say(&mut self, report: &Report) -> u64 {
+        self.peers.values_mut().for_each(|peer| peer.weighs = peer.looked_at);
         if *report != self.report {
             self.version += 1;
             self.parts = report_parts(report);
@@ -146,7 +147,7 @@ impl Machine {
         if header.from < peer.start || header.from == 0 {
             return false;
         }
-        let before = (peer.version, peer.heard, peer.full, peer.heard_at.is_some());
+        let before = (peer.version, peer.weighed, peer.full, peer.heard_at.is_some());
         if header.from > peer.start {
             let held = peer.joining.is_none() && peer.heard_at.is_some_and(|at| now.saturating_sub(at) <= lost);
             peer.restarts(header.from, held);
@@ -184,7 +185,11 @@ impl Machine {
             }
         }
         peer.skip_to(header.gone);
-        before != (peer.version, peer.heard, peer.full, true)
+        // What it says now may be another thing than what we know of it.
+        if header.version <= peer.version {
+            peer.weighed = peer.weighed.max(header.weighed);
+        }
+        before != (peer.version, peer.weighed, peer.full, true)
     }
 
     /// Messages that are to be sent now.
@@ -200,6 +205,7 @@ impl Machine {
                 to: peer.start,
                 version,
                 heard: peer.version,
+                weighed: peer.weighs,
                 number: peer.number,
                 all: peer.told_all.unwrap_or(0),
                 got: peer.got,
@@ -284,11 +290,17 @@ impl Machine {
         }
     }
 
+    /// All peers, by address. What is said from now on is said knowing what they say.
+    pub fn look(&mut self, now: u64) -> Vec<(SocketAddr, View)> {
+        self.peers.values_mut().for_each(|peer| peer.looked_at = peer.version);
+        self.peers(now)
+    }
+
     /// All peers, by address.
     pub fn peers(&self, now: u64) -> Vec<(SocketAddr, View)> {
         let view = |peer: &Peer| View {
             standing: self.standing(peer, now),
-            heard: peer.heard,
+            heard: peer.weighed,
             report: Arc::clone(&peer.report),
             version: peer.version,
             unsure: peer.joining.is_some() || !peer.full && self.joining,

@@ -23,8 +23,13 @@ pub(super) struct Peer {
     pub held: bool,
     /// It says that about us.
     pub holds_us: bool,
-    /// Our report that it has taken in.
+    /// Our report that it has taken in, ...
     pub heard: u64,
+    /// ... and the one that it knew when it said what we know of it.
+    pub weighed: u64,
+    /// Its report that was looked at last, and the one that was when ours was made.
+    pub looked_at: u64,
+    pub weighs: u64,
     /// Its report.
     pub report: Arc<Report>,
     pub version: u64,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Bytes of a [`Header`].
-pub const HEADER: usize = 78;
+pub const HEADER: usize = 86;
 /// Bytes that may follow it.
 pub const ROOM: usize = MAX_PAYLOAD - HEADER;
 /// The owner that is nobody, by the index in a block.
@@ -47,6 +47,8 @@ pub struct Header {
     pub parts: u16,
     /// The receiver's report that the sender has taken in.
     pub heard: u64,
+    /// The receiver's report that the sender's knew when it made its own.
+    pub weighed: u64,
     /// Entries: the number of this message. Else: those up to this one go before the report.
     pub number: u64,
     /// With the messages of entries up to this one the receiver knows all that there are. 0 = they are still to come.
@@ -61,7 +63,7 @@ impl Header {
     pub fn write(&self) -> Vec<u8> {
         let flags = [self.entries, self.joining, self.held, self.full];
         let mut bytes = vec![1, flags.iter().enumerate().map(|(i, set)| u8::from(*set) << i).sum()];
-        for word in [self.tag, self.from, self.to, self.version, self.heard, self.number, self.all, self.got, self.gone] {
+        for word in [self.tag, self.from, self.to, self.version, self.heard, self.weighed, self.number, self.all, self.got, self.gone] {
             bytes.extend(word.to_be_bytes());
         }
         bytes.extend(self.part.to_be_bytes());
@@ -78,11 +80,11 @@ impl Header {
         let mut reader = Reader(&header[2..]);
         let set = |bit: u8| header[1] >> bit & 1 == 1;
         let mut word = || reader.u64();
-        let (tag, from, to, version, heard, number, all, got, gone) =
-            (word()?, word()?, word()?, word()?, word()?, word()?, word()?, word()?, word()?);
+        let (tag, from, to, version, heard, weighed, number, all, got, gone) =
+            (word()?, word()?, word()?, word()?, word()?, word()?, word()?, word()?, word()?, word()?);
         let (part, parts) = (reader.u16()?, reader.u16()?);
         let (entries, joining, held, full) = (set(0), set(1), set(2), set(3));
-        Some((Self { entries, joining, held, full, tag, from, to, version, part, parts, heard, number, all, got, gone }, rest))
+        Some((Self { entries, joining, held, full, tag, from, to, version, part, parts, heard, weighed, number, all, got, gone }, rest))
     }
 }
 

@@ -27,6 +27,8 @@ struct Node {
     since: u32,
     /// Our report that tells of the word first; `None`: it is to come.
     told: Option<u64>,
+    /// What it asked for when it looked last.
+    asks: Option<u16>,
     recording: Option<u32>,
     memo: SlotMemo,
     wish: (u16, u16),
@@ -67,6 +69,7 @@ impl World {
             word: SlotWord::steady(local(n, 0), local(n, 1)),
             since: START,
             told: Some(0),
+            asks: None,
             recording: None,
             memo: SlotMemo::default(),
             wish: (0, 1),

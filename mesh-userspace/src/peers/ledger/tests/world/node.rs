@@ -50,11 +50,19 @@ impl Node {
     }
 
     pub(super) fn step(&mut self, n: usize, now: u64, tick: u32) {
+        if let Some(machine) = &mut self.machine {
+            machine.look(now);
+        }
         let counted = self.counted(now);
         if counted < self.counted && self.fault != Some(Fault::Careless) && among::counts_anew(self.word.flags()) {
             self.since = tick;
         }
         self.counted = counted;
+        let asks = (local(n, self.wish.0) != self.word.target()).then_some(self.wish.0);
+        if asks.is_some() && asks != self.asks && self.word.flags() != SlotFlags::STEADY {
+            self.told = None;
+        }
+        self.asks = asks;
         let others = self.others(n, now);
         let seen = self.seen(tick);
         let wish = Wish { target: local(n, self.wish.0), secondary: local(n, self.wish.1), host: false };
