@@ -96,3 +96,13 @@ fn another_wish_waits_until_the_default_has_changed_everywhere() {
     assert!(back.0.nodes[0].is_strict(), "{:?}", back.0);
     let _ = (0..40).fold(back.then(Event::Data(0, 0)).told().then(Event::Tick), |story, n| story.tick().then(Event::Data(0, n % 2)));
 }
+
+/// One node is back with the old owner while the other still leads new flows away: a SYN that reached the one is repeated by the other.
+#[test]
+fn on_the_way_back_to_the_old_owner_handshakes_are_remembered() {
+    let away = wanted(Setup { wishes: 2, ..ALL }, 1).until(|world| world.nodes.iter().all(|node| node.word[0] == 1));
+    let back = [Event::Wish(0), Event::Follow(0)].into_iter().fold(away, Story::then).until(|world| world.nodes[0].word[0] == 0);
+    assert_eq!(back.0.nodes[1].word[..2], [1, 0], "{:?}", back.0);
+    let again = back.then(Event::Syn(0, 0)).told().then(Event::Again(0, 1)).then(Event::Ack(0, 0, 1));
+    assert_eq!(again.owner(), Some(0));
+}
