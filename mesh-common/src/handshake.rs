@@ -1,8 +1,8 @@
 //! Handshakes of flows drawn at random: how long a backend and the way to it take to answer, and whose SYNs have to be sent again.
 //!
 //! Where answers don't come by (`dsr`, `tunnel`) the client's first ACK tells as much. A flow that is not drawn pays one comparison of its hash; one
-//! that is drawn has a word in a small table until its handshake is over: `tag | REPEATED | ANSWERED | time of the SYN`, which a colliding
-//! flow simply takes over.
+//! that is drawn has a word in a small table until it ends: `tag | REPEATED | ANSWERED | ACCEPTED | time of the SYN`, which a colliding
+//! flow simply takes over. For how long flows stay, up to the first FIN that comes by, is latency where a connection is a request.
 
 use core::mem::offset_of;
 
@@ -20,8 +20,10 @@ pub const WATCHED: u32 = 1 << 14;
 const TAG: u64 = !0 << 44;
 const REPEATED: u64 = 1 << 43;
 const ANSWERED: u64 = 1 << 42;
-/// Units of [`BackendSignals::TIME_SHIFT`]; they begin anew after 52 days.
-const TIME: u64 = ANSWERED - 1;
+/// The handshake is over.
+const ACCEPTED: u64 = 1 << 41;
+/// Units of [`BackendSignals::TIME_SHIFT`]; they begin anew after 26 days.
+const TIME: u64 = ACCEPTED - 1;
 
 /// What the packet is to the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +37,8 @@ pub enum Step {
     Accept = 2,
     /// A RST from either.
     Reset = 3,
+    /// A FIN from either.
+    End = 4,
 }
 
 /// The hash of a flow whose handshakes are watched; 0 of another.
@@ -46,15 +50,18 @@ pub(crate) fn drawn(config: Shared<'_, Config>, hash: u64) -> u64 {
 /// Looks at a packet of the client's (or, if `answer`, of the backend's) in a flow that was drawn. `flags` are those of TCP.
 #[inline(always)]
 pub(crate) fn watch<T: Tables>(tables: &T, hash: u64, stats: u32, flags: u8, answer: bool) {
-    let step = match flags & (tcp::SYN | tcp::ACK | tcp::RST) {
+    let step = match flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) {
         tcp::SYN if !answer => return tables.note_handshake(hash, stats, Step::Syn as u32),
         f if f & tcp::RST != 0 => Step::Reset,
+        f if f & tcp::FIN != 0 => Step::End,
         f if answer && f == tcp::SYN | tcp::ACK => Step::Answer,
         tcp::ACK if !answer => Step::Accept,
         _ => return,
     };
     // Packets of a connection that stands end here.
-    if tables.watched(index(hash)).is_some_and(|word| (word.load::<u64, 0>() ^ hash) & TAG == 0) {
+    let Some(word) = tables.watched(index(hash)) else { return };
+    let over = if step as u32 >= Step::Reset as u32 { 0 } else { ACCEPTED };
+    if (word.load::<u64, 0>() ^ (hash & TAG)) & (TAG | over) == 0 {
         tables.note_handshake(hash, stats, step as u32);
     }
 }
@@ -68,12 +75,15 @@ pub fn note<T: Tables>(tables: &T, hash: u64, stats: u32, step: u32) {
     let old = word.load::<u64, 0>();
     let known = (old ^ hash) & TAG == 0 && old & TIME != 0;
     if step == Step::Reset as u32 {
+        if known && old & ACCEPTED != 0 {
+            signals.add::<{ offset_of!(BackendSignals, aborted) }>(1);
+        }
         word.store::<u64, 0>(0);
         return;
     }
     let now = (tables.nanoseconds() >> BackendSignals::TIME_SHIFT) & TIME;
     if step == Step::Syn as u32 {
-        if known {
+        if known && old & ACCEPTED == 0 {
             signals.add::<RETRANSMITS>(1);
             word.store::<u64, 0>(old | REPEATED);
         } else {
@@ -86,8 +96,15 @@ pub fn note<T: Tables>(tables: &T, hash: u64, stats: u32, step: u32) {
         return;
     }
     let time = now.wrapping_sub(old) & TIME;
+    if step == Step::End as u32 && old & ACCEPTED != 0 {
+        word.store::<u64, 0>(0);
+        signals.add::<{ offset_of!(BackendSignals, stays) }>(1);
+        signals.add::<{ offset_of!(BackendSignals, stay_time) }>(time as i64);
+        return;
+    }
+    // A FIN of the client's is an ACK as well.
     let answer = step == Step::Answer as u32;
-    word.store::<u64, 0>(if answer { old | ANSWERED } else { 0 });
+    word.store::<u64, 0>(old | if answer { ANSWERED } else { ACCEPTED });
     if old & REPEATED != 0 || (answer && old & ANSWERED != 0) {
         return;
     }

@@ -106,6 +106,8 @@ impl Config {
     pub const SAMPLE_SHIFT: u32 = 24;
     /// The mask that one flow of 16 passes.
     pub const SAMPLE_MASK: u32 = 15;
+    /// The same for one of 4: while weights follow latency.
+    pub const TIMED_MASK: u32 = 3;
 }
 
 const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 16 + 24 * NAT_SOURCES + 2 * NAT_SOURCES + 4 * DISPLACEMENTS);

@@ -35,7 +35,7 @@ const _: () = assert!(size_of::<BackendStats>() == 64);
 /// Steps of a histogram of times.
 pub const TIME_STEPS: usize = 32;
 
-/// How TCP handshakes with one backend went, of flows drawn at random (see [`super::Config::sample_mask`]). All CPUs add to it.
+/// How TCP handshakes with one backend went, and for how long connections stayed, of flows drawn at random (see [`super::Config::sample_mask`]). All CPUs add to it.
 ///
 /// Times are in units of 1024 ns, from the first SYN on; step `i` of a histogram counts those from 2^i on and below 2^(i+1), step 0 also those of 0.
 /// Flows whose SYN came more than once have no times: nobody knows which of them was answered.
@@ -52,7 +52,12 @@ pub struct BackendSignals {
     pub accept_time: u64,
     pub answers: [u32; TIME_STEPS],
     pub accepts: [u32; TIME_STEPS],
-    pub reserved: [u64; 4],
+    /// Flows whose first FIN came by, and the sum of the times to it. SYNs that came again count.
+    pub stays: u64,
+    pub stay_time: u64,
+    /// Flows that ended by a RST after their handshake.
+    pub aborted: u64,
+    pub reserved: u64,
 }
 
 const _: () = assert!(size_of::<BackendSignals>() == 320);

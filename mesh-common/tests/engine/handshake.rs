@@ -12,6 +12,7 @@ fn signals(world: &World) -> BackendSignals {
         sum.syn_retransmits += s.syn_retransmits;
         sum.answer_time += s.answer_time;
         sum.accept_time += s.accept_time;
+        (sum.stays, sum.stay_time, sum.aborted) = (sum.stays + s.stays, sum.stay_time + s.stay_time, sum.aborted + s.aborted);
         (0..32).for_each(|i| (sum.answers[i], sum.accepts[i]) = (sum.answers[i] + s.answers[i], sum.accepts[i] + s.accepts[i]));
         sum
     })
@@ -103,6 +104,52 @@ fn resets_are_told_by_who_sent_them() {
     assert_eq!(signals(&world).syn_retransmits, 0);
     world.send(world.request(5000, Segment::Syn)).unwrap();
     assert_eq!((signals(&world).sampled, signals(&world).syn_retransmits), (5, 0));
+}
+
+#[test]
+fn connections_are_timed_up_to_their_first_fin() {
+    for mode in [Mode::Dsr, Mode::Nat] {
+        for family in [Family::V4, Family::V6] {
+            let world = World::new(mode, family, Proto::Tcp, 256);
+            let syn = world.send(world.request(5000, Segment::Syn)).unwrap();
+            if mode == Mode::Nat {
+                world.send(world.answer(&syn, Segment::SynAck)).unwrap();
+            }
+            for _ in 0..3 {
+                wait(&world, MILLISECOND);
+                world.send(world.request(5000, Segment::Ack)).unwrap();
+            }
+            assert_eq!((signals(&world).stays, signals(&world).handshakes().1), (0, 1));
+            wait(&world, 2 * MILLISECOND);
+            if mode == Mode::Nat {
+                world.send(world.answer(&syn, Segment::Fin)).unwrap();
+                wait(&world, MILLISECOND);
+            }
+            world.send(world.request(5000, Segment::Fin)).unwrap();
+            let seen = signals(&world);
+            assert_eq!((seen.stays, seen.stay_time, seen.handshakes().1), (1, 5 << 10, 1), "{mode:?}");
+            // The next connection from that port, whose SYN comes again, and which is reset.
+            world.send(world.request(5000, Segment::Syn)).unwrap();
+            world.send(world.request(5000, Segment::Syn)).unwrap();
+            world.send(world.request(5000, Segment::Ack)).unwrap();
+            world.send(world.request(5000, Segment::Rst)).unwrap();
+            world.send(world.request(5000, Segment::Fin)).unwrap();
+            let seen = signals(&world);
+            assert_eq!((seen.sampled, seen.syn_retransmits, seen.stays, seen.aborted), (2, 1, 1, 1), "{mode:?}");
+        }
+    }
+}
+
+/// A client whose last packets were lost, or a word that nobody took: the next SYN begins anew.
+#[test]
+fn a_connection_that_was_not_ended_is_followed_by_another() {
+    let world = World::new(Mode::Dsr, Family::V4, Proto::Tcp, 256);
+    for sampled in 1..3 {
+        world.send(world.request(5000, Segment::Syn)).unwrap();
+        wait(&world, MILLISECOND);
+        world.send(world.request(5000, Segment::Ack)).unwrap();
+        assert_eq!((signals(&world).sampled, signals(&world).syn_retransmits), (sampled, 0));
+    }
 }
 
 #[test]

@@ -195,6 +195,9 @@ pub(super) fn backend(b: &BackendView, wide: bool) -> String {
     if let Some((latency, unloaded)) = time(b.weighing.latency_us).zip(time(b.weighing.unloaded_us)) {
         line("latency", format!("{latency}, without load {unloaded}"));
     }
+    if let Some((stay, unloaded)) = time(b.weighing.stay_us).zip(time(b.weighing.stay_unloaded_us)) {
+        line("connections", format!("stay {stay}, without load {unloaded}"));
+    }
     if let Some(zone) = &b.weighing.zone {
         line("zone", zone.clone());
     }

@@ -142,7 +142,7 @@ async fn tables_show_what_people_look_for() {
     }
     assert!(!status.contains("fragment") && run(&seam, "status -o wide").await.unwrap().contains("fragment"));
     let backend = run(&seam, "backend show web b1").await.unwrap();
-    for part in ["2.50 of 3\n", "x 0.83: it gets less\n", "1.5ms, without load 1.0ms\n", "eu-1a\n"] {
+    for part in ["2.50 of 3\n", "x 0.83: it gets less\n", "1.5ms, without load 1.0ms\n", "stay 20.0ms, without load 12.5ms\n", "eu-1a\n"] {
         assert!(backend.contains(part), "{part} in {backend}");
     }
     let show = run(&seam, "service show web").await.unwrap();

@@ -15,8 +15,9 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// `static` (default); `latency`: who answers its heartbeat more slowly than it could, compared with the others, gets less
-    /// (best with a check that takes always the same by itself, and waits where requests wait); `load`: who says in a header
+    /// `static` (default); `latency`: who takes longer for its heartbeat, or for its connections (up to the first FIN; one of 4 is timed, in every mode; those
+    /// of several seconds say nothing), than it would without load, compared with the others, gets less (best with connections of a request each, or
+    /// with a check that takes always the same by itself, and waits where requests wait); `load`: who says in a header
     /// of its answers (`health`: `load_header`) or in its own heartbeats (`heartbeat`) that it is more loaded than the others gets less.
     #[serde(default)]
     pub by: Placed<SignalWord>,

@@ -249,7 +249,7 @@ pub struct ResetsView {
     pub backend: u32,
 }
 
-/// How TCP handshakes went, of flows drawn at random (one of 16).
+/// How TCP handshakes went, of flows drawn at random (one of 16; one of 4 while the weights of a service follow latency).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HandshakeView {
     /// Flows that were drawn.

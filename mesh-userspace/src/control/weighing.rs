@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
-use mesh_common::abi::Mode;
+use mesh_common::abi::{BackendSignals, Mode};
 
 use super::{
     agents::{Agents, Question, Word},
@@ -28,6 +28,8 @@ pub struct Weighing {
     services: BTreeMap<ServiceName, Weigher>,
     agents: Agents,
     last: Option<Instant>,
+    /// Many connections are timed.
+    timing: bool,
 }
 
 /// One service that is weighed by latency.
@@ -37,14 +39,24 @@ struct Weigher {
     /// What its heartbeats took, and flows begun and open when that was done last.
     heard: BTreeMap<BackendId, Waited>,
     flows: BTreeMap<BackendId, (u64, u64)>,
+    timed: BTreeMap<BackendId, BackendSignals>,
 }
+
+/// What the kernel half counted of a backend: flows begun ever, and connections that were timed.
+type Told = (u64, BackendSignals);
+/// A few flows a second say nothing of who keeps up: of all, and of those that are drawn.
+const FEWEST: f64 = 20.0;
+const FEWEST_DRAWN: f64 = 5.0;
+/// Connections that stay for longer end too seldom to say who keeps up, seconds.
+const LONG: f64 = 5.0;
 
 impl Daemon {
     /// Lets the controllers take a step. To be called every second or so.
     pub(super) fn weigh(&mut self, now: Instant) {
         self.ask_agents();
         let dt = self.weighing.last.replace(now).map_or(1.0, |last| now.saturating_duration_since(last).as_secs_f64()).clamp(0.1, 5.0);
-        let begun = self.flows_begun();
+        self.time_connections();
+        let told = self.flows_told();
         let words = self.weighing.agents.words();
         let mut services = std::mem::take(&mut self.weighing.services);
         services.retain(|name, _| self.core.services().get(name).is_some_and(is_controlled));
@@ -56,7 +68,7 @@ impl Daemon {
             if is_controlled(merged) {
                 let weigher = services.entry(plan.name.clone()).or_default();
                 let seen = plan.members.iter().filter(|m| m.configured.0 > 0);
-                let seen = seen.map(|m| (m.id, self.sight(weigher, (merged, plan), m, &begun))).collect();
+                let seen = seen.map(|m| (m.id, self.sight(weigher, (merged, plan), m, &told, dt))).collect();
                 weigher.controller.step(dt, &seen);
                 factors = weigher.controller.factors();
             }
@@ -112,14 +124,24 @@ impl Daemon {
         self.weighing.agents.set(wanted);
     }
 
-    /// Flows begun ever, by service and backend; only where somebody wants to know.
-    fn flows_begun(&self) -> BTreeMap<(SocketAddr, BackendId), u64> {
+    /// Has more connections timed while somebody goes by it.
+    fn time_connections(&mut self) {
+        let wanted = self.core.services().values().any(|m| m.service.weights.by == SignalWord::Latency);
+        if self.weighing.timing != wanted {
+            self.weighing.timing = wanted;
+            self.plane.time_many(wanted);
+        }
+    }
+
+    /// What the kernel half counted, by service and backend; only where somebody wants to know.
+    fn flows_told(&self) -> BTreeMap<(SocketAddr, BackendId), Told> {
         if !self.core.services().values().any(is_controlled) {
             return BTreeMap::new();
         }
         let counters = self.plane.counters().unwrap_or_default();
         let services = counters.services.iter();
-        services.flat_map(|s| s.backends.iter().map(|(id, stats)| ((place(s.vip), *id), stats.flows))).collect()
+        let rows = services.flat_map(|s| s.backends.iter().zip(&s.signals).map(move |(row, signals)| (s.vip, row, signals)));
+        rows.map(|(vip, (id, stats), signals)| ((place(vip), *id), (stats.flows, *signals))).collect()
     }
 
     /// What was seen of one backend since the last step.
@@ -128,7 +150,8 @@ impl Daemon {
         weigher: &mut Weigher,
         (merged, plan): (&Merged, &ServicePlan),
         member: &PlannedBackend,
-        begun: &BTreeMap<(SocketAddr, BackendId), u64>,
+        told: &BTreeMap<(SocketAddr, BackendId), Told>,
+        dt: f64,
     ) -> Observation {
         let key = TargetKey { service: plan.name.clone(), backend: member.id };
         let by_load = merged.service.weights.by == SignalWord::Load;
@@ -139,16 +162,17 @@ impl Daemon {
         let waited = status.map(|s| s.waited).unwrap_or_default();
         // Who is followed from now on says nothing of before; and a target that begins anew counts from 0.
         let heard = weigher.heard.insert(member.id, waited).and_then(|before| waited.since(before)).filter(|w| w.checks > 0);
-        let now = (
-            begun.get(&(place(plan.vip), member.id)).copied().unwrap_or(0),
-            self.nat.open.get(&(plan.vip, member.id)).map_or(0, |o| o.flows),
-        );
+        let (begun, signals) = told.get(&(place(plan.vip), member.id)).copied().unwrap_or_default();
+        let timed = weigher.timed.insert(member.id, signals).filter(|_| !by_load).map(|before| Timed::of(&before, &signals));
+        let timed = timed.unwrap_or_default();
+        let now = (begun, self.nat.open.get(&(plan.vip, member.id)).map_or(0, |o| o.flows));
         let flows = weigher.flows.insert(member.id, now).filter(|_| plan.mode == Mode::Nat).map(|before| {
             let arrivals = now.0.saturating_sub(before.0) as f64;
             (arrivals, (arrivals + before.1 as f64 - now.1 as f64).max(0.0))
         });
-        // A few flows a second say nothing of who keeps up.
-        let flows = flows.filter(|(arrivals, _)| *arrivals >= 20.0);
+        let drawn = (timed.begun, timed.ended);
+        let drawn = Some(drawn).filter(|(begun, _)| *begun >= FEWEST_DRAWN * dt && timed.stay.is_some_and(|stay| stay < LONG));
+        let flows = if plan.mode == Mode::Nat { flows.filter(|(arrivals, _)| *arrivals >= FEWEST * dt) } else { drawn };
         Observation {
             weight: if member.state.takes_new() { f64::from(member.configured.0) * member.parts.ramp.as_f64() } else { 0.0 },
             latency: heard.map(|w| w.time.as_secs_f64() / w.checks as f64),
@@ -156,8 +180,35 @@ impl Daemon {
             load,
             arrivals: flows.map(|f| f.0),
             completions: flows.map(|f| f.1),
+            stay: timed.stay,
+            stays: timed.stays,
             ..Observation::default()
         }
+    }
+}
+
+/// What connections that were drawn tell of the time between two looks.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+struct Timed {
+    /// Seconds, on average, of so many.
+    stay: Option<f64>,
+    stays: f64,
+    /// Those whose handshake was over, and those that ended.
+    begun: f64,
+    ended: f64,
+}
+
+impl Timed {
+    fn of(before: &BackendSignals, now: &BackendSignals) -> Self {
+        // Another backend's counters begin anew.
+        if now.stays < before.stays || now.stay_time < before.stay_time {
+            return Self::default();
+        }
+        let stays = (now.stays - before.stays) as f64;
+        let units = (now.stay_time - before.stay_time) as f64 * f64::from(1u32 << BackendSignals::TIME_SHIFT);
+        let begun = now.handshakes().1.saturating_sub(before.handshakes().1) as f64;
+        let ended = stays + now.aborted.saturating_sub(before.aborted) as f64;
+        Self { stay: (stays > 0.0).then(|| units / stays / 1e9), stays, begun, ended }
     }
 }
 
@@ -207,6 +258,8 @@ fn view(member: &PlannedBackend, reading: Option<&Reading>, word: Option<&Word>,
         zone,
         latency_us: reading.and_then(|r| r.latency).map(micros),
         unloaded_us: reading.and_then(|r| r.unloaded).map(micros),
+        stay_us: reading.and_then(|r| r.stay).map(micros),
+        stay_unloaded_us: reading.and_then(|r| r.stay_unloaded).map(micros),
         inflation: reading.map(|r| r.inflation),
         reference: reading.map(|r| r.reference),
         load: reading.and_then(|r| r.load),
@@ -219,7 +272,10 @@ fn because(r: &Reading) -> String {
     let (own, all) = (r.inflation, r.reference);
     let stands = match r.load {
         Some(load) => format!("it reports a load of {load:.2}, and is {own:.2} times as slow as without"),
-        None => format!("its latency is {own:.2} times what it is without load"),
+        None => format!(
+            "its latency{} is {own:.2} times what it is without load",
+            if r.stay.is_some() { ", of checks and connections," } else { "" }
+        ),
     };
     match r.act {
         Act::Blind => "nothing was seen of its latency or load yet".to_owned(),
@@ -230,5 +286,22 @@ fn because(r: &Reading) -> String {
         Act::Waits => format!("{stands}, but its backlog shrinks already"),
         Act::Relieved => format!("{stands}, and more comes than it can do: relieved at once"),
         Act::Held => "more than half of the backends can't keep up: weights can't help, all stay".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timed_connections_tell_of_the_time_between_two_looks() {
+        let before = BackendSignals { stays: 10, stay_time: 1_000_000, aborted: 1, ..BackendSignals::default() };
+        let mut now = BackendSignals { stays: 14, stay_time: 1_000_000 + 4 * 9766, aborted: 3, ..before };
+        now.accepts[12] = 7;
+        let timed = Timed::of(&before, &now);
+        assert!((timed.stay.unwrap() - 0.010).abs() < 1e-5, "{timed:?}");
+        assert_eq!((timed.stays, timed.begun, timed.ended), (4.0, 7.0, 6.0));
+        assert_eq!(Timed::of(&now, &before), Timed::default());
+        assert_eq!(Timed::of(&now, &now).stay, None);
     }
 }

@@ -16,7 +16,12 @@ pub struct WeightView {
     pub latency_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unloaded_us: Option<u64>,
-    /// One over the other, smoothed; and the mean of all backends.
+    /// For how long connections that were timed stay, and stay without load, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stay_us: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stay_unloaded_us: Option<u64>,
+    /// Latency of both kinds over what it is without load, smoothed; and the mean of all backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inflation: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -269,6 +269,11 @@ impl Dataplane {
         self.loaded.stats.backends(&self.layout, &self.loaded.image.signals)
     }
 
+    /// Has connections of more flows timed, or of as few as ever.
+    pub fn time_many(&self, many: bool) {
+        settings::watch_many(&self.loaded.image, many);
+    }
+
     /// Ends the translated flows with a backend, and tells how many there were: their packets are dropped from now on.
     pub fn cut(&self, vip: VipAddr, backend: BackendId) -> u64 {
         let service = self.layout.find(&layout::vip_key(&vip)).and_then(|id| self.layout.services.get(&id));

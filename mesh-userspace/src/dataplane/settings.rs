@@ -32,6 +32,13 @@ pub fn publish(image: &Image, key: Option<[u64; 2]>, flow_sample: u32, config: &
     Ok(())
 }
 
+/// Has handshakes of one flow of 4 watched, and not of one of 16: where more hangs on them.
+pub fn watch_many(image: &Image, many: bool) {
+    let word = image.config.word(0, SAMPLES);
+    let mask = if many { Config::TIMED_MASK } else { Config::SAMPLE_MASK };
+    image.config.set_word(0, SAMPLES, word >> 32 << 32 | u64::from(mask));
+}
+
 /// The hash key that packets go by.
 pub fn hash_key(image: &Image) -> [u64; 2] {
     [image.config.word(0, HASH_KEY), image.config.word(0, HASH_KEY + 1)]
@@ -63,5 +70,10 @@ mod tests {
         assert_eq!(image.config.word(0, 0), 0);
         let config = image.config.get(0);
         assert_eq!((config.sample_mask, config.flow_sample), (Config::SAMPLE_MASK, 1 << 31));
+        watch_many(&image, true);
+        let config = image.config.get(0);
+        assert_eq!((config.sample_mask, config.flow_sample), (Config::TIMED_MASK, 1 << 31));
+        watch_many(&image, false);
+        assert_eq!(image.config.get(0).sample_mask, Config::SAMPLE_MASK);
     }
 }

@@ -3,11 +3,12 @@
 //! What is made equal is *inflation*, latency over the backend's own unloaded latency: equal latency would starve slow backends and overfill fast
 //! ones. Pure: observations and the time in, factors out.
 
+mod node;
 mod pace;
 
 use std::collections::BTreeMap;
 
-use self::pace::Pace;
+use self::node::Node;
 use super::Factor;
 use crate::model::BackendId;
 
@@ -53,6 +54,9 @@ pub struct Observation {
     /// Flows that began and that ended; `None` = nothing counts them.
     pub arrivals: Option<f64>,
     pub completions: Option<f64>,
+    /// Seconds that connections stayed, on average: latency of their requests where each has one. And the number of those that were timed.
+    pub stay: Option<f64>,
+    pub stays: f64,
 }
 
 /// Why a backend's factor is what it is.
@@ -64,8 +68,12 @@ pub struct Reading {
     pub inflation: f64,
     /// The weighted mean of all.
     pub reference: f64,
+    /// Of checks, seconds: the last one, and without load.
     pub latency: Option<f64>,
     pub unloaded: Option<f64>,
+    /// For how long connections stay, seconds, and without load; where they say something.
+    pub stay: Option<f64>,
+    pub stay_unloaded: Option<f64>,
     pub load: Option<f64>,
     pub act: Act,
 }
@@ -99,43 +107,6 @@ pub struct Controller {
     reference: f64,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Node {
-    pace: Pace,
-    /// What is taken in is the load that it reports, and no latency.
-    reports: bool,
-    /// Logarithm of the inflation, smoothed, and smoothed less.
-    x: Option<f64>,
-    sudden: f64,
-    /// Logarithm of the factor, and of the one that is published.
-    w: f64,
-    published: f64,
-    seen: Observation,
-    latency: Option<f64>,
-    unloaded: Option<f64>,
-    /// What comes beyond what is done, as a smoothed part of it; and seconds for which what was seen as unloaded is still in doubt for that.
-    growth: f64,
-    doubt: f64,
-    act: Act,
-}
-
-/// Inflation beyond the median's by this much, in logarithms, with more arrivals than completions: it can't keep up.
-const OVERLOAD: f64 = 1.2;
-/// Bounds of what is left of a weight by one step of relief.
-const RELIEF: (f64, f64) = (0.4, 0.98);
-/// A report says as much as so many checks.
-const MANY: f64 = 4.0;
-/// The largest inflation that is reckoned with, as a logarithm.
-const MOST: f64 = 8.0;
-/// The same where it is seen that what waits becomes more and more.
-const STRAIN: f64 = 0.4;
-/// Weight of the newest difference of what comes and what is done; beyond this part of it the backend does not keep up, ...
-const GROWTH: f64 = 0.3;
-const GROWS: f64 = 0.1;
-/// ... and so long after that it is taken to be at most so many times as slow by itself as others are: 8, as a logarithm.
-const DOUBT: f64 = 60.0;
-const SPREAD: f64 = 2.08;
-
 impl Controller {
     pub fn new(settings: Settings) -> Self {
         Self { settings, ..Self::default() }
@@ -148,8 +119,12 @@ impl Controller {
         for (id, observation) in seen {
             self.nodes.entry(*id).or_default().learn(observation, dt, self.settings.smoothing);
         }
-        let usual = lower_median(self.nodes.values().filter(|n| n.in_use() && n.pace.is_known()).map(|n| n.pace.unloaded));
-        self.nodes.values_mut().for_each(|node| node.judge(usual.unwrap_or(f64::INFINITY)));
+        let usual = [Node::checked, Node::stays].map(|sense| {
+            let known = self.nodes.values().filter(|n| n.in_use()).map(sense).filter(|p| p.is_known());
+            lower_median(known.map(|p| p.unloaded)).unwrap_or(f64::INFINITY)
+        });
+        let smoothing = self.settings.smoothing;
+        self.nodes.values_mut().for_each(|node| node.judge(usual, smoothing));
         let reference = self.mean_inflation();
         self.reference = reference;
         let median = self.median();
@@ -223,7 +198,9 @@ impl Controller {
         let step = self.settings.step;
         let mut changed = false;
         for node in self.nodes.values_mut() {
-            let published = steady(node.published, node.w, step);
+            // Who can't keep up is relieved of all that it has to be relieved of.
+            let at_once = node.act == Act::Relieved && (node.w - node.published).abs() > step;
+            let published = if at_once { node.w } else { steady(node.published, node.w, step) };
             changed |= published != node.published;
             node.published = published;
         }
@@ -241,111 +218,8 @@ fn lower_median(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// What is published of a logarithm that changes all the time: it stays as it is until it is more than `step` off. A random walk of small steps then
 /// moves fewer slots than a table would have to that follows each of them.
 pub fn steady(published: f64, wanted: f64, step: f64) -> f64 {
-    if (wanted - published).abs() > step { wanted } else { published }
-}
-
-impl Node {
-    /// Takes in what was seen.
-    fn learn(&mut self, seen: &Observation, dt: f64, part: f64) {
-        let latency = seen.latency.filter(|l| l.is_finite() && *l > 0.0);
-        let reported = seen.load.filter(|l| l.is_finite()).map(|load| -(1.0 - load.clamp(0.0, 0.98)).ln());
-        if self.reports != reported.is_some() {
-            (self.reports, self.pace) = (reported.is_some(), Pace::default());
-        }
-        let checks = if self.reports { MANY } else { Some(seen.checks).filter(|c| c.is_finite()).map_or(1.0, |c| c.max(1.0)) };
-        if let Some(value) = reported.or(latency.map(f64::ln)) {
-            self.pace.take(value, checks, part);
-        }
-        self.latency = latency.or(self.latency);
-        let leaves = self.in_use() && seen.weight <= 0.0;
-        // Who went out because it could not keep up would come back to the same.
-        if leaves && self.growth > GROWS {
-            self.w += (0.97 * (1.0 - self.growth)).clamp(RELIEF.0, RELIEF.1).ln();
-        }
-        self.seen = Observation { latency, ..*seen };
-        let growth = self.flows().map_or(0.0, |(arrivals, completions)| (arrivals - completions) / arrivals.max(completions).max(1.0));
-        self.growth += GROWTH * (growth - self.growth);
-        self.doubt = if self.growth > GROWS { DOUBT } else { (self.doubt - dt).max(0.0) };
-    }
-
-    /// Compares with the unloaded latency. `usual`: logarithm of the others'.
-    fn judge(&mut self, usual: f64) {
-        if !self.pace.is_known() {
-            return;
-        }
-        let known = self.seen.unloaded.filter(|u| u.is_finite() && *u > 0.0).map(f64::ln);
-        // Who has been overloaded since it is known was never seen without load.
-        let likely = if self.doubt > 0.0 { usual + SPREAD } else { f64::INFINITY };
-        let unloaded = if self.reports { 0.0 } else { known.unwrap_or(self.pace.unloaded.min(likely)) };
-        self.unloaded = (!self.reports).then(|| unloaded.exp());
-        let inflation = |level: f64| (level - unloaded).clamp(0.0, MOST);
-        (self.x, self.sudden) = (Some(inflation(self.pace.level)), inflation(self.pace.sudden));
-    }
-
-    /// It takes new flows.
-    fn in_use(&self) -> bool {
-        self.seen.weight > 0.0
-    }
-
-    fn is_overloaded(&self, median: f64) -> bool {
-        let Some((arrivals, completions)) = self.flows() else { return false };
-        let slower = |by: f64| self.sudden - median > by && self.x.is_some_and(|x| x - median > by / 2.0);
-        (arrivals > 0.9 * completions && slower(OVERLOAD)) || (arrivals > completions && self.growth > GROWS && slower(STRAIN))
-    }
-
-    fn flows(&self) -> Option<(f64, f64)> {
-        self.seen.arrivals.zip(self.seen.completions)
-    }
-
-    /// The change of the weight's logarithm that this node asks for.
-    fn wish(&mut self, settings: &Settings, dt: f64, reference: f64, median: f64, held: bool) -> f64 {
-        let (act, wish) = self.judged(settings, dt, reference, median, held);
-        self.act = act;
-        wish
-    }
-
-    fn judged(&self, settings: &Settings, dt: f64, reference: f64, median: f64, held: bool) -> (Act, f64) {
-        let Some(x) = self.x else { return (Act::Blind, 0.0) };
-        if !self.in_use() {
-            return (Act::Out, 0.0);
-        }
-        if held {
-            return (Act::Held, 0.0);
-        }
-        let error = reference - x;
-        if self.is_overloaded(median)
-            && let Some((arrivals, completions)) = self.flows()
-        {
-            return (Act::Relieved, (0.97 * completions / arrivals.max(1e-9)).clamp(RELIEF.0, RELIEF.1).ln());
-        }
-        if error.abs() < settings.deadband.max(self.pace.noise(settings.smoothing)) {
-            return (Act::Even, 0.0);
-        }
-        // The backlog goes already: pushing on would starve it when it is gone.
-        if error < 0.0 && self.flows().is_some_and(|(arrivals, completions)| completions > 1.03 * arrivals) {
-            return (Act::Waits, 0.0);
-        }
-        let room = (-x).exp().clamp(0.08, 1.0);
-        let wish = (settings.gain * room.sqrt() * error).clamp(-settings.most_down, settings.most_up) * dt;
-        (if wish < 0.0 { Act::Lowered } else { Act::Raised }, wish)
-    }
-
-    fn factor(&self) -> Factor {
-        Factor((self.published.exp() * f64::from(Factor::ONE.0)).round().max(1.0) as u32)
-    }
-
-    fn reading(&self, reference: f64) -> Reading {
-        let inflation = self.x.map_or(1.0, f64::exp);
-        Reading {
-            factor: self.factor(),
-            inflation,
-            reference,
-            latency: self.latency,
-            unloaded: self.unloaded,
-            load: self.seen.load,
-            act: self.act,
-        }
-    }
+    let off = wanted - published;
+    if off.abs() > step { wanted - 0.5 * step * off.signum() } else { published }
 }
 
 #[cfg(test)]

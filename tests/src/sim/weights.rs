@@ -51,6 +51,10 @@ pub enum Policy {
     Requests,
     /// ... by that of one small probe a second, ...
     Probes,
+    /// ... by that and by the connections that the kernel half times, ...
+    Flows,
+    /// ... the same where the kernel half counts only the connections that it draws, ...
+    Drawn,
     /// ... or by that of four checks a second which each take a time drawn as a request's is, and are given up after two seconds.
     Checks,
     /// Fewest open requests for its capacity, by somebody who sees all of them.
@@ -71,8 +75,16 @@ pub struct Outcome {
     pub churn: f64,
 }
 
-pub const POLICIES: [Policy; 6] =
-    [Policy::Equal, Policy::Oracle, Policy::Requests, Policy::Probes, Policy::Checks, Policy::LeastConnections];
+pub const POLICIES: [Policy; 8] = [
+    Policy::Equal,
+    Policy::Oracle,
+    Policy::Requests,
+    Policy::Probes,
+    Policy::Flows,
+    Policy::Drawn,
+    Policy::Checks,
+    Policy::LeastConnections,
+];
 /// Mean work of a request: milliseconds at speed 1.
 const WORK: f64 = 0.020;
 const LOG2_SLOTS: u8 = 13;
@@ -82,6 +94,9 @@ const PROBE: f64 = 0.002;
 const PATIENCE: f64 = 2.0;
 /// Steps of the simulation's clock in a second: that many checks are made.
 const TICKS: f64 = 4.0;
+/// One connection in so many is timed.
+const DRAWN: u64 = 4;
+const FEWEST: f64 = 5.0;
 const WINDOW: f64 = 10.0;
 /// Of these p99s recovery is judged by.
 const STRETCH: f64 = 5.0;
@@ -126,6 +141,8 @@ struct World {
     /// Of the running second: latencies, their number, arrivals, completions; of probes.
     seen: Vec<[f64; 4]>,
     probed: Vec<[f64; 2]>,
+    /// Of the requests that the kernel half draws: latencies, their number, arrivals.
+    drawn: Vec<[f64; 3]>,
     /// When the checks under way began.
     asked: Vec<VecDeque<f64>>,
     moved: f64,
@@ -152,6 +169,7 @@ impl World {
             unloaded: speeds.iter().map(|s| WORK / s).collect(),
             seen: vec![[0.0; 4]; count],
             probed: vec![[0.0; 2]; count],
+            drawn: vec![[0.0; 3]; count],
             asked: vec![VecDeque::new(); count],
             moved: 0.0,
             latencies: Vec::new(),
@@ -167,6 +185,7 @@ impl World {
             let chosen = self.choose(policy);
             let work = self.work(case.heavy);
             self.seen[chosen][2] += 1.0;
+            self.drawn[chosen][2] += f64::from(u8::from(is_drawn(self.now)));
             self.backends[chosen].arrive(self.now, work, false);
             return self.refresh(chosen);
         }
@@ -183,6 +202,10 @@ impl World {
                 let seen = &mut self.seen[who];
                 (seen[0], seen[1], seen[3]) = (seen[0] + took, seen[1] + 1.0, seen[3] + 1.0);
                 self.latencies.push((at, took as f32));
+                if is_drawn(done.came) {
+                    let drawn = &mut self.drawn[who];
+                    (drawn[0], drawn[1]) = (drawn[0] + took, drawn[1] + 1.0);
+                }
             }
         }
         self.refresh(who);
@@ -227,7 +250,7 @@ impl World {
                 self.waited(who, PATIENCE);
             }
             let work = match policy {
-                Policy::Probes if whole_second => PROBE,
+                Policy::Probes | Policy::Flows | Policy::Drawn if whole_second => PROBE,
                 Policy::Checks => WORK * self.random.exponential(),
                 _ => continue,
             };
@@ -239,14 +262,24 @@ impl World {
 
     /// A second is over: the controller takes a step.
     fn second(&mut self, policy: Policy) {
-        if !matches!(policy, Policy::Requests | Policy::Probes | Policy::Checks) {
+        if !matches!(policy, Policy::Requests | Policy::Probes | Policy::Flows | Policy::Drawn | Policy::Checks) {
             return;
         }
-        let seen = self.seen.iter().zip(&self.probed).zip(&self.unloaded).enumerate().map(|(i, ((s, probed), unloaded))| {
-            let ([sum, checks], unloaded) = if policy == Policy::Requests { ([s[0], s[1]], Some(*unloaded)) } else { (*probed, None) };
-            let latency = (checks > 0.0).then_some(sum / checks);
-            (id(i), Observation { weight: 1.0, latency, checks, unloaded, load: None, arrivals: Some(s[2]), completions: Some(s[3]) })
-        });
+        let seen = self.seen.iter().zip(&self.probed).zip(self.unloaded.iter().zip(&self.drawn)).enumerate().map(
+            |(i, ((s, probed), (unloaded, drawn)))| {
+                let ([sum, checks], unloaded) = if policy == Policy::Requests { ([s[0], s[1]], Some(*unloaded)) } else { (*probed, None) };
+                let latency = (checks > 0.0).then_some(sum / checks);
+                let [stay, ended, began] = if matches!(policy, Policy::Flows | Policy::Drawn) { *drawn } else { [0.0; 3] };
+                let (arrivals, completions) = match policy {
+                    Policy::Probes => (None, None),
+                    // A few say nothing of who keeps up.
+                    Policy::Drawn => (Some(began).filter(|n| *n >= FEWEST), Some(ended)),
+                    _ => (Some(s[2]), Some(s[3])),
+                };
+                let stay = (ended > 0.0).then_some(stay / ended);
+                (id(i), Observation { weight: 1.0, latency, checks, unloaded, load: None, arrivals, completions, stay, stays: ended })
+            },
+        );
         let seen: BTreeMap<_, _> = seen.collect();
         if self.controller.step(1.0, &seen) {
             let factors = self.controller.factors();
@@ -260,6 +293,7 @@ impl World {
         }
         self.seen.iter_mut().for_each(|s| *s = [0.0; 4]);
         self.probed.iter_mut().for_each(|p| *p = [0.0; 2]);
+        self.drawn.iter_mut().for_each(|d| *d = [0.0; 3]);
     }
 
     fn outcome(self, case: &Case, policy: Policy) -> Outcome {
@@ -280,6 +314,11 @@ impl World {
             churn: self.moved / case.seconds,
         }
     }
+}
+
+/// Whether the kernel half times the connection that began then.
+fn is_drawn(came: f64) -> bool {
+    came.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & (DRAWN - 1) == 0
 }
 
 fn recovered(latencies: &[(f64, f32)], slowed: f64, end: f64) -> Option<f64> {
@@ -319,6 +358,8 @@ pub fn name(policy: Policy) -> &'static str {
         Policy::Oracle => "weights by capacity",
         Policy::Requests => "controller, requests",
         Policy::Probes => "controller, probes",
+        Policy::Flows => "controller, as in nat",
+        Policy::Drawn => "controller, as in dsr",
         Policy::Checks => "controller, checks",
         Policy::LeastConnections => "least connections",
     }

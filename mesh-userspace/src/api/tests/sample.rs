@@ -130,6 +130,8 @@ pub(crate) fn backend(service: &str, last: u8, name: Option<&str>) -> BackendVie
             zone: Some("eu-1a".into()),
             latency_us: Some(1500),
             unloaded_us: Some(1000),
+            stay_us: Some(20_000),
+            stay_unloaded_us: Some(12_500),
             inflation: Some(1.5),
             why: vec!["configured 3".into(), "x 0.83: it gets less".into()],
             ..WeightView::default()

@@ -38,7 +38,11 @@ impl Pace {
         self.level += part.max(1.0 / self.steps) * off;
         self.sudden += (SUDDEN * weight).max(1.0 / self.steps) * (value - self.sudden);
         let above = value - self.unloaded;
-        self.unloaded = if self.checks < ENOUGH { self.level } else { self.unloaded + above * if above < 0.0 { DOWN } else { UP } };
+        self.unloaded = if self.checks < ENOUGH || self.steps == 1.0 {
+            self.level
+        } else {
+            self.unloaded + above * if above < 0.0 { DOWN } else { UP }
+        };
     }
 
     /// Something was taken in.

@@ -138,6 +138,8 @@ fn strange_numbers_do_no_harm() {
             load: Some(strange),
             arrivals: Some(0.0),
             completions: Some(0.0),
+            stay: Some(strange),
+            stays: strange,
         };
         let good = Observation { weight: 1.0, latency: Some(0.01), ..Observation::default() };
         controller.step(1.0, &[(id(0), one), (id(1), good)].into());
@@ -169,4 +171,24 @@ fn the_factor_of_one_that_takes_no_new_flows_waits_for_it() {
         controller.step(1.0, &[(id(0), one(0.0, 0.01)), (id(1), one(1.0, 0.02)), (id(2), one(1.0, 0.02))].into());
     }
     assert_eq!((slow(&controller).act, slow(&controller).factor), (Act::Out, before));
+}
+
+/// What waits in a backend's own queue is no matter of a check that goes before it: connections tell.
+#[test]
+fn connections_count_beside_checks_and_not_those_that_stay_for_long() {
+    let factor = |stays: [f64; 3]| {
+        let mut controller = Controller::default();
+        let one = |stay| Observation { weight: 1.0, latency: Some(0.010), stay: Some(stay), stays: 20.0, ..Observation::default() };
+        let step = |controller: &mut Controller, stays: [f64; 3]| {
+            controller.step(1.0, &stays.iter().enumerate().map(|(i, stay)| (id(i), one(*stay))).collect());
+        };
+        (0..30).for_each(|_| step(&mut controller, stays));
+        (0..60).for_each(|_| step(&mut controller, [stays[0] * 3.0, stays[1], stays[2]]));
+        (controller.reading(&id(0)).unwrap(), controller.factors()[&id(1)])
+    };
+    let (slow, other) = factor([0.05, 0.02, 0.02]);
+    assert!(slow.factor.as_f64() < 0.6 && slow.act == Act::Lowered && other > Factor::ONE, "{slow:?} {other:?}");
+    assert!(slow.stay.is_some_and(|stay| (stay - 0.15).abs() < 0.001) && slow.stay_unloaded.is_some_and(|u| u < 0.06), "{slow:?}");
+    let (long, other) = factor([50.0, 20.0, 20.0]);
+    assert_eq!((long.factor, long.act, long.stay, other), (Factor::ONE, Act::Even, None, Factor::ONE));
 }
