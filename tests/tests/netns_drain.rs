@@ -49,10 +49,9 @@ fn a_planned_drain_keeps_its_flows_and_ends_with_the_last() -> Result<()> {
 #[test]
 fn deadlines_cut_and_remove_and_undrain_ends_a_drain() -> Result<()> {
     let world = World::new("mesh-deadline", "")?;
-    // Those that are cut off are waited for in vain, while the others wait for their turn.
-    let held = world.hold(24, Duration::from_millis(500))?;
+    let held = world.hold(24, PATIENCE)?;
     world.until("the flows are counted", |w| Ok(w.daemon.json(&["service", "show", "web"])?["live_flows"].as_u64() >= Some(24)))?;
-    world.daemon.ok(&["backend", "drain", "web", "b1", "--deadline", "1s", "--then", "cut"])?;
+    world.daemon.ok(&["backend", "drain", "web", "b1", "--deadline", "1s", "--then", "rst"])?;
     world.daemon.ok(&["backend", "drain", "web", "b2", "--deadline", "1h", "--then", "remove"])?;
     world.until("b1 is cut off", |w| Ok(drain(w, "b1")?["ended"] == "cut"))?;
     let list = world.daemon.json(&["backend", "ls", "web"])?;
@@ -60,9 +59,14 @@ fn deadlines_cut_and_remove_and_undrain_ends_a_drain() -> Result<()> {
         |list: &Value, name: &str| list.as_array().and_then(|l| l.iter().find(|b| b["name"] == name)).map(|b| b["live_flows"].clone());
     world.until("its flows are gone", |w| Ok(live(&w.daemon.json(&["backend", "ls", "web"])?, "b1") == Some(0.into())))?;
     ensure!(live(&list, "b2").and_then(|n| n.as_u64()) > Some(0), "b2 keeps its flows: {list}");
+    // Who goes on with b1 is told so at once, and not left to wait.
+    let broken = |owner: &str| held.so_far().iter().filter(|r| r.owner == owner && r.broken.is_some()).count();
+    world.until("the clients of b1 are told", |_| Ok(held.so_far().iter().all(|r| (r.owner == "b1") == r.broken.is_some())))?;
+    ensure!(broken("b1") > 0 && broken("b2") + broken("b3") == 0, "{:?}", held.so_far());
+    ensure!(held.so_far().iter().filter_map(|r| r.broken.as_ref()).all(|why| why.contains("reset")), "{:?}", held.so_far());
 
     world.daemon.ok(&["backend", "undrain", "web", "b1"])?;
-    drop(held);
+    held.finish();
     world.until("b2 is removed with its last flow", |w| {
         let list = w.daemon.json(&["backend", "ls", "web"])?;
         Ok(live(&list, "b2").is_none() && drain(w, "b2")?["ended"] == "removed")
@@ -70,4 +74,36 @@ fn deadlines_cut_and_remove_and_undrain_ends_a_drain() -> Result<()> {
     world.daemon.ok(&["backend", "drain", "web", "b3"])?;
     world.daemon.ok(&["backend", "undrain", "web", "b3"])?;
     world.until("the operator has taken b3 back", |w| Ok(drain(w, "b3")?["ended"] == "undrained" || drain(w, "b3")?["ended"] == "empty"))
+}
+
+/// Every kind of change: what `mesh plan` says before it is what the event log says after it.
+#[test]
+fn what_is_planned_is_what_comes_of_it() -> Result<()> {
+    let world = World::new("mesh-planned", "")?;
+    let spare = world.stage.address("b3", false)?.to_string();
+    for (plan, change) in [
+        (vec!["drain", "web", "b1"], vec!["drain", "web", "b1"]),
+        (vec!["undrain", "web", "b1"], vec!["undrain", "web", "b1"]),
+        (vec!["weight", "web", "b2", "3"], vec!["weight", "web", "b2", "3"]),
+        (vec!["rm", "web", "b3"], vec!["rm", "web", "b3"]),
+        (vec!["add", "web", &spare, "--name", "b3"], vec!["add", "web", &spare, "--name", "b3"]),
+    ] {
+        // What came of the change before is over: a backend that comes back is slow at first.
+        world.until("all serve", |w| {
+            let list = w.daemon.json(&["backend", "ls", "web"])?;
+            let whole = |b: &Value| b["weighing"]["slow_start"] == 1.0;
+            Ok(list.as_array().is_some_and(|all| all.iter().all(whole)))
+        })?;
+        let planned = world.daemon.json(&[&["plan"], &plan[..]].concat())?["services"][0].clone();
+        let before = world.events("slots_moved")?.len();
+        world.daemon.ok(&[&["backend"], &change[..]].concat())?;
+        world.until("the event tells", |w| Ok(w.events("slots_moved")?.len() > before))?;
+        let told = world.events("slots_moved")?;
+        let told = told.get(before).context("no event")?;
+        for key in ["moved", "slots", "secondaries", "no_backends"] {
+            ensure!(told[key] == planned[key], "{plan:?}: {key} was planned as {}, and came out as {}: {told}", planned[key], told[key]);
+        }
+        ensure!(told["flows"]["lost"] == planned["flows"]["lost"], "{plan:?}: {planned} {told}");
+    }
+    Ok(())
 }

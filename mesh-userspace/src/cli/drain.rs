@@ -43,8 +43,9 @@ pub enum ThenWord {
     /// They stay, and the drain goes on
     #[default]
     Wait,
-    /// They are cut off (nat): their packets are dropped
-    Cut,
+    /// They are cut off: who goes on is answered by a RST, and the backend gets nothing more until it is undrained
+    #[value(alias = "cut")]
+    Rst,
     /// The backend is removed, at the deadline or when its last flow has ended
     Remove,
 }
@@ -53,7 +54,7 @@ impl From<ThenWord> for Then {
     fn from(word: ThenWord) -> Self {
         match word {
             ThenWord::Wait => Self::Wait,
-            ThenWord::Cut => Self::Cut,
+            ThenWord::Rst => Self::Cut,
             ThenWord::Remove => Self::Remove,
         }
     }

@@ -45,10 +45,10 @@ impl Daemon {
             };
             let what = drain.step(count, now, unix_ms(clock));
             let took_ms = u64::try_from(drain.took(now, clock).as_millis()).unwrap_or(u64::MAX);
-            due.push((key.clone(), vip, what, count.open, took_ms));
+            due.push((key.clone(), what, count.open, took_ms));
         }
-        for (key, vip, what, left, took_ms) in due {
-            self.carry_out(key, vip, what, (left, took_ms), now);
+        for (key, what, left, took_ms) in due {
+            self.carry_out(key, what, (left, took_ms), now);
         }
     }
 
@@ -81,7 +81,7 @@ impl Daemon {
         }
     }
 
-    fn carry_out(&mut self, key: (ServiceName, BackendId), vip: VipAddr, due: Due, told: (Option<u64>, u64), now: Instant) {
+    fn carry_out(&mut self, key: (ServiceName, BackendId), due: Due, told: (Option<u64>, u64), now: Instant) {
         let (service, backend) = key;
         let (flows_left, took_ms) = told;
         let how = match due {
@@ -89,23 +89,33 @@ impl Daemon {
             Due::Overdue => return self.tell(What::DrainOverdue { service, backend, flows_left }),
             Due::Empty => DrainEnd::Empty,
             Due::Cut => {
-                self.plane.cut(vip, backend);
+                // Entries stay: by them the kernel half answers who goes on.
+                if let Some(order) = self.core.cut_off(&service, backend)
+                    && let Some(drain) = self.drains.get_mut(&(service.clone(), backend))
+                {
+                    drain.order = order;
+                }
+                self.publish_and_save(now);
                 DrainEnd::Cut
             }
             Due::Remove => {
                 if let Err(error) = self.core.remove_backend(&service, backend) {
                     return log::error!("{service}: the drained backend {backend} can't be removed: {error}");
                 }
-                self.act();
-                self.dirty(now);
-                self.save(Box::new(|result| {
-                    if let Err(error) = result {
-                        log::error!("{error}");
-                    }
-                }));
+                self.publish_and_save(now);
                 DrainEnd::Removed
             }
         };
         self.tell(What::DrainEnded { service, backend, how, flows_left, took_ms });
+    }
+
+    fn publish_and_save(&mut self, now: Instant) {
+        self.act();
+        self.dirty(now);
+        self.save(Box::new(|result| {
+            if let Err(error) = result {
+                log::error!("{error}");
+            }
+        }));
     }
 }

@@ -21,7 +21,8 @@ pub enum Then {
     /// They stay, and the drain goes on.
     #[default]
     Wait,
-    /// Their entries are removed (`nat`): their packets are dropped from then on.
+    /// They are cut off: nothing is sent to the backend any more, and who goes on is answered by a RST.
+    #[serde(rename = "rst", alias = "cut")]
     Cut,
     /// The backend is removed, at the deadline or when its last flow has ended; open ones stay with it to their end.
     Remove,
@@ -48,6 +49,9 @@ pub struct DrainOrder {
     pub deadline_ms: Option<u64>,
     #[serde(default)]
     pub then: Then,
+    /// Its deadline has cut off the rest; until it is undrained nothing is sent to the backend.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 /// How one drain goes.
@@ -162,13 +166,14 @@ impl DrainSpec {
     /// What is remembered of a drain that begins at `now`.
     pub fn order(self, now: SystemTime) -> DrainOrder {
         let deadline_ms = self.deadline.map(|d| unix_ms(now).saturating_add(u64::try_from(d.0.as_millis()).unwrap_or(u64::MAX)));
-        DrainOrder { since_ms: unix_ms(now), deadline_ms, then: self.then }
+        DrainOrder { since_ms: unix_ms(now), deadline_ms, then: self.then, cut: false }
     }
 }
 
 impl Drain {
     pub fn new(name: Option<String>, order: DrainOrder, now: Instant) -> Self {
-        Self { name, order, began: now, first: None, counts: VecDeque::new(), overdue: false, ended: None }
+        let ended = order.cut.then_some((now, DrainEnd::Cut));
+        Self { name, order, began: now, first: None, counts: VecDeque::new(), overdue: false, ended }
     }
 
     /// Takes in what was counted; says what is to be done. `unix`: now, milliseconds since the Unix epoch.

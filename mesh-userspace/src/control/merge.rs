@@ -185,6 +185,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
 fn intent(change: &Change) -> plan::Intent {
     let admin = match change.admin {
         Admin::In => plan::Admin::In,
+        Admin::Drain if change.drain.is_some_and(|order| order.cut) => plan::Admin::Maintenance,
         Admin::Drain => plan::Admin::Drain,
     };
     plan::Intent { admin, weight: change.weight.map(Weight) }

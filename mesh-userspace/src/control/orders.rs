@@ -109,6 +109,14 @@ impl Core {
         Ok((before != admin).then(|| What::AdminChanged { service: service.clone(), backend: id, admin }))
     }
 
+    /// Cuts off what is left of a drain: nothing is sent to the backend until it is undrained.
+    pub fn cut_off(&mut self, service: &ServiceName, id: BackendId) -> Option<DrainOrder> {
+        let order = self.state().backends.get(service)?.get(&id)?.drain?;
+        let order = DrainOrder { cut: true, ..order };
+        self.change(service, id, |c| c.drain = Some(order));
+        Some(order)
+    }
+
     /// Drains a backend as `order` says.
     pub fn drain(&mut self, service: &ServiceName, id: BackendId, order: DrainOrder) -> Result<Option<What>, ControlError> {
         let event = self.set_admin(service, id, Admin::Drain)?;

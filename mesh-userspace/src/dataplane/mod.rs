@@ -274,12 +274,6 @@ impl Dataplane {
         settings::watch_many(&self.loaded.image, many);
     }
 
-    /// Ends the translated flows with a backend, and tells how many there were: their packets are dropped from now on.
-    pub fn cut(&self, vip: VipAddr, backend: BackendId) -> u64 {
-        let service = self.layout.find(&layout::vip_key(&vip)).and_then(|id| self.layout.services.get(&id));
-        service.and_then(|s| Some(nat::cut(&self.loaded.image, s.id, s.local(&backend)?))).unwrap_or(0)
-    }
-
     /// Beginnings of sampled flows that nobody translates; `None` where no flows are sampled. Needs a tokio runtime with IO; works once.
     pub fn flow_records(&mut self) -> io::Result<Option<FlowRecords>> {
         self.loaded.flows.take().map(FlowRecords::watch).transpose()

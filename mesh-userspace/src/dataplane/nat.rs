@@ -139,19 +139,6 @@ impl Sweeper {
     }
 }
 
-/// Ends all flows with a backend, and tells how many there were.
-pub fn cut(image: &Image, service: u32, local: u16) -> u64 {
-    let mut cut = 0;
-    for place in 0..image.nat_flows.len() {
-        let claim = image.nat_flows.word(place, flow_word::CLAIM);
-        if claim != 0 && claim != NatFlow::BUSY {
-            let flow = image.nat_flows.get(place);
-            cut += u64::from(flow.service == service && flow.backend == local && remove(image, place, claim));
-        }
-    }
-    cut
-}
-
 /// Ends the flow at `place` as the kernel half would: by the claim, so that only one of both does. Tells whether it was us.
 fn remove(image: &Image, place: usize, claim: u64) -> bool {
     if !image.nat_flows.exchange_word(place, flow_word::CLAIM, claim, NatFlow::BUSY) {
@@ -296,8 +283,6 @@ mod tests {
         assert_eq!(image.nat_flows.get(6).claim, NatFlow::BUSY);
         sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
         assert_eq!(image.nat_flows.get(6).claim, 0, "left busy by somebody who is gone");
-        assert_eq!((cut(&image, 2, 0), cut(&image, 1, 1), cut(&image, 1, 0), gauge(&image)), (0, 0, 2, 0));
-        assert_eq!(sweeper.sweep(&image, &layout, &config, 1000, Instant::now()).flows, 0);
     }
 
     #[test]

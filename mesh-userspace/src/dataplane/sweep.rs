@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use mesh_common::abi::BackendState;
+
 use super::{Dataplane, DataplaneError, NatReport, OpenFlows, execute, ledger, nat, retire, schedules};
 
 impl Dataplane {
@@ -21,6 +23,11 @@ impl Dataplane {
         let open = swept.live.open.iter().filter_map(|((service, local), (flows, quiet))| {
             let service = self.layout.services.get(service)?;
             let entry = service.entries.get(usize::from(*local))?.as_ref()?;
+            // Flows of a backend that was cut off, or is dead, go on nowhere.
+            let place = service.base as usize + usize::from(*local);
+            if !BackendState::from_u8(image.backends.get(place).state).keeps_old() {
+                return None;
+            }
             Some(((service.vip, entry.id), OpenFlows { flows: *flows, quiet: nat::span(*quiet) }))
         });
         let mut report = NatReport {

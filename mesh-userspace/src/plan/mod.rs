@@ -25,7 +25,7 @@ use crate::{
 
 pub use cache::Cache;
 pub use diff::{BackendChange, Change, ServiceChange, diff};
-pub use preview::{BackendPreview, BackendShare, FlowsPreview, Preview, of_service as preview_service, preview};
+pub use preview::{BackendPreview, BackendShare, FlowsPreview, KeptBy, Preview, of_service as preview_service, preview};
 pub use standing::Standing;
 
 /// What the planner has to know of a service.

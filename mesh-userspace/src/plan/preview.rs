@@ -7,7 +7,7 @@ use super::{
     diff::{changed, merged},
 };
 use crate::{
-    model::{BackendId, BackendState, Mode, ServiceName, VipAddr},
+    model::{BackendId, BackendState, Mode, Proto, ServiceName, VipAddr},
     table::NONE,
 };
 
@@ -35,6 +35,9 @@ pub struct Preview {
 /// What becomes of a service's open flows.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct FlowsPreview {
+    /// Who keeps those that stay; absent where the service is new, or the change breaks them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<KeptBy>,
     /// Open flows, where each is remembered (`nat`). Absent where nothing counts them (`dsr`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<u64>,
@@ -43,8 +46,19 @@ pub struct FlowsPreview {
     pub kept: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
-    /// Share of the open flows that come to another backend, or to none: they break. Without entries it is that of the slots that move.
+    /// Share of the open flows that come to another backend, or to none: they break. Where they are not counted it is that of the slots whose
+    /// flows do.
     pub lost_share: f64,
+}
+
+/// What keeps flows with their backend while slots move.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeptBy {
+    /// Their entries (`nat`).
+    Translation,
+    /// The ledger of slots.
+    Ledger,
 }
 
 /// What changes for one backend.
@@ -108,6 +122,9 @@ impl fmt::Display for FlowsPreview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.live, self.kept, self.lost) {
             (Some(live), Some(kept), Some(lost)) => write!(f, "of {live} open flows {kept} stay and {lost} are lost"),
+            _ if self.kept_by == Some(KeptBy::Ledger) => {
+                write!(f, "{:.2} % of the open flows are lost, the ledger keeps the others", 100.0 * self.lost_share)
+            }
             _ => write!(f, "{:.2} % of the open flows are lost", 100.0 * self.lost_share),
         }
     }
@@ -157,14 +174,30 @@ fn moves(old: Option<&ServicePlan>, new: Option<&ServicePlan>) -> (u32, u32, u32
 
 fn flows(old: Option<&ServicePlan>, new: Option<&ServicePlan>, moved_share: f64, live: &impl Fn(BackendId) -> u64) -> FlowsPreview {
     let Some(old) = old else { return FlowsPreview::default() };
-    let remembered = old.mode == Mode::Nat && new.is_none_or(|n| n.mode == Mode::Nat && n.vip == old.vip);
-    if !remembered {
+    let same = |n: &ServicePlan| n.mode == old.mode && n.vip == old.vip;
+    if old.mode != Mode::Nat {
+        let kept = new.filter(|n| same(n) && n.table.log2_slots == old.table.log2_slots);
+        let lost_share = kept.map_or(moved_share, |new| lost_to_ledger(old, new));
+        return FlowsPreview { kept_by: kept.map(|_| KeptBy::Ledger), lost_share, ..FlowsPreview::default() };
+    }
+    if !new.is_none_or(same) {
         return FlowsPreview { lost_share: moved_share, ..FlowsPreview::default() };
     }
     let total: u64 = old.members.iter().map(|m| live(m.id)).sum();
     let lost = old.members.iter().filter(|m| m.state.keeps_old() && !keeps(m.id, new)).map(|m| live(m.id)).sum();
     let lost_share = lost as f64 / total.max(1) as f64;
-    FlowsPreview { live: Some(total), kept: Some(total - lost), lost: Some(lost), lost_share }
+    let kept_by = new.map(|_| KeptBy::Translation);
+    FlowsPreview { kept_by, live: Some(total), kept: Some(total - lost), lost: Some(lost), lost_share }
+}
+
+/// The ledger keeps the flows of slots that move as long as their backend does. Flows without a beginning, which nothing has chosen so far, are chosen
+/// anew by a scheduler that chooses each.
+fn lost_to_ledger(old: &ServicePlan, new: &ServicePlan) -> f64 {
+    let shares = || shares(Some(old)).into_iter();
+    if old.vip.proto == Proto::Udp && new.ways.choosing.is_any() && !old.ways.choosing.is_any() {
+        return (1.0 - shares().map(|(_, s)| s.share * s.share).sum::<f64>()).clamp(0.0, 1.0);
+    }
+    shares().filter(|(m, _)| m.state.keeps_old() && !keeps(m.id, Some(new))).map(|(_, s)| s.share).sum()
 }
 
 /// Whether a backend keeps the flows that it has. One that is taken out of its service does, until they end.

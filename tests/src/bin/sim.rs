@@ -64,6 +64,9 @@ struct Weights {
     /// Simulated seconds of each case; the second half is told.
     #[arg(long, default_value_t = 200)]
     seconds: u32,
+    /// Each case is simulated so often, with other numbers at random.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
     /// Only cases whose title contains this.
     #[arg(long = "case", default_value = "")]
     only: String,
@@ -96,7 +99,7 @@ fn main() -> Result<()> {
         Subject::Breaking(Breaking { seconds, rate, flood, room, drawn }) => {
             show::breaking(Case { seconds: seconds.max(60), rate, flood, room, seed: 1 }, drawn.svg.as_deref())
         }
-        Subject::Weights(args) => show::weights(f64::from(args.seconds.max(40)), &args.only, args.drawn.svg.as_deref()),
+        Subject::Weights(args) => show::weights(f64::from(args.seconds.max(40)), args.seeds.max(1), &args.only, args.drawn.svg.as_deref()),
     }
 }
 

@@ -55,7 +55,7 @@ fn request(core: &mut Core, kind: u8, body: &[u8], now: Instant) -> Result<(), C
             let DrainSpec { deadline, then } = parsed(body)?;
             let since_ms = 1_767_225_599_001;
             let deadline_ms = deadline.map(|span| since_ms + span.0.as_millis() as u64);
-            core.drain(&web, known, DrainOrder { since_ms, deadline_ms, then }).map(drop)
+            core.drain(&web, known, DrainOrder { since_ms, deadline_ms, then, cut: false }).map(drop)
         }
         b'u' => core.set_admin(&web, known, Admin::In).map(drop),
         b'h' => {

@@ -10,7 +10,7 @@ use mesh::{
 use mesh_common::ledger::change::Times;
 
 use super::{
-    keepers::{Chain, Keeper, Ledger, Packet, Recent, Stateless},
+    keepers::{Chain, Full, Keeper, Ledger, Packet, Recent, Stateless},
     random::Random,
 };
 
@@ -49,20 +49,26 @@ const TICK: f64 = 0.134;
 /// Flows are never silent for longer, in seconds, and the ledger promises a little more.
 const SILENCE: f64 = 120.0;
 const UNIT: u32 = 2048;
+/// Beyond so many times the usual rate of new flows a node with a gate remembers none of them.
+const GATE: f64 = 10.0;
 
 /// Every way to keep flows.
 pub fn all(case: &Case) -> Vec<Outcome> {
     let ticks = |seconds: f64| (seconds / TICK) as u32;
     let times = Times { handshake: ticks(3.0), idle: ticks(SILENCE + 5.0), patience: ticks(60.0), lag: 16 };
-    let ledger = |shared| Box::new(Ledger::new(NODES, shared, case.room, times)) as Box<dyn Keeper>;
+    let ledger = |shared, full| Box::new(Ledger::new(NODES, shared, case.room, full, times)) as Box<dyn Keeper>;
+    let recent = |gate: f64| Box::new(Recent::new(NODES, gate as u64)) as Box<dyn Keeper>;
+    let gate = GATE * case.rate * TICK / NODES as f64;
     let stateless = || Box::new(Stateless::default()) as Box<dyn Keeper>;
     let keepers = [
         ("no memory, maglev", Scheduler::Maglev, stateless()),
         ("no memory, consistent-hash", Scheduler::Consistent, stateless()),
-        ("flow table per node, maglev", Scheduler::Maglev, Box::new(Recent::new(NODES)) as Box<dyn Keeper>),
+        ("flow table per node, maglev", Scheduler::Maglev, recent(f64::INFINITY)),
+        ("the same with a gate by rate", Scheduler::Maglev, recent(gate)),
         ("chain of one, maglev", Scheduler::Maglev, Box::new(Chain::default()) as Box<dyn Keeper>),
-        ("slot ledger, each node alone", Scheduler::Consistent, ledger(false)),
-        ("slot ledger, told to all nodes", Scheduler::Consistent, ledger(true)),
+        ("slot ledger, each node alone", Scheduler::Consistent, ledger(false, Full::Refused)),
+        ("slot ledger, the oldest gives way", Scheduler::Consistent, ledger(true, Full::Ousts)),
+        ("slot ledger, told to all nodes", Scheduler::Consistent, ledger(true, Full::Refused)),
     ];
     keepers.into_iter().map(|(name, kind, keeper)| World::new(case, kind, keeper).run(name)).collect()
 }

@@ -66,6 +66,8 @@ pub struct Recent {
     owner: Vec<u16>,
     dead: Vec<bool>,
     nodes: Vec<Lru>,
+    /// A node that meets more new flows than that in one tick remembers none of the rest.
+    gate: u64,
 }
 
 #[derive(Debug, Default)]
@@ -74,13 +76,15 @@ struct Lru {
     /// Uses, the oldest first; one that a later use has overtaken says nothing.
     uses: VecDeque<(u64, u64)>,
     clock: u64,
+    /// The tick, and new flows in it.
+    opened: (u32, u64),
 }
 
 impl Recent {
     const ENTRIES: usize = 65_536;
 
-    pub fn new(nodes: usize) -> Self {
-        Self { owner: Vec::new(), dead: Vec::new(), nodes: (0..nodes).map(|_| Lru::default()).collect() }
+    pub fn new(nodes: usize, gate: u64) -> Self {
+        Self { owner: Vec::new(), dead: Vec::new(), nodes: (0..nodes).map(|_| Lru::default()).collect(), gate }
     }
 }
 
@@ -99,12 +103,16 @@ impl Lru {
 }
 
 impl Keeper for Recent {
-    fn lead(&mut self, packet: &Packet, _: u32) -> Option<u16> {
+    fn lead(&mut self, packet: &Packet, now: u32) -> Option<u16> {
         let dead = |backend: u16| self.dead.get(usize::from(backend)).copied().unwrap_or(false);
         let node = self.nodes.get_mut(packet.node)?;
         let known = node.flows.get(&packet.hash).map(|(backend, _)| *backend).filter(|b| !packet.opens && !dead(*b));
         let backend = known.or_else(|| self.owner.get(packet.slot).copied())?;
-        node.used(packet.hash, backend);
+        let opened = if node.opened.0 == now { node.opened.1 + u64::from(known.is_none()) } else { u64::from(known.is_none()) };
+        node.opened = (now, opened);
+        if known.is_some() || opened <= self.gate {
+            node.used(packet.hash, backend);
+        }
         Some(backend)
     }
 
@@ -157,12 +165,25 @@ struct Remembered {
     memos: HashMap<usize, SlotMemo>,
     room: usize,
     swept: u32,
+    full: Full,
+    /// Uses, the oldest first, where somebody gives way; one that a later use has overtaken says nothing.
+    uses: VecDeque<(u64, u32)>,
+}
+
+/// What becomes of a flow that finds no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Full {
+    /// It goes the way for which nothing has to be remembered.
+    #[default]
+    Refused,
+    /// The one used longest ago gives way.
+    Ousts,
 }
 
 impl Ledger {
     /// `room`: entries of each node. `shared`: nodes tell each other at once what they remember.
-    pub fn new(nodes: usize, shared: bool, room: usize, times: Times) -> Self {
-        let one = || Rc::new(RefCell::new(Remembered { room, ..Remembered::default() }));
+    pub fn new(nodes: usize, shared: bool, room: usize, full: Full, times: Times) -> Self {
+        let one = || Rc::new(RefCell::new(Remembered { room, full, ..Remembered::default() }));
         let first = one();
         let nodes = (0..nodes).map(|_| if shared { Rc::clone(&first) } else { one() }).collect();
         Self { words: Vec::new(), wishes: Vec::new(), dead: Vec::new(), under_way: BTreeMap::new(), nodes, times }
@@ -234,6 +255,23 @@ impl Keeper for Ledger {
     }
 }
 
+impl Remembered {
+    fn note_use(&mut self, hash: u64, now: u32) {
+        if self.full == Full::Ousts {
+            self.uses.push_back((hash, now));
+        }
+    }
+
+    /// Forgets the one used longest ago.
+    fn oust(&mut self) -> bool {
+        let Some((hash, used)) = self.uses.pop_front() else { return false };
+        if self.entries.get(&hash).is_some_and(|(_, last)| *last == used) {
+            self.entries.remove(&hash);
+        }
+        true
+    }
+}
+
 /// What is remembered, as it is to one packet.
 struct View<'a> {
     of: &'a mut Remembered,
@@ -262,12 +300,14 @@ impl Memory for View<'_> {
     fn touch(&mut self) {
         if let Some(known) = self.of.entries.get_mut(&self.hash) {
             known.1 = self.now;
+            self.of.note_use(self.hash, self.now);
         }
     }
 
     fn promote(&mut self) {
         if let Some(known) = self.of.entries.get_mut(&self.hash) {
             *known = (Entry { kind: Kind::Flow, ..known.0 }, self.now);
+            self.of.note_use(self.hash, self.now);
         }
     }
 
@@ -281,9 +321,11 @@ impl Memory for View<'_> {
             entries.retain(|_, known| self.live(known));
             (self.of.entries, self.of.swept) = (entries, self.now);
         }
+        while self.of.full == Full::Ousts && self.of.entries.len() >= self.of.room && self.of.oust() {}
         let room = self.of.entries.len() < self.of.room || self.of.entries.contains_key(&self.hash);
         if room {
             self.of.entries.insert(self.hash, (entry, self.now));
+            self.of.note_use(self.hash, self.now);
         }
         room
     }

@@ -6,6 +6,7 @@ pub mod draw;
 pub mod fleet;
 pub mod keepers;
 pub mod noise;
+mod policy;
 pub mod queue;
 pub mod random;
 pub mod rules;

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use super::{
     breaking, churn,
     draw::{self, Panel, Series},
-    weights::{self, Case, Fleet, POLICIES, Policy},
+    policy::{self, POLICIES, Policy},
+    weights::{self, Case, Fleet, Outcome},
 };
 
 /// Slots moved by each builder for one change; drawn into `picture`.
@@ -80,7 +81,7 @@ fn jitters() -> Result<Vec<Series>> {
     let mut series = Vec::new();
     for (log2, n, spread) in [(12, 10, 0.02), (16, 100, 0.02), (16, 1000, 0.02), (16, 100, 0.1)] {
         for steps in [5, 10, 20, 40] {
-            let j = churn::jitter(log2, n, spread, steps, 1).context("the sizes are legal")?;
+            let j = jittered(log2, n, spread, steps).context("the sizes are legal")?;
             println!(
                 "{:>14} {:>6}% {steps:>6} {:>9.0} {:>8.2}x {:>7.2}x {:>14.2}x {:>7.2}x",
                 format!("{} x {n}", 1u32 << log2),
@@ -103,60 +104,95 @@ fn jitters() -> Result<Vec<Series>> {
     Ok(series)
 }
 
-/// Latency under each policy, in the cases whose title has `only` in it; drawn into `picture`.
-pub fn weights(seconds: f64, only: &str, picture: Option<&Path>) -> Result<()> {
+/// Means of several seeds: more where few backends make each one's walk count for much.
+fn jittered(log2: u8, n: usize, spread: f64, steps: usize) -> Option<churn::Jitter> {
+    let seeds = if n < 100 { 20 } else { 2 };
+    let all: Vec<_> = (1..=seeds).map(|seed| churn::jitter(log2, n, spread, steps, seed)).collect::<Option<_>>()?;
+    let mean = |of: fn(&churn::Jitter) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
+    let [least, no_slack] = [mean(|j| j.least), mean(|j| j.no_slack)];
+    let [slack, steady, maglev] = [mean(|j| j.slack), mean(|j| j.steady), mean(|j| j.maglev)];
+    Some(churn::Jitter { log2_slots: log2, members: n, steps, least, no_slack, slack, steady, maglev })
+}
+
+/// Latency under each policy with so many seeds, in the cases whose title has `only` in it; drawn into `picture`.
+pub fn weights(seconds: f64, seeds: u64, only: &str, picture: Option<&Path>) -> Result<()> {
     let case = Case { fleet: Fleet::Forty, cores: 8.0, rho: 0.8, heavy: false, slow_down: None, seconds, seed: 1 };
     let cases = [
         ("one core, load 0.7", Case { cores: 1.0, rho: 0.7, ..case }),
         ("8 cores, load 0.8", case),
         ("8 cores, load 0.8, one request in 20 ten times as large", Case { heavy: true, ..case }),
+        ("8 cores, load 0.9", Case { rho: 0.9, ..case }),
         ("8 cores, load 0.7, the fastest loses 3/4 half-way", Case { rho: 0.7, slow_down: Some(seconds / 2.0), ..case }),
         ("4 cores, load 0.7", Case { fleet: Fleet::Four, cores: 4.0, rho: 0.7, ..case }),
         ("4 cores, load 0.8", Case { fleet: Fleet::Four, cores: 4.0, ..case }),
     ];
     let mut panels = Vec::new();
     for (title, case) in cases.into_iter().filter(|(title, _)| title.contains(only)) {
-        println!("\n{}, {title}: second half of {seconds} s", case.fleet);
-        println!("{:<22} {:>9} {:>9} {:>11} {:>14}", "policy", "p50 ms", "p99 ms", "of oracle's", "slots/s");
-        let mut oracle = f64::NAN;
+        println!("\n{}, {title}: second half of {seconds} s; medians of {seeds} seeds", case.fleet);
+        println!("{:<22} {:>9} {:>9} {:>24} {:>9}", "policy", "p50 ms", "p99 ms", "of oracle's (from, to)", "slots/s");
+        let with = |policy| -> Vec<Outcome> { (1..=seeds).map(|seed| weights::run(&Case { seed, ..case }, policy)).collect() };
+        let oracle = with(Policy::Oracle);
         let mut series = Vec::new();
-        for policy in [Policy::Oracle].into_iter().chain(POLICIES.into_iter().filter(|p| *p != Policy::Oracle)) {
-            let outcome = weights::run(&case, policy);
-            if policy == Policy::Oracle {
-                oracle = outcome.p99;
-            }
-            let ratio = outcome.p99 / oracle;
-            println!("{:<22} {:>9.1} {:>9.1} {ratio:>10.2}x {:>13.2}%", outcome.policy, outcome.p50, outcome.p99, outcome.churn * 100.0);
-            if case.slow_down.is_some() || case.fleet == Fleet::Four {
-                let since = outcome.windows.iter().skip(case.slow_down.map_or(0, |_| outcome.windows.len() / 2));
-                let tail: Vec<_> = since.map(|w| format!("{w:.0}")).collect();
-                println!("{:<22} p99 of each 10 s since: {}", "", tail.join(" "));
-            }
-            if let (Some(at), true) = (case.slow_down, policy != Policy::Equal) {
-                let after = outcome.recovered.map_or("not in time".to_owned(), |at| format!("after {at:.0} s"));
-                println!("{:<22} as before {after}: p99 of 5 s no more than half above that of the {:.0} s before", "", at / 2.0);
-            }
-            let points = outcome.windows.iter().enumerate().map(|(i, w)| ((i as f64 + 1.0) * 10.0, *w)).collect();
-            series.push(Series { name: outcome.policy, points, labels: Vec::new(), line: true });
+        for policy in POLICIES {
+            let outcomes = if policy == Policy::Oracle { oracle.clone() } else { with(policy) };
+            one_policy(&case, policy, &outcomes, &oracle);
+            let Some(first) = outcomes.into_iter().next() else { continue };
+            let points = first.windows.iter().enumerate().map(|(i, w)| ((i as f64 + 1.0) * 10.0, *w)).collect();
+            series.push(Series { name: first.policy, points, labels: Vec::new(), line: true });
         }
         panels.push(Panel { title: title.into(), x: "seconds".into(), y: "p99 of 10 s, ms".into(), series });
     }
     write(picture, &panels)
 }
 
+/// One row, and of what changes in time a second one.
+fn one_policy(case: &Case, policy: Policy, outcomes: &[Outcome], oracle: &[Outcome]) {
+    let [least, ratio, most] = spread(outcomes.iter().zip(oracle).map(|(o, oracle)| o.p99 / oracle.p99));
+    let [[_, p50, _], [_, p99, _], [_, churn, _]] =
+        [|o: &Outcome| o.p50, |o: &Outcome| o.p99, |o: &Outcome| o.churn * 100.0].map(|of| spread(outcomes.iter().map(of)));
+    let ratios = format!("{ratio:.2}x ({least:.2}, {most:.2})");
+    println!("{:<22} {p50:>9.1} {p99:>9.1} {ratios:>24} {churn:>8.2}%", policy::name(policy));
+    let Some(at) = case.slow_down else { return };
+    if let Some(first) = outcomes.first() {
+        let tail: Vec<_> = first.windows.iter().skip(first.windows.len() / 2).map(|w| format!("{w:.0}")).collect();
+        println!("{:<22} p99 of each 10 s since: {}", "", tail.join(" "));
+    }
+    if policy != Policy::Equal {
+        let [soon, usual, late] = spread(outcomes.iter().map(|o| o.recovered.unwrap_or(f64::INFINITY)));
+        println!(
+            "{:<22} as before after {usual:.0} s ({soon:.0}, {late:.0}): p99 of 5 s no more than half above that of the {:.0} s before",
+            "",
+            at / 2.0
+        );
+    }
+}
+
+/// The least, the median, the most.
+fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+    [at(0), at(values.len() / 2), at(values.len().saturating_sub(1))]
+}
+
+/// Entries of a ledger that has hardly any room.
+const SCARCE: usize = 2048;
+
 /// Connections that break, by who keeps them; drawn into `picture`.
 pub fn breaking(case: breaking::Case, picture: Option<&Path>) -> Result<()> {
     let mut series: Vec<Series> = Vec::new();
-    for flood in [0.0, case.flood] {
-        let outcomes = breaking::all(&breaking::Case { flood, ..case });
-        println!("\n{} s, {} new flows a second, {flood} SYNs a second in a flood", case.seconds, case.rate);
+    // As it is, under a flood, and with hardly any room under a flood.
+    for (at, flood, room) in [(1.0, 0.0, case.room), (2.0, case.flood, case.room), (3.0, case.flood, case.room.min(SCARCE))] {
+        let outcomes = breaking::all(&breaking::Case { flood, room, ..case });
+        println!("\n{} s, {} new flows a second, {flood} SYNs a second in a flood, room for {room} entries", case.seconds, case.rate);
         println!("{:<32} {:>10} {:>8} {:>18} {:>12}", "kept by", "flows", "broken", "with their backend", "entries");
         for o in outcomes {
             println!("{:<32} {:>10} {:>8} {:>18} {:>12}", o.keeper, o.flows, o.broken, o.lost, o.entries);
-            add(&mut series, &o.keeper, (if flood > 0.0 { 2.0 } else { 1.0 }, o.broken as f64));
+            add(&mut series, &o.keeper, (at, o.broken as f64));
         }
     }
-    let panel = Panel { title: "broken flows".into(), x: "1: no flood, 2: flood".into(), y: "flows".into(), series };
+    let panel =
+        Panel { title: "broken flows".into(), x: "1: no flood, 2: flood, 3: flood and hardly any room".into(), y: "flows".into(), series };
     write(picture, &[panel])
 }
 

@@ -12,7 +12,11 @@ use mesh::{
     weights::{Controller, Factor, Observation, effective},
 };
 
-use super::{queue::Backend, random::Random};
+use super::{
+    policy::{Policy, name},
+    queue::Backend,
+    random::Random,
+};
 
 /// What is simulated.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -40,27 +44,6 @@ pub enum Fleet {
     Four,
 }
 
-/// Who chooses, and how.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
-    /// Equal weights.
-    Equal,
-    /// Weights by capacity: what one who knows everything would configure.
-    Oracle,
-    /// The controller, from equal weights on, by the latency of all requests, ...
-    Requests,
-    /// ... by that of one small probe a second, ...
-    Probes,
-    /// ... by that and by the connections that the kernel half times, ...
-    Flows,
-    /// ... the same where the kernel half counts only the connections that it draws, ...
-    Drawn,
-    /// ... or by that of four checks a second which each take a time drawn as a request's is, and are given up after two seconds.
-    Checks,
-    /// Fewest open requests for its capacity, by somebody who sees all of them.
-    LeastConnections,
-}
-
 /// Latencies in milliseconds.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
@@ -75,16 +58,6 @@ pub struct Outcome {
     pub churn: f64,
 }
 
-pub const POLICIES: [Policy; 8] = [
-    Policy::Equal,
-    Policy::Oracle,
-    Policy::Requests,
-    Policy::Probes,
-    Policy::Flows,
-    Policy::Drawn,
-    Policy::Checks,
-    Policy::LeastConnections,
-];
 /// Mean work of a request: milliseconds at speed 1.
 const WORK: f64 = 0.020;
 const LOG2_SLOTS: u8 = 13;
@@ -348,20 +321,6 @@ impl fmt::Display for Fleet {
             Self::Forty => "40 backends, speeds 0.5 to 2",
             Self::Four => "4 backends, speeds 2, 1, 0.5 and 0.5",
         })
-    }
-}
-
-/// What people call it.
-pub fn name(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Equal => "equal weights",
-        Policy::Oracle => "weights by capacity",
-        Policy::Requests => "controller, requests",
-        Policy::Probes => "controller, probes",
-        Policy::Flows => "controller, as in nat",
-        Policy::Drawn => "controller, as in dsr",
-        Policy::Checks => "controller, checks",
-        Policy::LeastConnections => "least connections",
     }
 }
 

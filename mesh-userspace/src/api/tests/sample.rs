@@ -22,7 +22,7 @@ use crate::{
         detector::{Phase, Signals},
     },
     model::{BackendId, Epoch, HashField},
-    plan::{BackendPreview, BackendShare, FlowsPreview, Preview, Standing},
+    plan::{BackendPreview, BackendShare, FlowsPreview, KeptBy, Preview, Standing},
 };
 
 fn traffic(packets: u64) -> Traffic {
@@ -239,7 +239,7 @@ pub(crate) fn plan<B>(intention: &Intention<B>) -> PlanView {
         moved_share: 0.5,
         secondaries: 512,
         no_backends: false,
-        flows: FlowsPreview { live: Some(5), kept: Some(5), lost: Some(0), lost_share: 0.0 },
+        flows: FlowsPreview { kept_by: Some(KeptBy::Translation), live: Some(5), kept: Some(5), lost: Some(0), lost_share: 0.0 },
         over_capacity: vec![id(2)],
         backends: vec![
             BackendPreview {

@@ -14,7 +14,7 @@ struct World {
 impl World {
     fn new(deadline_s: Option<u64>, then: Then) -> Self {
         let start = Instant::now();
-        let order = DrainOrder { since_ms: 0, deadline_ms: deadline_s.map(|s| s * 1000), then };
+        let order = DrainOrder { since_ms: 0, deadline_ms: deadline_s.map(|s| s * 1000), then, cut: false };
         Self { drain: Drain::new(None, order, start), start, seconds: 0 }
     }
 
@@ -84,7 +84,7 @@ fn what_a_deadline_does() {
 fn an_order_is_remembered_until_it_is_taken_back() {
     let mut bench = Bench::new(TWO, State::default());
     let (web, first) = (name("web"), id("10.0.0.1:80"));
-    let order = DrainOrder { since_ms: 5, deadline_ms: Some(7), then: Then::Cut };
+    let order = DrainOrder { since_ms: 5, deadline_ms: Some(7), then: Then::Cut, cut: true };
     assert!(bench.core.drain(&web, first, order).unwrap().is_some());
     assert!(bench.core.drain(&web, first, order).unwrap().is_none(), "nothing new to tell");
     assert_eq!(bench.core.state().backends[&web][&first].drain, Some(order));

@@ -1,7 +1,7 @@
 //! What a plan says, and what comes of it.
 
 use super::*;
-use crate::control::Intention;
+use crate::{control::Intention, plan::KeptBy};
 
 const SHOP: &str = "
 services:
@@ -83,12 +83,33 @@ fn a_drain_is_told_with_its_flows_and_who_gets_too_many() {
 }
 
 #[test]
-fn without_entries_the_flows_of_the_slots_that_move_are_lost() {
+fn without_entries_the_ledger_keeps_flows_and_what_it_cannot_keep_is_told() {
     let mut bench = bench();
     let planned = compared(&mut bench, r#"{"change": "drain", "service": "direct", "backend": "10.0.0.2:81"}"#);
     let direct = &planned.services[0];
-    assert_eq!((direct.flows.live, direct.flows.lost_share), (None, direct.moved_share));
+    assert_eq!((direct.flows.live, direct.flows.lost_share, direct.flows.kept_by), (None, 0.0, Some(KeptBy::Ledger)));
     assert!((0.3..0.4).contains(&direct.moved_share));
+    let resized = SHOP.replace("mode: dsr,", "mode: dsr, slots: 4096,");
+    let apply = serde_json::json!({ "change": "apply", "file": "/lb.yaml", "text": resized }).to_string();
+    let planned = compared(&mut bench, &apply);
+    let direct = &planned.services[0];
+    assert_eq!((direct.flows.lost_share, direct.flows.kept_by), (direct.moved_share, None));
+}
+
+#[test]
+fn datagrams_that_a_scheduler_chooses_anew_are_told() {
+    let text = SHOP.replace("mode: dsr,", "mode: dsr, protocol: udp,");
+    let mut bench = Bench::new(&text, State::default());
+    bench.replan();
+    let apply = |text: &str| serde_json::json!({ "change": "apply", "file": "/lb.yaml", "text": text }).to_string();
+    let lost = |bench: &mut Bench, text: &str| {
+        let planned = bench.core.what_if(intention(&apply(text)), 1, bench.now).unwrap();
+        planned.services.iter().find(|s| s.service.as_str() == "direct").map(|s| s.flows.lost_share)
+    };
+    let random = text.replace("mode: dsr,", "mode: dsr, scheduler: random,");
+    let share = lost(&mut bench, &random).unwrap();
+    assert!((0.66..0.67).contains(&share), "{share}");
+    assert_eq!(lost(&mut bench, &text.replace("mode: dsr,", "mode: dsr, scheduler: maglev,")), Some(0.0));
 }
 
 #[test]
