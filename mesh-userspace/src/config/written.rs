@@ -113,7 +113,8 @@ pub struct Service {
     pub heartbeat: Option<Placed<Heartbeat>>,
     /// How flows are spread. By the hash alone, of which nothing is remembered: `consistent-hash` (default: the fewest flows move), `maglev`, `ring`.
     /// Or chosen as a flow begins, and remembered (`limits.flows`): `random`, `round-robin`, `least-connections`, `least-response-time`, `two-choices`,
-    /// `hash-unless-crowded`. It can be changed at any time; flows stay.
+    /// `hash-unless-crowded`. It can be changed at any time; flows stay, but for datagrams outside `nat`: where each flow is chosen, a UDP flow that is
+    /// not remembered yet is chosen with its next datagram (`mesh plan apply` tells the share).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Placed<SchedulerWord>>,
     /// A source's new flows go where its last one went (`affinity: {timeout: 10m}`), unless that takes no new flows: drained, full, down, of weight 0.

@@ -30,7 +30,7 @@ impl Merged {
     /// What the operator wants of a backend.
     pub fn admin(&self, id: &BackendId) -> Admin {
         match self.intents.get(id).map(|i| i.admin) {
-            Some(plan::Admin::Drain) => Admin::Drain,
+            Some(plan::Admin::Drain | plan::Admin::Maintenance) => Admin::Drain,
             _ => Admin::In,
         }
     }

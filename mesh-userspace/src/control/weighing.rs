@@ -30,6 +30,8 @@ pub struct Weighing {
     last: Option<Instant>,
     /// Many connections are timed.
     timing: bool,
+    /// There was something to do the last time.
+    busy: bool,
 }
 
 /// One service that is weighed by latency.
@@ -53,6 +55,12 @@ const LONG: f64 = 5.0;
 impl Daemon {
     /// Lets the controllers take a step. To be called every second or so.
     pub(super) fn weigh(&mut self, now: Instant) {
+        // Ten thousand services that nobody weighs cost one look at each, and what is urgent waits for no more.
+        let some = self.core.services().values().any(is_weighed);
+        if !some && !self.weighing.busy && self.weighed.is_empty() {
+            return;
+        }
+        self.weighing.busy = some;
         self.ask_agents();
         let dt = self.weighing.last.replace(now).map_or(1.0, |last| now.saturating_duration_since(last).as_secs_f64()).clamp(0.1, 5.0);
         self.time_connections();

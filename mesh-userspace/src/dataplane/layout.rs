@@ -315,6 +315,11 @@ impl Sources {
         }
     }
 
+    /// How many there are.
+    pub fn used(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
     /// Forgets addresses that nothing has named for `wait`; `used` are those that something names.
     pub fn retain(&mut self, used: &[bool; NAT_SOURCES], now: Instant, wait: std::time::Duration) {
         for (place, used) in self.0.iter_mut().zip(used) {

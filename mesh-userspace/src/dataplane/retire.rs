@@ -93,6 +93,10 @@ fn is_over(retired: Option<Instant>, live: &Live) -> bool {
 }
 
 fn collect_sources(image: &Image, layout: &mut Layout, live: &Live) {
+    // A single one is not given back, and a hundred thousand backends are not asked for it every second.
+    if layout.sources.used() <= 1 {
+        return;
+    }
     let mut used = live.sources;
     for service in layout.services.values() {
         for (local, _) in service.present() {

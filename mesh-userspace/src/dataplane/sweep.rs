@@ -15,20 +15,20 @@ impl Dataplane {
         let carried = schedules::before(image, &self.layout);
         let mut swept = self.sweeper.sweep(image, &self.layout, &self.nat, nat::tick(), now);
         let remembered = schedules::sweep(image, &mut self.layout, nat::tick(), &carried, &mut swept.live, &mut self.response_times);
-        let backends = swept.live.flows.iter().filter_map(|((service, local), count)| {
+        // Flows of a backend that was cut off go on nowhere, though their entries are still there.
+        let owner = |service: &u32, local: &u16| {
             let service = self.layout.services.get(service)?;
             let entry = service.entries.get(usize::from(*local))?.as_ref()?;
-            Some((service.vip, entry.id, *count))
+            let place = service.base as usize + usize::from(*local);
+            let cut = BackendState::from_u8(image.backends.get(place).state) == BackendState::Maintenance;
+            (!cut).then_some((service.vip, entry.id))
+        };
+        let backends = swept.live.flows.iter().filter_map(|((service, local), count)| {
+            let (vip, id) = owner(service, local)?;
+            Some((vip, id, *count))
         });
         let open = swept.live.open.iter().filter_map(|((service, local), (flows, quiet))| {
-            let service = self.layout.services.get(service)?;
-            let entry = service.entries.get(usize::from(*local))?.as_ref()?;
-            // Flows of a backend that was cut off, or is dead, go on nowhere.
-            let place = service.base as usize + usize::from(*local);
-            if !BackendState::from_u8(image.backends.get(place).state).keeps_old() {
-                return None;
-            }
-            Some(((service.vip, entry.id), OpenFlows { flows: *flows, quiet: nat::span(*quiet) }))
+            Some((owner(service, local)?, OpenFlows { flows: *flows, quiet: nat::span(*quiet) }))
         });
         let mut report = NatReport {
             open: open.collect(),
