@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::bench::churn::{Churn, Flood, Way, unbroken};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 /// Generous where a busy machine is slow, short where a slot has to come to rest.
 const IDLE: Duration = Duration::from_secs(10);
@@ -45,6 +46,32 @@ fn survives(group: &str, way: Way) -> Result<()> {
     let events = churn.daemon.ok(&["events"])?;
     ensure!(!events.contains("differences in the kernel's maps"), "{events}");
     ensure!(churn.owners(60)?.into_iter().eq(["b1", "b3", "b4"]), "new connections do not reach all there are");
+    Ok(())
+}
+
+/// Nothing counts the flows of such a service: a drain is over when the ledger knows that there are none, and not when they say nothing for a while.
+#[test]
+fn a_drain_waits_for_connections_that_say_nothing() -> Result<()> {
+    let churn = Churn::new("mesh-drain-dsr", Way::Dsr, IDLE)?;
+    let held = churn.hold(HELD, IDLE / 2)?;
+    let drain = || -> Result<Value> {
+        let drains = churn.daemon.json(&["backend", "drains", "web"])?;
+        drains.get(0).cloned().with_context(|| format!("one drain was ordered: {drains}"))
+    };
+    churn.daemon.ok(&["backend", "drain", "web", "b2"])?;
+    let end = Instant::now() + IDLE + IDLE / 2;
+    while Instant::now() < end {
+        let drain = drain()?;
+        ensure!(drain["state"] == "draining" && drain["flows"].is_null(), "connections are still open: {drain}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    ensure!(drain()?["slots"].as_u64() > Some(0), "no slot is said to have flows: {}", drain()?);
+    let held = held.finish();
+    unbroken(&held)?;
+    ensure!(held.iter().any(|r| r.owner == "b2"), "no flow is with b2: {held:?}");
+    churn.rest()?;
+    churn.daemon.until("the drain is over", || Ok(drain()?["ended"] == "empty"))?;
+    ensure!(drain()?["slots"] == 0, "{}", drain()?);
     Ok(())
 }
 

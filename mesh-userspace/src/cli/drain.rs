@@ -134,7 +134,8 @@ fn bar(d: &DrainView) -> String {
     const WIDTH: usize = 24;
     let name = d.name.clone().unwrap_or_else(|| d.backend.to_string());
     let Some((flows, start)) = d.flows.zip(d.flows_at_start) else {
-        return format!("{name}: {:.0} packets/s, for {}", d.packets_per_s, span(d.took_ms));
+        let slots = d.slots.map(|n| format!("{n} slots may have flows, ")).unwrap_or_default();
+        return format!("{name}: {slots}{:.0} packets/s, for {}", d.packets_per_s, span(d.took_ms));
     };
     let done = 1.0 - flows as f64 / start.max(1) as f64;
     let full = (done.clamp(0.0, 1.0) * WIDTH as f64) as usize;
@@ -145,8 +146,8 @@ fn bar(d: &DrainView) -> String {
 }
 
 fn table(drains: &[DrainView]) -> String {
-    let head = ["SERVICE", "BACKEND", "STATE", "FLOWS", "AT FIRST", "END/S", "PACKETS/S", "NEW", "FOR", "ABOUT", "QUIETEST"];
-    let mut table = tables::table(&head, 3..11);
+    let head = ["SERVICE", "BACKEND", "STATE", "FLOWS", "AT FIRST", "SLOTS", "END/S", "PACKETS/S", "NEW", "FOR", "ABOUT", "QUIETEST"];
+    let mut table = tables::table(&head, 3..12);
     for d in drains {
         let or_dash = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
         let state = match (d.state, d.ended) {
@@ -160,6 +161,7 @@ fn table(drains: &[DrainView]) -> String {
             state,
             or_dash(d.flows),
             or_dash(d.flows_at_start),
+            or_dash(d.slots.map(u64::from)),
             format!("{:.1}", d.ended_per_s),
             format!("{:.1}", d.packets_per_s),
             d.new_flows.to_string(),

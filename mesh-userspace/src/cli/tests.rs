@@ -294,7 +294,7 @@ async fn a_drain_is_waited_for_and_listed() {
     assert_eq!(lines[2], "web: backend 10.0.0.1:8080 is drained after 2.5s: the last flow has ended");
     assert_eq!(lines.len(), 4);
     let list = run(&seam, "backend drains web").await.unwrap();
-    assert!(list.contains("ended: the last flow has ended      0         2    0.8"), "{list}");
+    assert!(list.contains("ended: the last flow has ended      0         2      0    0.8"), "{list}");
     assert!(run(&seam, "backend drains shop/api").await.unwrap().lines().count() == 1);
     schema::check("drain", &json(&seam, "backend drains").await);
     let lines = run(&seam, "backend drain web b1 --wait -o json").await.unwrap();

@@ -10,11 +10,12 @@ use mesh_common::abi::{BackendStats, Mode};
 use super::{
     daemon::Daemon,
     drains::{Count, Drain, DrainEnd, DrainOrder, DrainView, Due},
+    merge::Merged,
     view::Admin,
 };
 use crate::{
     events::{What, unix_ms},
-    model::{BackendId, ServiceName, VipAddr},
+    model::{BackendId, Scheduler, ServiceName, VipAddr},
 };
 
 impl Daemon {
@@ -30,6 +31,12 @@ impl Daemon {
         let counted = vips.into_iter().filter_map(|vip| self.plane.service_counters(vip).ok()?);
         let stats: HashMap<(VipAddr, BackendId), BackendStats> =
             counted.flat_map(|s| s.backends.into_iter().map(move |(id, stats)| ((s.vip, id), stats))).collect();
+        let journeys = self.plane.journeys();
+        // From a slot that is led to one backend alone all others' flows are remembered one by one: they may be anybody's.
+        let waits = |vip: VipAddr, id: BackendId| -> u32 {
+            let of = journeys.iter().filter(|j| j.vip == vip && (j.from == Some(id) || j.from == j.to));
+            of.map(|j| j.slots).sum()
+        };
         let clock = SystemTime::now();
         let mut due = Vec::new();
         for (key, drain) in &mut self.drains {
@@ -38,8 +45,9 @@ impl Daemon {
             let open = self.nat.open.get(&(vip, id)).copied().unwrap_or_default();
             let stats = stats.get(&(vip, id)).copied().unwrap_or_default();
             let count = Count {
-                open: (merged.spec.mode == Mode::Nat).then_some(open.flows),
+                open: (merged.spec.mode == Mode::Nat || chooses(merged)).then_some(open.flows),
                 quiet: open.quiet,
+                slots: waits(vip, id),
                 packets: stats.tx + stats.redirect,
                 begun: stats.flows,
             };
@@ -118,4 +126,9 @@ impl Daemon {
             }
         }));
     }
+}
+
+/// Each flow has an entry because its backend was chosen as it began.
+fn chooses(merged: &Merged) -> bool {
+    merged.spec.ways.choosing.scheduler != Scheduler::default()
 }

@@ -76,6 +76,9 @@ pub struct DrainView {
     pub flows_at_start: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows: Option<u64>,
+    /// Slots that may still have flows of its which nothing counts: the ledger lets a slot go when none of before was seen for `ledger.idle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
     /// For how long the quietest open flow has been quiet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_ms: Option<u64>,
@@ -119,6 +122,8 @@ pub struct Count {
     /// Flows that have not ended; `None` = nothing counts them.
     pub open: Option<u64>,
     pub quiet: Duration,
+    /// Slots on their way to another owner that may have more flows of its, which nothing counts.
+    pub slots: u32,
     /// Packets, and flows begun, ever.
     pub packets: u64,
     pub begun: u64,
@@ -157,7 +162,7 @@ pub struct Drain {
 const WINDOW: Duration = Duration::from_secs(10);
 /// What a packet that was under way when the drain was published may still do is over.
 const SETTLED: Duration = Duration::from_millis(200);
-/// Without entries a backend is drained when no packet came for so long.
+/// Where flows are not counted, a backend without slots is drained when no packet came for so long.
 const SILENCE: Duration = Duration::from_secs(3);
 /// For so long a drain that is over is still told of.
 const KEPT: Duration = Duration::from_secs(600);
@@ -244,6 +249,7 @@ impl Drain {
             deadline_ms: self.order.deadline_ms,
             flows_at_start: first.open,
             flows: last.open,
+            slots: (last.open.is_none() || last.slots > 0).then_some(last.slots),
             quiet_ms: last.open.filter(|n| *n > 0).map(|_| u64::try_from(last.quiet.as_millis()).unwrap_or(u64::MAX)),
             packets_per_s: self.rate(|older, newer| newer.packets.saturating_sub(older.packets)),
             ended_per_s,
@@ -266,14 +272,15 @@ impl Drain {
         if now.saturating_duration_since(self.began) < SETTLED {
             return false;
         }
-        match count.open {
-            Some(open) => open == 0,
-            None => {
-                let silent = |(_, c): &&(Instant, Count)| c.packets == count.packets;
-                let since = self.counts.iter().find(silent).map_or(now, |(at, _)| *at);
-                now.saturating_duration_since(since) >= SILENCE
-            }
+        if count.slots > 0 {
+            return false;
         }
+        if let Some(open) = count.open {
+            return open == 0;
+        }
+        let silent = |(_, c): &&(Instant, Count)| c.packets == count.packets;
+        let since = self.counts.iter().find(silent).map_or(now, |(at, _)| *at);
+        now.saturating_duration_since(since) >= SILENCE
     }
 
     /// What `difference` tells of the window's ends, each second.

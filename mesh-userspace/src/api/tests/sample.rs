@@ -277,6 +277,7 @@ pub(crate) fn drained(backend: &BackendView) -> DrainView {
         deadline_ms: None,
         flows_at_start: Some(2),
         flows: Some(0),
+        slots: Some(0),
         quiet_ms: None,
         packets_per_s: 0.0,
         ended_per_s: 0.8,

@@ -9,18 +9,20 @@ struct World {
     drain: Drain,
     start: Instant,
     seconds: u64,
+    /// That may have flows which nothing counts.
+    slots: u32,
 }
 
 impl World {
     fn new(deadline_s: Option<u64>, then: Then) -> Self {
         let start = Instant::now();
         let order = DrainOrder { since_ms: 0, deadline_ms: deadline_s.map(|s| s * 1000), then, cut: false };
-        Self { drain: Drain::new(None, order, start), start, seconds: 0 }
+        Self { drain: Drain::new(None, order, start), start, seconds: 0, slots: 0 }
     }
 
     /// A second later so many flows are open (if they are counted), after so many packets in all.
     fn step(&mut self, open: Option<u64>, packets: u64) -> Due {
-        let count = Count { open, quiet: Duration::from_secs(2), packets, begun: 7 };
+        let count = Count { open, quiet: Duration::from_secs(2), slots: self.slots, packets, begun: 7 };
         let due = self.drain.step(count, self.now(), self.seconds * 1000);
         self.seconds += 1;
         due
@@ -66,6 +68,18 @@ fn without_a_count_of_flows_silence_is_the_end() {
     assert_eq!((world.view().flows, world.view().ended_per_s), (None, 0.0));
     assert!(world.view().packets_per_s > 2.0);
     assert_eq!(world.step(None, 30), Due::Remove);
+}
+
+#[test]
+fn nothing_ends_while_slots_may_have_flows() {
+    for (open, shown) in [(None, true), (Some(0), false)] {
+        let mut world = World { slots: 3, ..World::new(None, Then::Remove) };
+        assert!((0..20).all(|_| world.step(open, 10) == Due::Nothing));
+        assert_eq!(world.view().slots, Some(3));
+        world.slots = 0;
+        assert_eq!(world.step(open, 10), Due::Remove);
+        assert_eq!(world.view().slots, shown.then_some(0));
+    }
 }
 
 #[test]
