@@ -3,7 +3,7 @@
 use crate::{
     abi::{Backend, BackendState, Config, Reason, ServiceInfo, Vip, VipKind},
     aside::Cause,
-    flow::{Tuple, load_address, ports},
+    flow::{Address, Tuple, either, load_address, ports},
     forward::{self, Arrival, Run, Sending, Sign, Sink},
     header::{Headers, Network, TCP},
     nat::{Translated, received_macs},
@@ -28,7 +28,7 @@ pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: R
         let tuple = Tuple {
             src: arrival.network.src,
             dst: load_address!(A, backend.entry, Backend.addr),
-            ports: ports(headers.ports as u16, backend.port()),
+            ports: ports(headers.ports as u16, backend.port_for((headers.ports >> 16) as u16)),
         };
         A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP })
     })
@@ -64,19 +64,48 @@ pub(crate) fn source<'a, A: Translated, T: Tables>(
     proto: u8,
 ) -> Option<(u32, Shared<'a, ServiceInfo>, Candidate<'a>)> {
     let key = tuple.ports & 0xffff | ((VipKind::REVERSE_PROTO | proto) as u32) << 16 | (A::FAMILY as u32) << 24;
-    let entry = forward::find(tables, config, tuple.src, key)?;
+    let (id, index) = match forward::find(tables, config, tuple.src, key) {
+        Some(entry) => (read!(entry, Vip.service as u32), read!(entry, Vip.table as u16)),
+        None if read!(config, Config.flags as u32) & Config::RANGES == 0 => return None,
+        None => match find_range(tables, config, tuple.src, key) {
+            0 => return None,
+            range => ((range >> 48) as u32, (range >> 32) as u16),
+        },
+    };
     // What a backend says to this node itself, as it answers probes, is left alone.
     if forward::find(tables, config, tuple.dst, (VipKind::OWN_PROTO as u32) << 16 | (A::FAMILY as u32) << 24).is_some() {
         return None;
     }
-    let id = read!(entry, Vip.service as u32);
     let service = tables.service(id)?;
-    let backend = Candidate::at(tables, read!(service, ServiceInfo.backend_base as u32), read!(entry, Vip.table as u16))?;
+    let backend = Candidate::at(tables, read!(service, ServiceInfo.backend_base as u32), index)?;
     // One that is gone, while the table has not been told yet.
     if backend.state() == BackendState::Absent {
         return None;
     }
     Some((id, service, backend))
+}
+
+/// What [`Vip::range`] says of the range of an address's ports that the key's is in; 0 = there is none. A function of its own, as the one that finds a
+/// service by its range is.
+#[inline(never)]
+fn find_range<A: Address, T: Tables>(tables: &T, config: Shared<'_, Config>, addr: A, key: u32) -> u64 {
+    let several = key & !0xffff | (VipKind::REVERSE_RANGES_PROTO as u32) << 16;
+    let Some(entry) = forward::find(tables, config, addr, several) else { return 0 };
+    let port = u16::from_be(key as u16);
+    let [first, second, third, fourth] = [
+        entry.load::<u64, { Vip::RANGES[0] }>(),
+        entry.load::<u64, { Vip::RANGES[1] }>(),
+        entry.load::<u64, { Vip::RANGES[2] }>(),
+        entry.load::<u64, { Vip::RANGES[3] }>(),
+    ];
+    let has_it = |range: u64| (range as u16) <= port && port <= (range >> 16) as u16;
+    match () {
+        () if has_it(first) => first,
+        () if has_it(second) => second,
+        () if has_it(third) => third,
+        () if has_it(fourth) => fourth,
+        () => 0,
+    }
 }
 
 impl<A: Translated> Answer<'_, A> {
@@ -96,9 +125,10 @@ impl<A: Translated> Answer<'_, A> {
         load_address!(A, self.service, ServiceInfo.addr)
     }
 
+    /// The port of an answer with these headers.
     #[inline(always)]
-    pub(crate) fn port(&self) -> u16 {
-        read!(self.service, ServiceInfo.port as u16)
+    pub(crate) fn port(&self, headers: &Headers<A>) -> u16 {
+        either(read!(self.service, ServiceInfo.port as u16), headers.ports as u16)
     }
 
     #[inline(always)]
@@ -128,7 +158,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let tuple = Tuple {
         src: load_address!(A, service, ServiceInfo.addr),
         dst: headers.dst,
-        ports: ports(read!(service, ServiceInfo.port as u16), (headers.ports >> 16) as u16),
+        ports: ports(either(read!(service, ServiceInfo.port as u16), headers.ports as u16), (headers.ports >> 16) as u16),
     };
     let network = A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP });
     run.send(Sending { reason: Reason::Replied, service: id, stats, ifindex, end, edit: Edit { macs, network } })

@@ -49,6 +49,12 @@ pub const fn ports(src: u16, dst: u16) -> u32 {
     src as u32 | (dst as u32) << 16
 }
 
+/// A port that is the service's or the backend's own, or else, where that is none (0), the one that the packet says.
+#[inline(always)]
+pub(crate) const fn either(own: u16, said: u16) -> u16 {
+    if own == 0 { said } else { own }
+}
+
 impl<A> Tuple<A> {
     /// As it lies in the packet.
     #[inline(always)]

@@ -13,7 +13,7 @@ use crate::{
     ledger::rules::Sent,
     nat::{self, Translated},
     packet::{Packet, u32_at},
-    read,
+    quic, read,
     rewrite::{Edit, Network},
     schedule,
     select::{self, Candidate},
@@ -312,13 +312,16 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     // Read where it is needed, and not kept.
     let service = || read!(vip, Vip.service as u32);
     let wanted = read!(vip, Vip.flags as u16);
-    if wanted & (guard::ASKED | ServiceFlags::SEVERAL) != 0 {
+    if wanted & (guard::ASKED | ServiceFlags::SEVERAL | ServiceFlags::QUIC) != 0 {
         // Port 0 is what its entry is found by, and none of them.
         if wanted & ServiceFlags::SEVERAL != 0 && headers.ports >> 16 == 0 {
             return run.foreign();
         }
         if let Some(refused) = guard::refused(run.packet, run.tables, vip, wanted, &headers) {
             return run.end(service(), refused);
+        }
+        if wanted & ServiceFlags::QUIC != 0 {
+            quic::note(run.packet, run.tables, vip, headers.l4);
         }
     }
     let (network, flags) = match headers.check(run.packet) {

@@ -71,6 +71,8 @@ pub struct HostTables {
     pub flow_records: RefCell<Vec<FlowRecord>>,
     pub flow_log_stats: Cell<FlowLogStats>,
     pub prefixes: Vec<SourcePrefix>,
+    /// Backends by [`crate::abi::quic_key`].
+    pub quic: BTreeMap<u64, u16>,
     /// What [`Tables::nanoseconds`] says.
     pub nanoseconds: Cell<u64>,
 }
@@ -117,6 +119,7 @@ impl HostTables {
             flow_records: RefCell::default(),
             flow_log_stats: Cell::default(),
             prefixes: Vec::new(),
+            quic: BTreeMap::new(),
             nanoseconds: Cell::new(1 << 30),
         }
     }
@@ -304,6 +307,10 @@ impl Tables for HostTables {
 
     fn listed(&self, list: u32, source: [u64; 2]) -> u32 {
         SourcePrefix::longest(&self.prefixes, &SourcePrefix::key(list, source))
+    }
+
+    fn quic(&self, key: u64) -> u32 {
+        self.quic.get(&key).copied().unwrap_or(SlotWord::NONE).into()
     }
 
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {

@@ -37,6 +37,7 @@ pub mod nat;
 mod outline;
 pub mod packet;
 pub mod patch;
+mod quic;
 pub mod rewrite;
 pub mod schedule;
 mod select;

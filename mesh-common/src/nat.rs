@@ -18,9 +18,9 @@ use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Reason, ServiceFlags, Vip},
     flow::{Tuple, V4, V6, load_address, ports},
     forward::{Arrival, Run, Sink},
-    header::{Ip, TCP, tcp},
+    header::{Headers, Ip, TCP, tcp},
     packet::{Packet, u32_at, u64_at},
-    put, read,
+    put, quic, read,
     rewrite::{Macs, Network, Translation},
     schedule,
     select::Candidate,
@@ -30,7 +30,7 @@ use crate::{
 
 /// Sends a client's packet the way of its flow; one that may open a flow opens one where none stands.
 ///
-/// A flow stays with its backend whatever becomes of slots and states, unless the backend is dead. Then, and when a SYN comes for a flow that is
+/// A flow stays with its backend whatever becomes of slots and states, unless the backend is dead or a connection id names another one. Then, and when a SYN comes for a flow that is
 /// over, the flow ends and a new backend is selected; any other TCP packet for a dead backend ends as [`Reason::NoBackend`].
 #[inline(always)]
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
@@ -65,10 +65,12 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
     arrival: &Arrival<'a, A>,
 ) -> Result<Option<(Candidate<'a>, Parties)>, Reason> {
     if let Some((flow, parties)) = index::find(tables, arrival) {
+        // Where an id names somebody else, the client's port has another connection now.
+        let index = quic::unless_another(tables, arrival.vip, parties.backend());
+        let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), index);
         let now = tables.tick();
         let tcp = arrival.headers.proto == TCP;
         let life = Life::of(flow);
-        let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend());
         let expired = life.expired_by(tcp, now, arrival.config);
         // Whether the daemon has swept or not: a flow that has been silent for too long is no flow.
         let over = expired || arrival.connects() && life.is_closed(tcp);
@@ -84,7 +86,7 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
                     schedule::ended(tables, backend.stats());
                 }
                 life.client_sent(tables, flow, tcp, arrival.flags, now);
-                remember_link(packet, flow, arrival.headers.proto);
+                remember_link(packet, flow, &arrival.headers);
                 return Ok(Some((backend, parties)));
             }
             _ if !arrival.may_open() => return Err(if over { Reason::NoFlow } else { Reason::NoBackend }),
@@ -178,22 +180,22 @@ fn translation<A: Translated>(arrival: &Arrival<'_, A>, backend: Candidate<'_>, 
     let tuple = Tuple {
         src: load_address!(A, source, NatSource.addr),
         dst: load_address!(A, backend.entry, Backend.addr),
-        ports: ports(parties.nat_port(), backend.port()),
+        ports: ports(parties.nat_port(), backend.port_for((headers.ports >> 16) as u16)),
     };
     A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP })
 }
 
 /// Notes where the client's packets come from: replies go back there. It is written only where it changed, as when a router was replaced.
 #[inline(always)]
-fn remember_link<P: Packet>(packet: &P, flow: Shared<'_, NatFlow>, proto: u8) {
+fn remember_link<A, P: Packet>(packet: &P, flow: Shared<'_, NatFlow>, headers: &Headers<A>) {
     let Some(ethernet) = packet.at::<12>(0) else { return };
     let macs = received_macs(ethernet);
-    let client = client_word(macs, proto);
+    let (client, own) = (client_word(macs, headers.proto), own_word(macs, headers.ports));
     if read!(flow, NatFlow.client_mac as u64) != client {
         put!(flow, NatFlow.client_mac as u64, client);
     }
-    if read!(flow, NatFlow.own_mac as u64) != macs.dst {
-        put!(flow, NatFlow.own_mac as u64, macs.dst);
+    if read!(flow, NatFlow.own_mac as u64) != own {
+        put!(flow, NatFlow.own_mac as u64, own);
     }
     let ifindex = packet.ifindex();
     if read!(flow, NatFlow.ifindex as u32) != ifindex {
@@ -205,6 +207,12 @@ fn remember_link<P: Packet>(packet: &P, flow: Shared<'_, NatFlow>, proto: u8) {
 #[inline(always)]
 const fn client_word(macs: Macs, proto: u8) -> u64 {
     macs.src | (proto as u64) << 48
+}
+
+/// The word of a flow that holds our own MAC and the port that the client asked for, the upper one of `ports`.
+#[inline(always)]
+const fn own_word(macs: Macs, ports: u32) -> u64 {
+    macs.dst | (ports as u64 >> 16) << 48
 }
 
 /// The Ethernet addresses of a frame as it came.

@@ -38,6 +38,8 @@ pub enum By {
     Source = 3,
     /// The hash, because there was no room to remember another choice.
     Full = 4,
+    /// The server id in a QUIC packet's connection id.
+    Id = 5,
 }
 
 impl By {
@@ -47,6 +49,7 @@ impl By {
             2 => Self::Memory,
             3 => Self::Source,
             4 => Self::Full,
+            5 => Self::Id,
             _ => Self::Hash,
         }
     }
@@ -66,6 +69,12 @@ impl Choice {
 
     const fn new(backend: u16, by: By) -> Self {
         Self(backend as u32 | (by as u32) << 16)
+    }
+
+    /// Whom a connection id names.
+    #[inline(always)]
+    fn named(opening: Shared<'_, Opening>) -> Self {
+        Self::new(read!(opening, Opening.named as u32) as u16, By::Id)
     }
 
     pub(crate) const fn from_word(word: u64) -> Self {
@@ -92,6 +101,8 @@ pub fn pick<T: Tables>(tables: &T) -> u64 {
 const TRANSLATED: u64 = 1 << 8;
 /// Stands beside it in [`Opening`] where a choice is asked for.
 const ASKED: u64 = 1 << 16;
+/// ... and where a connection id has named the backend.
+const NAMED: u64 = 1 << 17;
 
 /// Notes what a choice has to know of a packet.
 #[inline(always)]
@@ -109,7 +120,10 @@ pub(crate) fn note<A: Address, T: Tables>(tables: &T, opening: Shared<'_, Openin
 /// Asks for a choice for a flow that `nat` is about to open, and that is noted in `opening`, if its service wants one: [`answer`] makes it.
 #[inline(always)]
 pub(crate) fn ask_for_translation<A>(opening: Shared<'_, Opening>, arrival: &Arrival<'_, A>) {
-    let asked = if chooses(arrival) { ASKED | TRANSLATED | tcp::SYN as u64 } else { 0 };
+    let asked = match wishes(opening, arrival) {
+        0 => 0,
+        wishes => wishes | TRANSLATED | tcp::SYN as u64,
+    };
     put!(opening, Opening.asked as u32, asked as u32);
     put!(opening, Opening.chosen as u32, Choice::NONE.word());
 }
@@ -118,12 +132,16 @@ pub(crate) fn ask_for_translation<A>(opening: Shared<'_, Opening>, arrival: &Arr
 /// as well.
 #[inline(always)]
 pub(crate) fn ask_for_owner<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>) -> u64 {
-    if !chooses(arrival) {
+    if read!(arrival.vip, Vip.flags as u16) & (ServiceFlags::CHOOSES | ServiceFlags::QUIC) == 0 {
         return 0;
     }
     let Some(opening) = tables.opening() else { return 0 };
+    let wishes = wishes(opening, arrival);
+    if wishes == 0 {
+        return 0;
+    }
     note(tables, opening, arrival);
-    let asked = ASKED | arrival.flags as u64;
+    let asked = wishes | arrival.flags as u64;
     put!(opening, Opening.asked as u32, asked as u32);
     asked
 }
@@ -136,7 +154,7 @@ pub(crate) fn answer<T: Tables>(tables: &T) -> u16 {
     if asked == 0 {
         return SlotWord::NONE;
     }
-    let chosen = Choice::from_word(tables.choose(asked as u64));
+    let chosen = if asked & ASKED as u32 == 0 { Choice::named(opening) } else { Choice::from_word(tables.choose(asked as u64)) };
     put!(opening, Opening.chosen as u32, chosen.word());
     chosen.backend()
 }
@@ -153,10 +171,17 @@ pub fn owner<T: Tables>(tables: &T, slot: u32, base: u32, key: u64, sent: u64, a
     tables.follow(slot, base, key, sent)
 }
 
-/// The service has a scheduler, or had one.
+/// What is to be asked for a packet: [`ASKED`] where its service has a scheduler, or had one, and [`NAMED`].
 #[inline(always)]
-fn chooses<A>(arrival: &Arrival<'_, A>) -> bool {
-    read!(arrival.vip, Vip.flags as u16) & ServiceFlags::CHOOSES != 0
+fn wishes<A>(opening: Shared<'_, Opening>, arrival: &Arrival<'_, A>) -> u64 {
+    let wanted = read!(arrival.vip, Vip.flags as u16);
+    let asked = if wanted & ServiceFlags::CHOOSES != 0 { ASKED } else { 0 };
+    if wanted & ServiceFlags::QUIC == 0 {
+        put!(opening, Opening.named as u32, SlotWord::NONE as u32);
+        return asked;
+    }
+    let named = read!(opening, Opening.named as u32) != SlotWord::NONE as u32;
+    if named { asked | NAMED } else { asked }
 }
 
 /// A translated flow of a service with a scheduler has ended, or is about to.
@@ -196,12 +221,18 @@ fn remembered<T: Tables>(memory: &Memory<'_, T>, flags: u8, begins: bool) -> Opt
         return None;
     }
     let backend = Candidate::at(memory.tables, memory.base(), word.backend());
+    // The client's port has another connection now.
+    if memory.names_another(word.backend()) {
+        memory.forget(entry);
+        ended(memory.tables, backend?.stats());
+        return None;
+    }
     match backend.filter(|backend| backend.state().keeps_old()) {
         Some(backend) => {
             if memory.go_on(entry, word, flags) {
                 ended(memory.tables, backend.stats());
             }
-            Some(Choice::new(word.backend(), By::Memory))
+            Some(Choice::new(word.backend(), if memory.is_named() { By::Id } else { By::Memory }))
         }
         None => {
             memory.forget(entry);
@@ -218,29 +249,32 @@ fn first<T: Tables>(memory: &Memory<'_, T>, schedule: Shared<'_, Schedule>, tran
     let scheduler = Scheduler::from_u8(read!(schedule, Schedule.scheduler as u8));
     let affinity = read!(schedule, Schedule.affinity_ticks as u32);
     if scheduler == Scheduler::Hash && affinity == 0 {
-        return None;
+        return memory.is_named().then(|| Choice::named(memory.opening));
     }
-    let known = if affinity == 0 { None } else { of_source(memory) };
+    let known = if affinity == 0 || memory.is_named() { None } else { of_source(memory) };
     let (index, by) = match known {
+        _ if memory.is_named() => (memory.named(), By::Id),
         Some(index) => (index, By::Source),
         None => (picked(tables.pick())?, By::Scheduler),
     };
     if !translated && !memory.remember(memory.flow(), memory.begun(index)) {
         count::<{ offset_of!(ScheduleStats, full) }, T>(tables);
-        return Some(Choice::by_hash(By::Full));
+        return Some(if by == By::Id { Choice::new(index, by) } else { Choice::by_hash(By::Full) });
     }
-    if affinity != 0 {
+    if affinity != 0 && by != By::Id {
         // Where there is no room for it, the source is led anew the next time.
         memory.remember(memory.source(), memory.of_source(index, affinity));
     }
     let stats = Candidate::at(tables, memory.base(), index)?.stats();
     let load = Load::at(tables, stats)?;
     load.add_live(1);
-    if by == By::Scheduler {
-        load.take_turn();
-        count::<{ offset_of!(ScheduleStats, chosen) }, T>(tables);
-    } else {
-        count::<{ offset_of!(ScheduleStats, affine) }, T>(tables);
+    match by {
+        By::Scheduler => {
+            load.take_turn();
+            count::<{ offset_of!(ScheduleStats, chosen) }, T>(tables);
+        }
+        By::Source => count::<{ offset_of!(ScheduleStats, affine) }, T>(tables),
+        _ => {}
     }
     Some(Choice::new(index, by))
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{Backend, BackendState, Reason, SlotFlags, SlotWord, TableRef},
+    flow::either,
     ledger::{places, rules::Sent},
     read,
     rewrite::Macs,
@@ -172,10 +173,10 @@ impl<'a> Candidate<'a> {
         Macs { dst: read!(self.entry, Backend.dst_mac as u64), src: read!(self.entry, Backend.src_mac as u64) }
     }
 
-    /// As it lies in the packet.
+    /// The port that a packet for port `asked` goes to, as they lie in the packet.
     #[inline(always)]
-    pub(crate) fn port(self) -> u16 {
-        read!(self.entry, Backend.port as u16)
+    pub(crate) fn port_for(self, asked: u16) -> u16 {
+        either(read!(self.entry, Backend.port as u16), asked)
     }
 
     fn if_ready(self, index: u16) -> u32 {

@@ -57,6 +57,8 @@ pub trait Tables {
     fn listed(&self, list: u32, source: [u64; 2]) -> u32;
     /// One of [`crate::guard::PACERS`] words.
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>>;
+    /// Service-local index of a backend by [`crate::abi::quic_key`]; [`crate::abi::SlotWord::NONE`] = nobody has that server id.
+    fn quic(&self, key: u64) -> u32;
     /// How a service chooses, by its id.
     fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>>;
     /// What a backend carries, by `Backend::stats`.

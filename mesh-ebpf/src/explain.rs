@@ -166,6 +166,11 @@ impl Tables for Copies {
     }
 
     #[inline(always)]
+    fn quic(&self, key: u64) -> u32 {
+        MAPS.quic(key)
+    }
+
+    #[inline(always)]
     fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>> {
         copied!(MAPS.schedule(id), self.scratch_schedule(), 0 1 2 3)
     }

@@ -4,10 +4,10 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use mesh_common::{
     abi::{
@@ -99,6 +99,9 @@ static SCHEDULE_STATS: PerCpuArray<ScheduleStats> = PerCpuArray::with_max_entrie
 /// Who may use a service.
 #[map]
 static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(SOURCE_PREFIXES, 0);
+/// Backends by server id.
+#[map]
+static QUIC_IDS: HashMap<u64, u32> = HashMap::with_max_entries(2 * size::BACKENDS, BPF_F_NO_PREALLOC);
 /// Tick of this CPU's last log line.
 #[map]
 static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
@@ -255,6 +258,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
         look_up!(PACERS, index)
+    }
+
+    #[inline(always)]
+    fn quic(&self, key: u64) -> u32 {
+        let found: Option<Shared<'_, u32>> = (|| look_up!(QUIC_IDS, key))();
+        found.map_or(SlotWord::NONE as u32, |index| index.load::<u32, 0>())
     }
 
     #[inline(always)]

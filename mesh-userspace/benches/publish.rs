@@ -49,6 +49,7 @@ fn service(shift: usize) -> Arc<ServicePlan> {
         parts: Parts::ONE,
         capacity: None,
         backup: 0,
+        quic: None,
         sparing: Default::default(),
     };
     let owner = |i: usize| ((i + shift) % usize::from(BACKENDS)) as u16;

@@ -1,5 +1,6 @@
 //! The nouns that every room shares: plain values, valid by construction.
 
+mod answers;
 mod fields;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use answers::Answers;
 pub use fields::{HashField, HashFields};
 pub use mesh_common::abi::{BackendState, Mode, Proto, Scheduler};
 
@@ -124,6 +126,8 @@ pub struct Ways {
     pub protect: Protect,
     #[serde(skip)]
     pub choosing: Choosing,
+    /// Bytes of the server ids in QUIC connection ids that name backends.
+    pub quic: Option<u8>,
 }
 
 /// How new flows are given to backends, where not by the hash alone.
@@ -250,6 +254,9 @@ pub struct Endpoint {
     pub backup: u8,
     #[serde(default, skip_serializing_if = "ConnectionLimits::is_none")]
     pub limits: ConnectionLimits,
+    /// Its server id in QUIC connection ids, where somebody said; see [`quic_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id: Option<u32>,
 }
 
 /// How many flows a backend may have; what is at its limit is given no new ones.
@@ -292,6 +299,27 @@ impl Endpoint {
             capacity: None,
             backup: 0,
             limits: ConnectionLimits::default(),
+            quic_server_id: None,
         }
     }
+}
+
+/// The server id of a backend, of `length` bytes: what was said, or the last bytes of its address.
+pub fn quic_id(endpoint: &Endpoint, length: u8) -> u32 {
+    endpoint.quic_server_id.unwrap_or_else(|| {
+        let last = match endpoint.id.0.ip() {
+            IpAddr::V4(addr) => addr.to_bits(),
+            IpAddr::V6(addr) => addr.to_bits() as u32,
+        };
+        last & quic_mask(length)
+    })
+}
+
+/// A server id has no more than `length` bytes.
+pub const fn quic_fits(id: u32, length: u8) -> bool {
+    id & !quic_mask(length) == 0
+}
+
+const fn quic_mask(length: u8) -> u32 {
+    if length >= 4 { u32::MAX } else { (1 << (8 * length)) - 1 }
 }

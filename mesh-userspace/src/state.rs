@@ -67,6 +67,8 @@ pub struct Change {
     pub backup: u8,
     #[serde(default, skip_serializing_if = "ConnectionLimits::is_none")]
     pub limits: ConnectionLimits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id: Option<u32>,
 }
 
 fn is_zero(n: &u8) -> bool {

@@ -7,7 +7,7 @@ use mesh_tests::fixture::{
     tcp::{ACK, FIN, SYN},
 };
 
-const SETTING: Setting = Setting { mode: Mode::Dsr, v6: false, proto: Proto::Tcp, outer_v6: false, gue: false };
+const SETTING: Setting = Setting { mode: Mode::Dsr, v6: false, proto: Proto::Tcp, outer_v6: false, gue: false, several: false };
 /// Nearly every flow finds room.
 const SIZES: Sizes = Sizes { remembered: 1 << 13, backends: 256, backend_stats: 256, ..Sizes::SMALL };
 const WEIGHT: u32 = 1000;

@@ -72,6 +72,7 @@ fn service(port: u16, backends: &[(SocketAddr, BackendState)]) -> ServicePlan {
         parts: Parts::ONE,
         capacity: None,
         backup: 0,
+        quic: None,
         sparing: Default::default(),
     };
     let members: Vec<_> = backends.iter().map(member).collect();

@@ -57,7 +57,11 @@ fn reshuffled_until(churn: &Churn, name: &str, reached: bool) -> Result<()> {
 /// All of them live, and some are with the backend whose slots went to others.
 fn lived(churn: &Churn, held: Held, with: &str) -> Result<()> {
     let reports = held.finish();
-    unbroken(&reports).with_context(|| format!("{}", flows(churn).unwrap_or_default()))?;
+    unbroken(&reports).with_context(|| {
+        let said = |order: &[&str]| churn.daemon.ok(order).unwrap_or_default();
+        let there = churn.other.as_ref().and_then(|other| other.ok(&["events"]).ok()).unwrap_or_default();
+        format!("{}\n{}\n{}\nthe other: {there}", flows(churn).unwrap_or_default(), said(&["ledger", "ls"]), said(&["events"]))
+    })?;
     ensure!(reports.iter().any(|report| report.owner == with), "no flow is with {with}: {reports:?}");
     Ok(())
 }

@@ -67,43 +67,39 @@ fn port(mode: &str) -> u16 {
     if matches!(mode, "dsr" | "tunnel") { PORT } else { 80 }
 }
 
-/// A host behind the client, which becomes its router: by a link that carries less in that direction than the host knows.
-fn far_behind(stage: &Stage, group: &str) -> Result<Namespace> {
-    let far = Namespace::new(group, "far")?;
-    let client = &stage.client.ns;
-    client.sysctl("net/ipv4/ip_forward", "1")?;
-    client.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-    client.ip(&format!("link add far0 type veth peer name eth0 netns {}", far.name()))?;
-    for (ns, dev, n) in [(client, "far0", 1), (&far, "eth0", 2)] {
-        ns.ip(&format!("address add 10.78.0.{n}/24 dev {dev}"))?;
-        ns.ip(&format!("address add fd78::{n}/64 dev {dev} nodad"))?;
+/// A host behind another one, which becomes its router, with addresses of these nets.
+fn behind(router: &Namespace, group: &str, name: &str, nets: [&str; 2]) -> Result<Namespace> {
+    let host = Namespace::new(group, name)?;
+    let [v4, v6] = nets;
+    router.sysctl("net/ipv4/ip_forward", "1")?;
+    router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    router.ip(&format!("link add {name}0 type veth peer name eth0 netns {}", host.name()))?;
+    for (ns, dev, n) in [(router, &*format!("{name}0"), 1), (&host, "eth0", 2)] {
+        ns.ip(&format!("address add {v4}.{n}/24 dev {dev}"))?;
+        ns.ip(&format!("address add {v6}::{n}/64 dev {dev} nodad"))?;
         ns.ip(&format!("link set {dev} up"))?;
     }
-    client.ip("link set far0 mtu 1300")?;
-    far.ip("route add default via 10.78.0.1")?;
-    far.ip("route add default via fd78::1")?;
+    host.ip(&format!("route add default via {v4}.1"))?;
+    host.ip(&format!("route add default via {v6}::1"))?;
+    Ok(host)
+}
+
+/// A host behind the client: by a link that carries less in that direction than the host knows.
+fn far_behind(stage: &Stage, group: &str) -> Result<Namespace> {
+    let client = &stage.client;
+    let far = behind(&client.ns, group, "far", ["10.78.0", "fd78"])?;
+    client.ns.ip("link set far0 mtu 1300")?;
     for host in stage.backends.values() {
-        host.ns.ip(&format!("route add 10.78.0.0/24 via {}", stage.client.v4))?;
-        host.ns.ip(&format!("route add fd78::/64 via {}", stage.client.v6))?;
+        host.ns.ip(&format!("route add 10.78.0.0/24 via {}", client.v4))?;
+        host.ns.ip(&format!("route add fd78::/64 via {}", client.v6))?;
     }
     Ok(far)
 }
 
-/// A host behind the backend, which becomes its router.
+/// A host behind the backend.
 fn beyond(stage: &Stage, group: &str) -> Result<Namespace> {
-    let beyond = Namespace::new(group, "beyond")?;
-    let router = &stage.backends["b1"].ns;
-    router.sysctl("net/ipv4/ip_forward", "1")?;
-    router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-    router.ip(&format!("link add beyond0 type veth peer name eth0 netns {}", beyond.name()))?;
-    for (ns, dev, n) in [(router, "beyond0", 1), (&beyond, "eth0", 2)] {
-        ns.ip(&format!("address add 10.79.0.{n}/24 dev {dev}"))?;
-        ns.ip(&format!("address add fd79::{n}/64 dev {dev} nodad"))?;
-        ns.ip(&format!("link set {dev} up"))?;
-    }
-    beyond.ip("route add default via 10.79.0.1")?;
-    beyond.ip("route add default via fd79::1")?;
     let (b1, balancer) = (&stage.backends["b1"], &stage.balancer.ns);
+    let beyond = behind(&b1.ns, group, "beyond", ["10.79.0", "fd79"])?;
     balancer.ip(&format!("route add 10.79.0.0/24 via {}", b1.v4))?;
     balancer.ip(&format!("route add fd79::/64 via {}", b1.v6))?;
     Ok(beyond)

@@ -1,12 +1,9 @@
 //! Real connections through services that nobody translates, while their tables change: none breaks.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use mesh_tests::bench::churn::{Churn, Flood, Way, unbroken};
+use anyhow::{Context, Result, ensure};
+use mesh_tests::bench::churn::{Churn, Flood, Setting, Way, unbroken};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -79,9 +76,8 @@ fn a_drain_waits_for_connections_that_say_nothing() -> Result<()> {
 #[test]
 fn a_flood_holds_a_drain_up_and_breaks_nothing() -> Result<()> {
     let churn = Churn::with("mesh-ledger-syn", Way::Dsr, IDLE, "limits: {ledger: 8192}\n")?;
-    let SocketAddr::V4(vip) = churn.vip else { bail!("forged SYNs are made for IPv4 only") };
     let before = churn.hold(HELD, PAUSE)?;
-    let flood = Flood::start(&churn.stage.client.ns, vip, 10_000)?;
+    let flood = Flood::start(&churn.stage.client.ns, churn.vip, 10_000)?;
     std::thread::sleep(Duration::from_millis(300));
     churn.daemon.ok(&["backend", "drain", "web", "b2"])?;
     let during = churn.hold(HELD, PAUSE)?;
@@ -117,8 +113,8 @@ fn a_killed_daemon_leaves_its_changes_to_the_next() -> Result<()> {
 
 /// A backend whose host is gone says nothing any more: whoever gets its flows' next packets answers them by a RST, so that clients connect anew instead of
 /// waiting in vain.
-fn resets_the_dead(group: &str, way: Way) -> Result<()> {
-    let churn = Churn::new(group, way, IDLE)?;
+fn resets_the_dead(group: &str, way: Way, v6: bool) -> Result<()> {
+    let churn = Churn::of(group, &Setting { v6, ..Setting::plain(way, IDLE) })?;
     let held = churn.hold(HELD, PAUSE)?;
     churn.stage.backends["b2"].unplug()?;
     let of_dead = || held.so_far().into_iter().filter(|r| r.owner == "b2").collect::<Vec<_>>();
@@ -133,12 +129,32 @@ fn resets_the_dead(group: &str, way: Way) -> Result<()> {
 
 #[test]
 fn a_dead_backends_flows_are_reset_in_dsr() -> Result<()> {
-    resets_the_dead("mesh-reset-dsr", Way::Dsr)
+    resets_the_dead("mesh-reset-dsr", Way::Dsr, false)
+}
+
+#[test]
+fn a_dead_backends_flows_are_reset_in_dsr_by_ipv6() -> Result<()> {
+    resets_the_dead("mesh-reset-ds6", Way::Dsr, true)
 }
 
 #[test]
 fn a_dead_backends_flows_are_reset_in_a_tunnel() -> Result<()> {
-    resets_the_dead("mesh-reset-tun", Way::Tunnel)
+    resets_the_dead("mesh-reset-tun", Way::Tunnel, false)
+}
+
+#[test]
+fn a_dead_backends_flows_are_reset_in_a_tunnel_by_ipv6() -> Result<()> {
+    resets_the_dead("mesh-reset-tu6", Way::Tunnel, true)
+}
+
+#[test]
+fn a_dead_backends_flows_are_reset_in_dnat() -> Result<()> {
+    resets_the_dead("mesh-reset-dn4", Way::Dnat, false)
+}
+
+#[test]
+fn a_dead_backends_flows_are_reset_in_dnat_by_ipv6() -> Result<()> {
+    resets_the_dead("mesh-reset-dn6", Way::Dnat, true)
 }
 
 /// Ways to fill the table, one upon the other while slots are still on their way.

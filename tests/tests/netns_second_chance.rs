@@ -1,5 +1,8 @@
 //! Connections outlive the loss of the ledger amid a change: a backend that knows nothing of one passes its packets on to who else may have it.
 
+#[path = "netns_second_chance/known.rs"]
+mod known;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -189,6 +192,11 @@ impl Play {
         Ok(&found.with_context(|| format!("no backend {name}"))?.1.ns)
     }
 
+    /// A counter of a backend's kernel.
+    fn count(&self, name: &str, counter: &str) -> Result<u64> {
+        count(self.ns(name)?, counter)
+    }
+
     /// Ends the agents, and sums up what they tell.
     fn end(self) -> Result<Told> {
         let mut sum = Told::default();
@@ -206,6 +214,13 @@ impl Play {
         }
         Ok(sum)
     }
+}
+
+fn count(ns: &Namespace, counter: &str) -> Result<u64> {
+    let output = ns.command("nstat").args(["-az", counter]).output()?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let count = told.lines().find_map(|line| line.strip_prefix(counter)?.split_whitespace().next()?.parse::<u64>().ok());
+    count.with_context(|| format!("no {counter}: {told}"))
 }
 
 fn broken(reports: &[HeldReport]) -> usize {
@@ -248,10 +263,7 @@ fn knows_its_cookies(group: &str, setting: Setting) -> Result<()> {
     unbroken(&told.0)?;
     unbroken(&told.1)?;
     ensure!(told.1.iter().any(|r| r.owner == DRAINED), "no flow is with {DRAINED}: {:?}", told.1);
-    let cookies = play.ns(DRAINED)?.command("nstat").args(["-az", "TcpExtSyncookiesRecv"]).output()?;
-    let told = String::from_utf8_lossy(&cookies.stdout).into_owned();
-    let count = told.lines().find_map(|line| line.strip_prefix("TcpExtSyncookiesRecv")?.split_whitespace().next()?.parse::<u64>().ok());
-    ensure!(count.is_some_and(|n| n > 0), "no cookie came back: {told}");
+    ensure!(play.count(DRAINED, "TcpExtSyncookiesRecv")? > 0, "no cookie came back");
     play.end()?;
     Ok(())
 }

@@ -9,8 +9,12 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use mesh_tests::{daemon::Daemon, stage::Stage};
+use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::{
+    daemon::Daemon,
+    netns::{Host, run},
+    stage::Stage,
+};
 use serde_json::Value;
 
 use rows::{Row, rows};
@@ -40,13 +44,8 @@ fn wrong(row: &Row, backends: &Value) -> Option<String> {
     (!right).then(|| format!("{} ({}): {health}, `{error}`, expected {}", row.name, row.health, row.error.unwrap_or("up")))
 }
 
-#[test]
-fn every_kind_tells_the_good_from_the_bad() -> Result<()> {
-    let stage = Stage::build("mesh-probes", &[("b1", 11), ("b2", 12)])?;
-    stage.backends["b2"].ns.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
-    let servers = Servers::start(&stage.backends["b1"])?;
-    let rows = rows();
-    let daemon = Daemon::start(&stage.balancer.ns, &config(&rows, &servers)?)?;
+/// Waits until each row is as it says.
+fn until_right(rows: &[Row], daemon: &Daemon, servers: &Servers) -> Result<()> {
     let end = Instant::now() + LIMIT;
     loop {
         let backends = daemon.json(&["backend", "ls"])?;
@@ -62,6 +61,47 @@ fn every_kind_tells_the_good_from_the_bad() -> Result<()> {
 }
 
 #[test]
+fn every_kind_tells_the_good_from_the_bad() -> Result<()> {
+    let stage = Stage::build("mesh-probes", &[("b1", 11), ("b2", 12), ("b3", 13)])?;
+    stage.backends["b2"].ns.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
+    let _liar = servers::lie(&stage.backends["b3"])?;
+    let servers = Servers::start(&stage.backends["b1"])?;
+    let rows = rows();
+    let daemon = Daemon::start(&stage.balancer.ns, &config(&rows, &servers)?)?;
+    until_right(&rows, &daemon, &servers)
+}
+
+/// Packets that a host has sent through the discipline of its line.
+fn sent(host: &Host) -> Result<u64> {
+    let said = host.ns.command("tc").args("-s -j qdisc show dev eth0".split(' ')).output()?;
+    let disciplines: Value = serde_json::from_slice(&said.stdout).context("tc speaks no JSON")?;
+    disciplines[0]["packets"].as_u64().with_context(|| format!("no packets counted: {disciplines}"))
+}
+
+/// Each answer is sent, and comes seconds after the question: to nobody, and not to the next question.
+#[test]
+fn answers_that_come_too_late_are_none() -> Result<()> {
+    let stage = Stage::build("mesh-late", &[("b1", 11)])?;
+    let host = &stage.backends["b1"];
+    let servers = Servers::start(host)?;
+    let slow = rows::late();
+    let quick: Vec<_> = slow.iter().map(|row| Row { error: None, ..*row }).collect();
+    let daemon = Daemon::start(&stage.balancer.ns, &config(&slow, &servers)?)?;
+    until_right(&quick, &daemon, &servers).context("before the line is slow")?;
+    run(host.ns.command("tc").args("qdisc add dev eth0 root tbf rate 2kbit burst 2kb latency 4s".split(' ')))?;
+    until_right(&slow, &daemon, &servers).context("while the line is slow")?;
+    let before = sent(host)?;
+    let end = Instant::now() + LIMIT;
+    while sent(host)? < before + 8 {
+        ensure!(Instant::now() < end, "the host behind the slow line sends nothing any more");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    until_right(&slow, &daemon, &servers).context("while answers to older questions came in")?;
+    run(host.ns.command("tc").args("qdisc delete dev eth0 root".split(' ')))?;
+    until_right(&quick, &daemon, &servers).context("after the line was slow")
+}
+
+#[test]
 fn probes_come_from_the_chosen_address() -> Result<()> {
     let stage = Stage::build("mesh-source", &[("b1", 11)])?;
     stage.balancer.ns.ip("address add 10.77.0.3/24 dev eth0")?;
@@ -70,7 +110,7 @@ fn probes_come_from_the_chosen_address() -> Result<()> {
                   backends: [\"10.77.0.11:9000\"]}\n";
     let daemon = Daemon::start(&stage.balancer.ns, config)?;
     let (_, from) = listener.accept().context("nobody asked")?;
-    anyhow::ensure!(from.ip().to_string() == "10.77.0.3", "asked from {from}");
+    ensure!(from.ip().to_string() == "10.77.0.3", "asked from {from}");
     drop(daemon);
     Ok(())
 }

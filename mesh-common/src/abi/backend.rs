@@ -62,7 +62,7 @@ pub struct Backend {
     pub addr: Addr,
     /// Next hop's MAC. One aligned word with `port`, so that a change is one store.
     pub dst_mac: [u8; 6],
-    /// Port of the backend, network order.
+    /// Port of the backend, network order; 0 = the one that the client asked for, in a service of several ports.
     pub port: [u8; 2],
     /// MAC of the interface that leads there.
     pub src_mac: [u8; 6],

@@ -13,6 +13,7 @@ mod fragment;
 mod ledger;
 mod nat;
 pub mod probe;
+mod quic;
 mod reason;
 mod schedule;
 mod service;
@@ -31,6 +32,7 @@ pub use flow::{FlowLogStats, FlowRecord};
 pub use fragment::{FRAGMENT_WAYS, FRAGMENTED, Fragmented};
 pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
+pub use quic::{QUIC_ID_MOST, quic_key, quic_service};
 pub use reason::{Action, REASONS, Reason};
 pub use schedule::{BackendLoad, FLOW_WAYS, FlowBucket, FlowEntry, FlowWord, Schedule, ScheduleStats, Scheduler};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};
@@ -39,7 +41,7 @@ pub use sources::{SOURCE_PREFIXES, SourcePrefix};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Names of the maps in the object and of their pins.
 pub mod map {
@@ -75,6 +77,8 @@ pub mod map {
     pub const PACERS: &str = "PACERS";
     /// Verdict by list and address (a trie of [`super::SourcePrefix`]).
     pub const SOURCES: &str = "SOURCES";
+    /// Service-local index of a backend by [`super::quic_key`] (a hash).
+    pub const QUIC_IDS: &str = "QUIC_IDS";
     /// [`super::Schedule`] by service id; mmapped.
     pub const SCHEDULES: &str = "SCHEDULES";
     /// [`super::BackendLoad`] by `Backend::stats`; mmapped.

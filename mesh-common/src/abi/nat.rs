@@ -31,8 +31,10 @@ pub struct NatFlow {
     pub nat_source: u16,
     /// Backend index within the service.
     pub backend: u16,
-    /// Service id.
-    pub service: u32,
+    /// Service id. One aligned word with `began`, see [`NatFlow::born`].
+    pub service: u16,
+    /// When the flow began: see [`NatFlow::age`].
+    pub began: u16,
     /// Interface that the client's packets come in by.
     pub ifindex: u32,
     /// MAC that the client's packets came from: replies go back to it. One aligned word with `proto`.
@@ -40,9 +42,10 @@ pub struct NatFlow {
     /// A [`super::Proto`].
     pub proto: u8,
     pub reserved0: u8,
-    /// MAC that the client's packets were sent to: replies come from it.
+    /// MAC that the client's packets were sent to: replies come from it. One aligned word with `vip_port`.
     pub own_mac: [u8; 6],
-    pub reserved1: [u8; 2],
+    /// Port that they were sent to, network order.
+    pub vip_port: [u8; 2],
     /// Tick of the last packet (see [`super::NatConfig::TICK_SHIFT`]).
     pub seen: u32,
     /// How far the flow has come: [`NatFlow::OPENED`], [`NatFlow::REPLIED`] or [`NatFlow::ESTABLISHED`]. Changed by compare-and-exchange of the
@@ -59,6 +62,19 @@ const _: () = assert!(size_of::<NatFlow>() == 64);
 impl NatFlow {
     /// Claim word of a flow that is being written.
     pub const BUSY: u64 = 1;
+
+    /// Of the tick at which a flow begins so many bits are left out: a step is 2.1 s, and 16 bits of steps are 39 hours.
+    pub const BEGAN_SHIFT: u32 = 4;
+
+    /// The word of `service` and `began` of a flow that begins at tick `now`.
+    pub const fn born(service: u32, now: u32) -> u32 {
+        service & 0xffff | now >> Self::BEGAN_SHIFT << 16
+    }
+
+    /// Ticks since it began, a step at most too few or too many.
+    pub const fn age(&self, now: u32) -> u32 {
+        (((now >> Self::BEGAN_SHIFT) as u16).wrapping_sub(self.began) as u32) << Self::BEGAN_SHIFT
+    }
 
     /// The client has sent something.
     pub const OPENED: u8 = 0;

@@ -1,3 +1,5 @@
+use core::mem::offset_of;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::Addr;
@@ -28,7 +30,8 @@ pub enum VipKind {
     /// be for a VIP. One for each address; `service` is 0.
     Address = 2,
     /// A `dnat` backend, by its address, port and protocol | [`VipKind::REVERSE_PROTO`]: what comes from there is an answer of `service`, and the
-    /// first 16 bits of `table` are the backend's index within it.
+    /// first 16 bits of `table` are the backend's index within it. Services of several ports share an entry for each address and protocol |
+    /// [`VipKind::REVERSE_RANGES_PROTO`], with port 0, which says by [`Vip::range`] whose each range is.
     Reverse = 3,
     /// An address of the node itself, with port 0 and protocol [`VipKind::OWN_PROTO`]: what a `dnat` backend says to it is no answer to a client.
     Own = 4,
@@ -37,6 +40,7 @@ pub enum VipKind {
 impl VipKind {
     /// Not a protocol of packets, so that entries of this kind are never found by one that arrives.
     pub const REVERSE_PROTO: u8 = 0x80;
+    pub const REVERSE_RANGES_PROTO: u8 = 0xc0;
     pub const OWN_PROTO: u8 = 0xff;
 }
 
@@ -130,6 +134,9 @@ impl ServiceFlags {
     /// Slots are chosen by less than the five-tuple.
     pub const FEWER_FIELDS: u16 =
         Self::ANY_SOURCE | Self::ANY_SOURCE_PORT | Self::ANY_DESTINATION | Self::ANY_DESTINATION_PORT | Self::ANY_PROTOCOL;
+    /// Server ids of this many bytes in QUIC connection ids say which backend a packet is for (`udp`); 0 = none do.
+    pub const QUIC: u16 = 7 << Self::QUIC_SHIFT;
+    pub const QUIC_SHIFT: u32 = 12;
     /// New flows go where a [`super::Scheduler`] or their source's last flow says, and stay there: [`super::Schedule`] has the rest.
     pub const CHOOSES: u16 = 1 << 15;
 }
@@ -166,6 +173,30 @@ pub struct Vip {
 }
 
 const _: () = assert!(size_of::<Vip>() == 64);
+
+impl Vip {
+    /// Where in an entry of [`VipKind::REVERSE_RANGES_PROTO`] its ranges stand: words that mean something else in the entry of a service.
+    pub const RANGES: [usize; 4] =
+        [offset_of!(Self, table), offset_of!(Self, seed), offset_of!(Self, ports), offset_of!(Self, service_limit)];
+
+    /// Ports (first and last) that the answers of backend `index` of a service come from, as one word.
+    pub const fn range(ports: (u16, u16), index: u16, service: u16) -> u64 {
+        ports.0 as u64 | (ports.1 as u64) << 16 | (index as u64) << 32 | (service as u64) << 48
+    }
+
+    /// The same entry with these ranges; 0 = none.
+    pub const fn with_ranges(self, [first, second, third, fourth]: [u64; 4]) -> Self {
+        Self {
+            table: TableRef(first),
+            seed: second,
+            ports: [third as u16, (third >> 16) as u16],
+            source_limit: (third >> 32) as u32,
+            service_limit: fourth as u32,
+            list: (fourth >> 32) as u32,
+            ..self
+        }
+    }
+}
 
 /// What a reply needs of its service, by service id.
 #[repr(C)]

@@ -128,14 +128,15 @@ fn choose<A: Address, T: Tables>(tables: &T, config: Shared<'_, Config>, course:
     }
     way(entry, read!(entry, Fragmented.service as u32), backend.stats(), backend.macs(), backend.ifindex());
     put!(entry, Fragmented.done as u8, 0);
+    let came = read!(course, Course.ports as u32);
+    let port = backend.port_for((came >> 16) as u16);
     if mode == Mode::Nat as u8 {
         let parties = nat::opened(answer)?;
         let source = load_address!(A, config.source(parties.nat_source() as u64), NatSource.addr);
-        translate(course, source, load_address!(A, backend.entry, Backend.addr), ports(parties.nat_port(), backend.port()), false);
+        translate(course, source, load_address!(A, backend.entry, Backend.addr), ports(parties.nat_port(), port), false);
     } else if mode == Mode::Dnat as u8 {
         let client = load_address!(A, entry, Fragmented.src);
-        let ports = ports(read!(course, Course.ports as u32) as u16, backend.port());
-        translate(course, client, load_address!(A, backend.entry, Backend.addr), ports, false);
+        translate(course, client, load_address!(A, backend.entry, Backend.addr), ports(came as u16, port), false);
     } else if mode == Mode::Tunnel as u8 {
         wrap(course, backend)?;
     }

@@ -4,7 +4,7 @@ use crate::{
     abi::{Config, Fragmented, Mode, NatFlow, Reason, ServiceInfo, Vip},
     aside::Cause,
     dnat,
-    flow::{load_address, ports},
+    flow::{either, load_address, ports},
     forward::{self, Arrival},
     fragment::{Course, Identified, Question, course, memory},
     hash,
@@ -13,7 +13,7 @@ use crate::{
     nat::{self, Life},
     outline::Outline,
     packet::{Packet, u16_at, u32_at},
-    put, read,
+    put, quic, read,
     rewrite::Macs,
     schedule, select,
     shared::Shared,
@@ -70,6 +70,7 @@ fn first<A: Identified, P: Packet, T: Tables>(
     let key = (ports >> 16) | (ip.proto as u32) << 16 | (A::FAMILY as u32) << 24;
     match forward::find_service(tables, config, ip.dst, key) {
         Some(vip) => {
+            quic::forget(tables);
             let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
             to_backend(packet, tables, course, &Arrival { config, vip, headers, network, flags, hash })
         }
@@ -146,7 +147,7 @@ fn to_client<A: Identified, P: Packet, T: Tables>(
     {
         let (macs, ifindex) = answer.way(packet).ok_or(Reason::NextHop)?;
         course::way(entry, answer.id(), answer.stats(), macs, ifindex);
-        course::translate(course, answer.vip(), headers.dst, ports(answer.port(), (headers.ports >> 16) as u16), true);
+        course::translate(course, answer.vip(), headers.dst, ports(answer.port(headers), (headers.ports >> 16) as u16), true);
         return Ok(Question::Known);
     }
     let tuple = headers.tuple(network);
@@ -158,9 +159,10 @@ fn to_client<A: Identified, P: Packet, T: Tables>(
     }
     life.backend_sent(tables, found.flow, tcp, read!(course, Course.flags as u8), now);
     let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
-    let service = read!(found.flow, NatFlow.service as u32);
+    let service = read!(found.flow, NatFlow.service as u16) as u32;
     course::way(entry, service, found.backend.stats(), macs, read!(found.flow, NatFlow.ifindex as u32));
-    let (vip, port) = (load_address!(A, found.service, ServiceInfo.addr), read!(found.service, ServiceInfo.port as u16));
+    let vip = load_address!(A, found.service, ServiceInfo.addr);
+    let port = either(read!(found.service, ServiceInfo.port as u16), headers.ports as u16);
     let client = load_address!(A, found.flow, NatFlow.client);
     course::translate(course, vip, client, ports(port, found.parties.client_port()), true);
     if read!(found.flow, NatFlow.claim as u64) != found.claim {

@@ -11,7 +11,7 @@ use crate::{
     abi::{Addr, Backend, Config, Family, GUE_PORT, Mode, NatFlow, NatSource, Reason, ServiceInfo, Vip},
     aside::{Cause, Outcome},
     checksum, dnat,
-    flow::{Tuple, V4, V6, load_address, ports},
+    flow::{Tuple, V4, V6, either, load_address, ports},
     forward::{self, Arrival},
     fragment, hash,
     header::{Headers, Network, TCP, UDP},
@@ -132,7 +132,8 @@ fn to_backend<'a, A: Icmp, T: Tables>(
             Ok(backend) => {
                 if mode == DNAT {
                     let addr = load_address!(A, backend.entry, Backend.addr);
-                    translate(tables.relayed()?, tuple.src, addr, ports(backend.port(), tuple.src_port()), Relayed::KEEPS_SOURCE);
+                    let port = backend.port_for(tuple.dst_port());
+                    translate(tables.relayed()?, tuple.src, addr, ports(port, tuple.src_port()), Relayed::KEEPS_SOURCE);
                 } else if mode == TUNNEL {
                     if !fragment::outer(tables.course()?, backend, hash, len) {
                         return Some(Cause::new(service, Reason::TooBig));
@@ -150,7 +151,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
             let backend = Candidate::at(tables, base, parties.backend())?;
             let source = load_address!(A, config.source(parties.nat_source() as u64), NatSource.addr);
             let addr = load_address!(A, backend.entry, Backend.addr);
-            translate(tables.relayed()?, source, addr, ports(backend.port(), parties.nat_port()), 0);
+            translate(tables.relayed()?, source, addr, ports(backend.port_for(tuple.dst_port()), parties.nat_port()), 0);
             backend
         }
         _ => return None,
@@ -177,7 +178,7 @@ fn to_client<A: Icmp, P: Packet, T: Tables>(
     {
         let Some((macs, ifindex)) = dnat::way(packet, backend) else { return Some(Cause::new(id, Reason::NextHop)) };
         let vip = load_address!(A, service, ServiceInfo.addr);
-        let ports = ports(tuple.dst_port(), read!(service, ServiceInfo.port as u16));
+        let ports = ports(tuple.dst_port(), either(read!(service, ServiceInfo.port as u16), tuple.src_port()));
         translate(tables.relayed()?, vip, tuple.dst, ports, Relayed::KEEPS_SOURCE);
         way(tables.relayed()?, macs, backend.stats(), ifindex);
         return Some(Cause::new(id, Reason::Replied));
@@ -185,8 +186,9 @@ fn to_client<A: Icmp, P: Packet, T: Tables>(
     let found = nat::find_reply(tables, config, tuple, proto)?;
     let vip = load_address!(A, found.service, ServiceInfo.addr);
     let client = load_address!(A, found.flow, NatFlow.client);
-    translate(tables.relayed()?, vip, client, ports(found.parties.client_port(), read!(found.service, ServiceInfo.port as u16)), 0);
-    let service = read!(found.flow, NatFlow.service as u32);
+    let port = either(read!(found.service, ServiceInfo.port as u16), tuple.src_port());
+    translate(tables.relayed()?, vip, client, ports(found.parties.client_port(), port), 0);
+    let service = read!(found.flow, NatFlow.service as u16) as u32;
     let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
     way(tables.relayed()?, macs, found.backend.stats(), read!(found.flow, NatFlow.ifindex as u32));
     (read!(found.flow, NatFlow.claim as u64) == found.claim).then_some(Cause::new(service, Reason::Replied))

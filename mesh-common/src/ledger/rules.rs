@@ -76,7 +76,6 @@ pub fn owner<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> St
 
 #[inline(always)]
 fn choose<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Standing, memory: &mut M) -> Option<u16> {
-    let owners = Owners::of(slot, &standing);
     if let Some(entry) = memory.entry() {
         // Nobody's flows are the host's.
         if entry.backend != SlotWord::NONE && standing(entry.backend) == Standing::Dead {
@@ -85,10 +84,14 @@ fn choose<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Stand
             return Some(backend);
         }
     }
+    // What is not asked for here is not looked up: most packets need one of three backends.
     match sent {
-        Sent::Syn { isn } => begin(slot.flags(), owners, isn, memory),
-        Sent::Reset => (!owners.old_is_dead).then_some(owners.old),
-        _ => go_on(slot.flags(), owners, memory),
+        Sent::Syn { isn } => begin(slot.flags(), Owners::of(slot, &standing), isn, memory),
+        Sent::Reset => {
+            let (old, old_is_dead) = old_of(slot, &standing);
+            (!old_is_dead).then_some(old)
+        }
+        _ => go_on(slot.flags(), old_of(slot, &standing), memory),
     }
 }
 
@@ -105,23 +108,33 @@ impl Owners {
     #[inline(always)]
     fn of(slot: SlotWord, standing: &impl Fn(u16) -> Standing) -> Self {
         let target = standing(slot.target());
-        let secondary = standing(slot.secondary());
         let (mut new, mut new_is_dead) = (slot.target(), false);
-        if target == Standing::Dead || (target == Standing::Keeps && secondary == Standing::Takes) {
-            (new, new_is_dead) = (slot.secondary(), secondary == Standing::Dead);
+        if target != Standing::Takes {
+            let secondary = standing(slot.secondary());
+            if target == Standing::Dead || secondary == Standing::Takes {
+                (new, new_is_dead) = (slot.secondary(), secondary == Standing::Dead);
+            }
         }
-        // A flow of a dead default goes where the dead target's would, not where a suspected target sends its new ones.
-        let (mut old, mut old_is_dead) = (slot.default(), false);
-        if standing(slot.default()) == Standing::Dead {
-            (old, old_is_dead) =
-                if target == Standing::Dead { (slot.secondary(), secondary == Standing::Dead) } else { (slot.target(), false) };
-        }
+        let (old, old_is_dead) = old_of(slot, standing);
         // Who was to take new flows is dead: better old than none. Where nobody is to, that is what is wished.
         if new_is_dead && !old_is_dead && slot.target() != SlotWord::NONE {
             (new, new_is_dead) = (old, false);
         }
         Self { new, new_is_dead, old, old_is_dead }
     }
+}
+
+/// Who has the flows that no entry names, and whether that one is dead.
+#[inline(always)]
+fn old_of(slot: SlotWord, standing: &impl Fn(u16) -> Standing) -> (u16, bool) {
+    if standing(slot.default()) != Standing::Dead {
+        return (slot.default(), false);
+    }
+    // A flow of a dead default goes where the dead target's would, not where a suspected target sends its new ones.
+    if standing(slot.target()) != Standing::Dead {
+        return (slot.target(), false);
+    }
+    (slot.secondary(), standing(slot.secondary()) == Standing::Dead)
 }
 
 /// Where the flow's entry leads the packet; `None` if the entry says nothing of it.
@@ -163,15 +176,15 @@ fn begin<M: Memory>(flags: SlotFlags, owners: Owners, isn: u32, memory: &mut M) 
 
 /// A packet of a flow that lives by the slot's default.
 #[inline(always)]
-fn go_on<M: Memory>(flags: SlotFlags, owners: Owners, memory: &mut M) -> Option<u16> {
-    if owners.old_is_dead {
+fn go_on<M: Memory>(flags: SlotFlags, (old, old_is_dead): (u16, bool), memory: &mut M) -> Option<u16> {
+    if old_is_dead {
         return None;
     }
-    if flags.has(SlotFlags::LEARN) && !memory.remember(Entry { backend: owners.old, kind: Kind::Flow }) {
+    if flags.has(SlotFlags::LEARN) && !memory.remember(Entry { backend: old, kind: Kind::Flow }) {
         memory.note_refusal();
         if flags.has(SlotFlags::STRICT) {
             return None;
         }
     }
-    Some(owners.old)
+    Some(old)
 }

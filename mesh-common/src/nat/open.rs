@@ -12,7 +12,7 @@ use crate::{
     forward::Arrival,
     hash,
     header::TCP,
-    nat::{Life, Parties, client_word, index, life, port_range, received_macs},
+    nat::{Life, Parties, client_word, index, life, own_word, port_range, received_macs},
     packet::Packet,
     put, read,
     schedule::{self, Choice},
@@ -35,7 +35,7 @@ const HALF_OPEN: usize = offset_of!(NatGauges, half_open);
 pub struct Opening {
     pub(crate) client: Addr,
     pub(crate) hash: u64,
-    /// As [`NatFlow`] has them: with the protocol.
+    /// As [`NatFlow`] has them: with the protocol, and with the port that the client asked for.
     client_mac: u64,
     own_mac: u64,
     pub(crate) table: u64,
@@ -53,6 +53,9 @@ pub struct Opening {
     pub(crate) chosen: u32,
     /// What its scheduler is to know, if one is to choose.
     pub(crate) asked: u32,
+    /// Of services with [`crate::abi::ServiceFlags::QUIC`]: index of the backend that the packet's connection id names; [`SlotWord::NONE`] = nobody.
+    pub(crate) named: u32,
+    pub(crate) reserved: u32,
 }
 
 /// Opens a flow for this packet.
@@ -86,7 +89,7 @@ pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, 
     let macs = received_macs(ethernet);
     schedule::note(tables, opening, arrival);
     put!(opening, Opening.client_mac as u64, client_word(macs, arrival.headers.proto));
-    put!(opening, Opening.own_mac as u64, macs.dst);
+    put!(opening, Opening.own_mac as u64, own_word(macs, arrival.headers.ports));
     put!(opening, Opening.ifindex as u32, packet.ifindex());
     put!(opening, Opening.client_port as u16, arrival.headers.ports as u16);
     put!(opening, Opening.family as u8, A::FAMILY as u8);
@@ -135,7 +138,7 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
     let client = load_address!(A, opening, Opening.client);
     client.store::<NatFlow, { offset_of!(NatFlow, client) }, { offset_of!(NatFlow, client) + 8 }>(flow);
     parties.put(flow);
-    put!(flow, NatFlow.service as u32, read!(opening, Opening.service as u32));
+    put!(flow, NatFlow.service as u32, NatFlow::born(read!(opening, Opening.service as u32), now));
     put!(flow, NatFlow.ifindex as u32, read!(opening, Opening.ifindex as u32));
     put!(flow, NatFlow.client_mac as u64, read!(opening, Opening.client_mac as u64));
     put!(flow, NatFlow.own_mac as u64, read!(opening, Opening.own_mac as u64));
@@ -193,7 +196,8 @@ fn claim<'a, A: Address, T: Tables>(
             let (first, count) = port_range(config);
             let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
             point = point.wrapping_add(step << 32);
-            let hash = hash::reply_ports(addresses, ports(backend.port(), port), read!(opening, Opening.proto as u8));
+            let asked = (read!(opening, Opening.own_mac as u64) >> 48) as u16;
+            let hash = hash::reply_ports(addresses, ports(backend.port_for(asked), port), read!(opening, Opening.proto as u8));
             let place = hash::range(hash, read!(config, Config.nat.flows as u32));
             if let Some(flow) = tables.nat_flow(place)
                 && take(tables, config, flow, read!(opening, Opening.now as u32), crowded)

@@ -3,7 +3,7 @@
 use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceFlags, ServiceInfo},
     aside::Cause,
-    flow::{Tuple, load_address, ports},
+    flow::{Tuple, either, load_address, ports},
     forward::{Run, Sending, Sign, Sink},
     handshake, hash,
     header::Headers,
@@ -31,7 +31,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     }
     let Some(network) = A::network(run.packet, headers.l3) else { return run.foreign() };
     let Some(found) = find(run.tables, config, &headers.tuple(&network), headers.proto) else { return run.foreign() };
-    let id = read!(found.flow, NatFlow.service as u32);
+    let id = read!(found.flow, NatFlow.service as u16) as u32;
     let flags = match headers.check(run.packet) {
         Ok((_, flags)) if network.ttl > 1 => flags,
         Ok(_) => return run.end(id, Reason::TtlExceeded),
@@ -52,7 +52,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let tuple = Tuple {
         src: load_address!(A, found.service, ServiceInfo.addr),
         dst: load_address!(A, found.flow, NatFlow.client),
-        ports: ports(read!(found.service, ServiceInfo.port as u16), found.parties.client_port()),
+        ports: ports(either(read!(found.service, ServiceInfo.port as u16), headers.ports as u16), found.parties.client_port()),
     };
     let macs = Macs { dst: read!(found.flow, NatFlow.client_mac as u64), src: read!(found.flow, NatFlow.own_mac as u64) };
     let ifindex = read!(found.flow, NatFlow.ifindex as u32);
@@ -87,8 +87,8 @@ pub(crate) fn find<'a, A: Translated, T: Tables>(
     if claim <= NatFlow::BUSY || parties.nat_port() != tuple.dst_port() {
         return None;
     }
-    let service = tables.service(read!(flow, NatFlow.service as u32))?;
-    let backend = from_backend(tables, config, service, parties, tuple, proto)?;
+    let service = tables.service(read!(flow, NatFlow.service as u16) as u32)?;
+    let backend = from_backend(tables, config, service, flow, tuple, proto)?;
     Some(Found { flow, claim, parties, service, backend })
 }
 
@@ -98,15 +98,17 @@ fn from_backend<'a, A: Translated, T: Tables>(
     tables: &'a T,
     config: Shared<'_, Config>,
     service: Shared<'_, ServiceInfo>,
-    parties: Parties,
+    flow: Shared<'_, NatFlow>,
     tuple: &Tuple<A>,
     proto: u8,
 ) -> Option<Candidate<'a>> {
+    let parties = Parties::of(flow);
+    let asked = (read!(flow, NatFlow.own_mac as u64) >> 48) as u16;
     let backend = Candidate::at(tables, read!(service, ServiceInfo.backend_base as u32), parties.backend())?;
     let source = config.source(parties.nat_source() as u64);
     let kind = read!(service, ServiceInfo.proto as u16);
     (load_address!(A, backend.entry, Backend.addr) == tuple.src
-        && backend.port() == tuple.src_port()
+        && backend.port_for(asked) == tuple.src_port()
         && load_address!(A, source, NatSource.addr) == tuple.dst
         && kind == proto as u16 | (A::FAMILY as u16) << 8)
         .then_some(backend)

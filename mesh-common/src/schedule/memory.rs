@@ -4,7 +4,7 @@
 use core::mem::offset_of;
 
 use crate::{
-    abi::{Addr, Config, FLOW_WAYS, FlowBucket, FlowEntry, FlowWord},
+    abi::{Addr, Config, FLOW_WAYS, FlowBucket, FlowEntry, FlowWord, SlotWord},
     hash,
     header::{TCP, tcp},
     nat::Opening,
@@ -32,6 +32,23 @@ impl<'a, T: Tables> Memory<'a, T> {
     #[inline(always)]
     pub fn base(&self) -> u32 {
         read!(self.opening, Opening.backend_base as u32)
+    }
+
+    /// Whom a connection id names; [`SlotWord::NONE`] = nobody. Read anew each time: the stack has no room for it.
+    #[inline(always)]
+    pub fn named(&self) -> u16 {
+        read!(self.opening, Opening.named as u32) as u16
+    }
+
+    #[inline(always)]
+    pub fn is_named(&self) -> bool {
+        self.named() != SlotWord::NONE
+    }
+
+    /// A connection id names somebody else.
+    #[inline(always)]
+    pub fn names_another(&self, backend: u16) -> bool {
+        self.is_named() && self.named() != backend
     }
 
     /// The hash that the packet's flow is found by.

@@ -3,18 +3,15 @@
 
 use crate::{
     PLANNED,
-    search::search,
+    search::{asked_for, search},
     setup::{Left, Setup},
-    tell,
     world::World,
 };
 
 fn all_of<const FLOWS: usize>(name: &str, setup: Setup) {
-    let Some(most) = std::env::var("MESH_LEDGER_WORLDS").ok().and_then(|n| n.parse().ok()) else {
-        println!("{name}: looked at if MESH_LEDGER_WORLDS says how many worlds at most");
-        return;
-    };
-    tell(name, &search(World::<FLOWS>::new(setup), most));
+    if let Some(most) = asked_for(name) {
+        search(World::<FLOWS>::new(setup), most).unbroken_in_all(name);
+    }
 }
 
 #[test]

@@ -30,12 +30,14 @@ mod canonical;
 mod event;
 mod larger;
 mod recall;
+#[path = "../search/mod.rs"]
 mod search;
+mod searched;
 mod setup;
 mod traces;
 mod world;
 
-use search::{Found, search};
+use search::search;
 use setup::{Fault, Left, Setup};
 use world::World;
 
@@ -46,14 +48,7 @@ const ENOUGH: usize = 4_000_000;
 const PLANNED: Setup = Setup { health: false, strays: false, brief: true, ..Setup::ALL };
 
 fn all_of<const FLOWS: usize>(name: &str, setup: Setup) {
-    let found = search(World::<FLOWS>::new(setup), ENOUGH);
-    tell(name, &found);
-}
-
-fn tell(name: &str, Found { worlds, complete, broken }: &Found) {
-    println!("{name}: {worlds} worlds, {}", if *complete { "all there are" } else { "and more" });
-    assert!(broken.is_none(), "{name}: {broken:?}");
-    assert!(complete, "{name}: there are more than {worlds} worlds");
+    search(World::<FLOWS>::new(setup), ENOUGH).unbroken_in_all(name);
 }
 
 /// The search's own assumption about times, with longer ones.

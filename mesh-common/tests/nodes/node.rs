@@ -35,6 +35,8 @@ pub struct Remembered {
     pub owed: Option<u8>,
     /// It was made before the last look.
     pub before: bool,
+    /// The other had no room for it in this tick: it is told again in the next one.
+    pub refused: bool,
     /// A handshake made it, or used it last, and nobody else knows: the flow does not change its balancer within that moment.
     pub begun: bool,
 }
@@ -229,8 +231,17 @@ impl<const FLOWS: usize> Node<FLOWS> {
     /// What the other is told of the flow.
     pub fn tell(&mut self, flow: usize) -> Option<Remembered> {
         let entry = self.entries[flow].as_mut()?;
-        (entry.known, entry.owed, entry.before, entry.begun) = (entry.age, None, false, false);
+        (entry.known, entry.owed, entry.before, entry.begun, entry.refused) = (entry.age, None, false, false, false);
         Some(*entry)
+    }
+
+    /// The other had no room for it.
+    pub fn is_refused(&mut self, flow: usize, setup: &Setup) {
+        if setup.fault == Some(Fault::Shrugs) {
+            self.tell(flow);
+        } else if let Some(entry) = &mut self.entries[flow] {
+            entry.refused = true;
+        }
     }
 
     /// What the other tells: a flow stands before a handshake, and the younger before the older.
@@ -267,7 +278,8 @@ impl Remembered {
         if self.known != NEVER {
             self.known = setup.older(self.known);
         }
-        self.owed = self.owed.map(|age| age + 1);
+        self.owed = self.owed.map(|age| (age + 1).min(setup.lag));
+        self.refused = false;
         self.owes(setup);
     }
 
@@ -276,7 +288,7 @@ impl Remembered {
     }
 
     pub fn is_overdue(&self, lag: u8) -> bool {
-        self.owed.is_some_and(|age| age >= lag)
+        self.owed.is_some_and(|age| age >= lag) && !self.refused
     }
 
     pub fn goes_before(&self) -> bool {
@@ -329,8 +341,16 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
             Kind::Flow => None,
         };
         let begun = pending.is_some();
-        self.node.entries[self.flow] =
-            Some(Remembered { backend: entry.backend as u8, pending, age: 0, known: NEVER, owed: None, before: false, begun });
+        self.node.entries[self.flow] = Some(Remembered {
+            backend: entry.backend as u8,
+            pending,
+            age: 0,
+            known: NEVER,
+            owed: None,
+            before: false,
+            refused: false,
+            begun,
+        });
         true
     }
 

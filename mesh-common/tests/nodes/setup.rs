@@ -13,6 +13,8 @@ pub struct Setup {
     pub strays: bool,
     /// A packet may find no room to be remembered.
     pub full: bool,
+    /// So often a node may find no room for what the other tells of a flow that it does not know; [`u8::MAX`]: always.
+    pub cramped: u8,
     /// Any number of further flows, which have to do with these only by what is noted of the slot.
     pub others: bool,
     /// The longest silence, and within how many further ticks the other hears of an entry: with 0, in any order within the same one.
@@ -39,10 +41,12 @@ pub enum Fault {
     RefusalsForgotten,
     /// A packet that goes to somebody who is not the target is not noted.
     ElsewhereForgotten,
+    /// An entry that there was no room for is acknowledged.
+    Shrugs,
 }
 
 pub const ALL: Setup =
-    Setup { handshakes: true, strays: false, full: false, others: false, idle: 2, lag: 0, wishes: 1, deaths: 0, fault: None };
+    Setup { handshakes: true, strays: false, full: false, cramped: 0, others: false, idle: 2, lag: 0, wishes: 1, deaths: 0, fault: None };
 
 impl Setup {
     /// The shortest in which everything that can happen within and beyond a time still can.

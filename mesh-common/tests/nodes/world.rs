@@ -5,6 +5,7 @@ use mesh_common::ledger::rules::Sent;
 
 use crate::{
     node::{Node, Told},
+    search,
     setup::{OLD, Setup},
 };
 
@@ -101,7 +102,10 @@ impl<const FLOWS: usize> World<FLOWS> {
             }
         }
         for node in 0..2 {
-            events.extend(self.events_of(node).into_iter().map(|event| (event, true)));
+            let all = self.events_of(node);
+            let cramped = all.iter().filter(|event| matches!(event, Event::Entry(flow, n) if self.may_refuse(*flow, *n)));
+            events.extend(cramped.map(|event| (*event, false)));
+            events.extend(all.into_iter().map(|event| (event, true)));
         }
         if self.setup.wishes > 0 && !looked {
             let others = (0..BACKENDS as u8).filter(|target| *target != self.wanted);
@@ -120,13 +124,20 @@ impl<const FLOWS: usize> World<FLOWS> {
         !elsewhere && self.nodes[1 - node].entries[flow].is_none_or(|entry| !(entry.begins() || over && entry.is_owed()))
     }
 
-    /// Whoever is told within a time is told before it is over.
+    /// Whoever is told within a time is told before it is over, but for what there is no room for, and what is said after that.
     fn may_tick(&self) -> bool {
         let told = |node: &Node<FLOWS>| node.entries.iter().flatten().all(|entry| !entry.is_overdue(self.setup.lag));
         (0..2).all(|n| {
             let node = &self.nodes[n];
-            told(node) && node.looked && (node.behind < self.setup.lag || !self.has_to_say(n))
+            let held_up = node.entries.iter().flatten().any(|entry| entry.refused);
+            told(node) && node.looked && (held_up || node.behind < self.setup.lag || !self.has_to_say(n))
         })
+    }
+
+    /// The other has no room for what the node tells of the flow.
+    fn may_refuse(&self, flow: usize, n: usize) -> bool {
+        let known = self.nodes[1 - n].entries[flow].is_some();
+        self.setup.cramped > 0 && !known && self.nodes[n].entries[flow].is_some_and(|entry| !entry.refused)
     }
 
     /// The other has not heard what the node says now.
@@ -219,6 +230,10 @@ impl<const FLOWS: usize> World<FLOWS> {
                 (other.view, other.informed, other.heard) = (said, true, considered);
                 self.nodes[n].behind = 0;
             }
+            Event::Entry(flow, n) if !room => {
+                self.nodes[n].is_refused(flow, &setup);
+                self.setup.cramped -= u8::from(setup.cramped < u8::MAX);
+            }
             Event::Entry(flow, n) => {
                 if let Some(told) = self.nodes[n].tell(flow) {
                     self.nodes[1 - n].take(flow, told);
@@ -238,7 +253,7 @@ impl<const FLOWS: usize> World<FLOWS> {
     fn tick(&mut self) {
         let (setup, times) = (self.setup, self.setup.times());
         for n in 0..2 {
-            self.nodes[n].behind = if self.has_to_say(n) { self.nodes[n].behind + 1 } else { 0 };
+            self.nodes[n].behind = if self.has_to_say(n) { (self.nodes[n].behind + 1).min(self.setup.lag) } else { 0 };
         }
         self.nodes.iter_mut().for_each(|node| node.tick(&setup));
         for flow in &mut self.flows {
@@ -320,6 +335,23 @@ impl<const FLOWS: usize> World<FLOWS> {
                 *disturbed = true;
             }
         }
+    }
+}
+
+impl<const FLOWS: usize> search::World for World<FLOWS> {
+    type Event = Event;
+    type Broken = Broken;
+
+    fn canonical(self) -> Self {
+        Self::canonical(self)
+    }
+
+    fn events(&self) -> Vec<(Event, bool)> {
+        Self::events(self)
+    }
+
+    fn after(self, event: Event, room: bool) -> Result<Self, Broken> {
+        Self::after(self, event, room)
     }
 }
 

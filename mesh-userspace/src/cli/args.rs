@@ -217,6 +217,9 @@ pub enum BackendCommand {
         /// New flows that it may be given within a second
         #[arg(long, value_name = "FLOWS")]
         max_connection_rate: Option<u32>,
+        /// Its server id in QUIC connection ids (`quic`); default: the end of its address
+        #[arg(long, value_name = "ID")]
+        quic_server_id: Option<u32>,
     },
     /// Remove a backend
     #[command(visible_alias = "remove")]

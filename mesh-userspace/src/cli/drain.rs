@@ -140,14 +140,16 @@ fn bar(d: &DrainView) -> String {
     let done = 1.0 - flows as f64 / start.max(1) as f64;
     let full = (done.clamp(0.0, 1.0) * WIDTH as f64) as usize;
     let estimate = d.estimate_ms.map_or("?".to_owned(), span);
+    let oldest = d.oldest_ms.map(|age| format!(", the oldest {}", span(age))).unwrap_or_default();
     let late = if d.state == DrainState::Overdue { ", overdue" } else { "" };
     let (full, rest) = ("#".repeat(full), "-".repeat(WIDTH - full));
-    format!("{name} [{full}{rest}] {flows} of {start} flows left, {:.1} end/s, about {estimate} to go{late}", d.ended_per_s)
+    format!("{name} [{full}{rest}] {flows} of {start} flows left, {:.1} end/s, about {estimate} to go{oldest}{late}", d.ended_per_s)
 }
 
 fn table(drains: &[DrainView]) -> String {
-    let head = ["SERVICE", "BACKEND", "STATE", "FLOWS", "AT FIRST", "SLOTS", "END/S", "PACKETS/S", "NEW", "FOR", "ABOUT", "QUIETEST"];
-    let mut table = tables::table(&head, 3..12);
+    let head =
+        ["SERVICE", "BACKEND", "STATE", "FLOWS", "AT FIRST", "SLOTS", "END/S", "PACKETS/S", "NEW", "FOR", "ABOUT", "OLDEST", "QUIETEST"];
+    let mut table = tables::table(&head, 3..13);
     for d in drains {
         let or_dash = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
         let state = match (d.state, d.ended) {
@@ -167,6 +169,7 @@ fn table(drains: &[DrainView]) -> String {
             d.new_flows.to_string(),
             span(d.took_ms),
             d.estimate_ms.map_or("-".to_owned(), span),
+            d.oldest_ms.map_or("-".to_owned(), span),
             d.quiet_ms.map_or("-".to_owned(), span),
         ]);
     }

@@ -20,6 +20,9 @@ pub struct ExplainArgs {
     /// Its TCP flags
     #[arg(long, value_delimiter = ',', default_value = "syn", value_name = "FLAGS")]
     pub flags: Vec<TcpFlag>,
+    /// Connection id of a QUIC packet with a short header, hexadecimal
+    #[arg(long, value_name = "HEX")]
+    pub connection_id: Option<String>,
 }
 
 /// Address, port and protocol; without one it is TCP.
@@ -47,7 +50,7 @@ impl ExplainArgs {
     pub fn packet(&self) -> PacketSpec {
         let Destination { at, protocol } = self.destination;
         let flags = if protocol == ProtoWord::Tcp { self.flags.clone() } else { Vec::new() };
-        PacketSpec { source: self.source, destination: at, protocol, flags }
+        PacketSpec { source: self.source, destination: at, protocol, flags, connection_id: self.connection_id.clone() }
     }
 }
 

@@ -117,7 +117,18 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
             print(out, format, &backends, |backends, wide| tables::backends(backends, wide))?;
         }
         BackendCommand::Show(Which { service, backend }) => print(out, format, &client.backend(service, backend).await?, tables::backend)?,
-        BackendCommand::Add { service, address, weight, name, zone, capacity, backup, max_connections, max_connection_rate } => {
+        BackendCommand::Add {
+            service,
+            address,
+            weight,
+            name,
+            zone,
+            capacity,
+            backup,
+            max_connections,
+            max_connection_rate,
+            quic_server_id,
+        } => {
             let weight = weight.map(|w| i64::from(w).into());
             let (name, zone, capacity) = (name.clone(), zone.clone(), capacity.map(Into::into));
             let spec = BackendSpec {
@@ -130,6 +141,7 @@ async fn backend(command: &BackendCommand, client: &Client, format: Format, out:
                 backup: backup.map(Into::into),
                 max_connections: max_connections.map(Into::into),
                 max_connection_rate: max_connection_rate.map(Into::into),
+                quic_server_id: quic_server_id.map(Into::into),
             };
             changed(out, format, &client.add_backend(service, &spec).await?, "added")?;
         }

@@ -18,7 +18,7 @@ pub struct AddService {
     /// Address and port that clients connect to
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub vip: String,
-    /// In place of one port, for `dsr` and `tunnel`: `any`, or a range such as 8000-8100
+    /// In place of one port: `any`, or a range such as 8000-8100
     #[arg(long, value_name = "FIRST-LAST")]
     pub ports: Option<String>,
     /// `tcp` or `udp`
@@ -54,6 +54,9 @@ pub struct AddService {
     /// New TCP connections of all sources together, such as 5000/s
     #[arg(long, value_name = "RATE")]
     pub rate: Option<String>,
+    /// Bytes of the server ids by which QUIC connection ids name backends
+    #[arg(long, value_name = "BYTES")]
+    pub quic_server_id_length: Option<u32>,
     /// What becomes of packets while no backend takes new flows; default: drop
     #[arg(long, value_name = "WHAT", value_parser = ["drop", "reject", "pass", "fail_static"])]
     pub when_empty: Option<String>,
@@ -109,6 +112,7 @@ impl AddService {
         put(&mut spec, "hash", (!self.hash.is_empty()).then(|| json!(self.hash)));
         put(&mut spec, "reply_via", self.reply_via.map(|via| json!(via)));
         put(&mut spec, "protect", self.protect());
+        put(&mut spec, "quic", self.quic_server_id_length.map(|bytes| json!({ "server_id_length": bytes })));
         put(&mut spec, "when_empty", self.when_empty.as_ref().map(|what| json!(what)));
         put(&mut spec, "announce", self.announce.as_ref().map(|interface| json!({ "address": interface })));
         put(&mut spec, "backends_file", self.backends_file.as_ref().map(|file| json!(file)));

@@ -144,6 +144,9 @@ pub(super) fn service(s: &ServiceView, members: &[BackendView], wide: bool) -> S
     line("when empty", s.when_empty.name().to_owned());
     let affinity = s.scheduling.affinity_s.map_or_else(String::new, |s| format!(", sources stay for {s} s"));
     line("scheduler", format!("{}{affinity}", s.scheduling.scheduler.name()));
+    if let Some(bytes) = s.scheduling.quic_server_id_length {
+        line("quic", format!("by connection id, server ids of {bytes} bytes"));
+    }
     line("slots", s.slots.to_string());
     line("flows", format!("{} so far, {} now", s.flows, s.live_flows));
     line("forwarded", traffic(s.forwarded));

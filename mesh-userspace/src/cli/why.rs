@@ -17,6 +17,9 @@ pub(super) fn lines(b: &BackendView) -> Vec<(&'static str, String)> {
     if b.backup > 0 {
         lines.push(("backup", format!("number {}", b.backup)));
     }
+    if let Some(id) = b.quic_server_id {
+        lines.push(("quic server id", format!("{id} ({id:#x})")));
+    }
     lines.push(("heartbeat", heartbeat(b)));
     if let Some(beat) = &b.health.heartbeat {
         lines.push(("its own heartbeat", own_heartbeat(beat)));

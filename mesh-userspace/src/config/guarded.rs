@@ -29,6 +29,10 @@ pub struct Backend {
     /// 1 to 255: it is a backup, which gets nothing while enough of the others can be used; those of the lowest number stand in first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<Placed<u32>>,
+    /// Its server id, in services with `quic`: a number, of which the last `server_id_length` bytes count and others have to be 0. Default: the last bytes of
+    /// its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id: Option<Placed<u32>>,
     /// Flows that it may have at once (`nat`). Default: as its service says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<Placed<u32>>,

@@ -15,6 +15,7 @@ pub mod peers;
 pub mod placed;
 mod probe;
 pub mod protect;
+pub mod quic;
 pub mod reported;
 mod resolve;
 mod resolved;
@@ -34,6 +35,7 @@ pub use diagnostic::{ConfigError, Diagnostic, Place};
 pub use ledger::Ledger;
 pub use peers::Peers;
 use placed::{Syntax, innermost_failure, split_place, with_places};
+pub use quic::fits as quic_fits;
 pub use resolve::Findings;
 pub use resolved::{
     Api, Check, Config, FlowLog, Heartbeat, HeartbeatListener, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement,

@@ -25,8 +25,8 @@ pub struct Written {
     pub quorum: Option<Placed<u32>>,
     /// From one telling to the next; changes are told at once. Who is not heard for three of them has no vote. Default 100ms.
     pub interval: Option<Placed<Span>>,
-    /// Who is not heard for so long is not waited for any more by planned changes of `dsr`, `dnat` and `tunnel` services; a node that starts waits as long for
-    /// the others to tell it their slots and flows. Default 2s.
+    /// Who is not heard for so long is not waited for any more by planned changes of `dsr`, `dnat` and `tunnel` services. A node that starts waits
+    /// twice as long for others that it does not hear, and ten times as long for those that it hears, to tell it their slots and flows. Default 2s.
     pub lost: Option<Placed<Span>>,
 }
 

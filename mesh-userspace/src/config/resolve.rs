@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     flow_log::FlowSink,
-    model::{Mode, ServiceName},
+    model::{Answers, Mode, ServiceName},
 };
 
 /// What was found in a text.
@@ -123,7 +123,7 @@ fn interfaces(written: &[Placed<super::forms::InterfaceForm>], findings: &mut Fi
 fn services(written: &[Placed<written::Service>], peers: bool, base: &Path, findings: &mut Findings<'_>) -> BTreeMap<ServiceName, Service> {
     let mut services = BTreeMap::new();
     let mut vips = HashMap::new();
-    let mut answering = HashMap::new();
+    let mut answering: HashMap<IpAddr, Vec<(Answers, ServiceName)>> = HashMap::new();
     for placed in written {
         let Some(service) = resolve_service(&placed.value, base, findings) else { continue };
         if let Some(other) = vips.insert(service.vip, service.name.clone()) {
@@ -134,15 +134,23 @@ fn services(written: &[Placed<written::Service>], peers: bool, base: &Path, find
             );
         }
         for endpoint in service.backends.iter().filter(|_| service.mode == Mode::Dnat) {
-            if let Some(other) =
-                answering.insert((endpoint.id, service.vip.proto), service.name.clone()).filter(|other| *other != service.name)
-            {
+            let there = answering.entry(endpoint.id.0.ip()).or_default();
+            let answers = Answers::of(service.vip, service.ways.ports, endpoint.id);
+            let ranges = there.iter().filter(|(a, _)| a.are_several() && a.proto() == service.vip.proto).count();
+            if let Some((_, other)) = there.iter().find(|(theirs, name)| *name != service.name && theirs.collide(&answers)) {
                 findings.error(
                     &placed.value.name,
                     format!("backend {} stands behind `{other}` and `{}`, which are both `dnat`", endpoint.id, service.name),
-                    "an answer from there could be of either: give it one port for each, or use `nat`",
+                    "an answer from there could be of either: give each ports of its own, or use `nat`",
+                );
+            } else if answers.are_several() && ranges >= Answers::RANGES {
+                findings.error(
+                    &placed.value.name,
+                    format!("backend {} stands behind more than {} `dnat` services of several ports", endpoint.id.0.ip(), Answers::RANGES),
+                    "join some of their ranges, or use `nat`",
                 );
             }
+            there.push((answers, service.name.clone()));
         }
         if services.contains_key(&service.name) {
             findings.error(&placed.value.name, format!("there are two services `{}`", service.name), "give each its own name");
@@ -219,7 +227,7 @@ fn limits(written: &written::Limits, findings: &mut Findings<'_>) -> Limits {
         }
     };
     Limits {
-        services: one(&written.services, d.services, 1..=65_536, false),
+        services: one(&written.services, d.services, 1..=65_535, false),
         slots: one(&written.slots, d.slots, 1024..=1 << 28, false),
         backends: one(&written.backends, d.backends, 16..=1 << 22, false),
         nat_flows: one(&written.nat_flows, d.nat_flows, 1024..=1 << 26, true),

@@ -14,6 +14,7 @@ use super::{
     health::resolve_heartbeat,
     placed::Placed,
     protect::resolve_protect,
+    quic::{check_ids, resolve_quic},
     resolve::Findings,
     resolved::{Check, Service},
     source::resolve_sources,
@@ -46,7 +47,7 @@ pub fn resolve_service(written: &written::Service, base: &Path, findings: &mut F
             "add `health: {type: tcp, port: PORT}`, `icmp` or `none`",
         );
     }
-    let backends = backends(written, vip, mode, findings);
+    let backends = backends(written, vip, mode, ways.quic, findings);
     if let Some(check) = &check {
         warn_of_other_families(written, check, vip, &backends, findings);
     }
@@ -161,6 +162,7 @@ pub fn resolve_backend<T>(
         zone: written.zone.clone(),
         capacity: written.capacity.as_ref().map(|c| c.value),
         backup: resolve_backup(written.backup.as_ref(), findings),
+        quic_server_id: written.quic_server_id.as_ref().map(|id| id.value),
         limits: resolve_limits(written.max_connections.as_ref(), written.max_connection_rate.as_ref(), vip.proto, mode, findings),
         ..Endpoint::new(BackendId(SocketAddr::new(addr, port)), weight)
     };
@@ -254,20 +256,16 @@ fn ways(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Fin
     if let (Some(via), Some(at)) = (reply_via.filter(|via| via.is_ipv4() != vip.addr.is_ipv4()), &written.reply_via) {
         findings.error(at, format!("{via} is not of the VIP's family ({})", vip.addr), "write the router's address of the same family");
     }
-    let ports = written.ports.as_ref().and_then(|text| ports(text, mode, findings));
+    let ports = written.ports.as_ref().and_then(|text| ports(text, findings));
     let hash = written.hash.as_ref().map(|hash| resolve_fields(hash, written.ports.is_some(), findings)).unwrap_or_default();
     let choosing = resolve_choosing(written, vip.proto, findings);
     let protect = resolve_protect(written.protect.as_ref(), vip, findings);
     let gue = written.encap.as_ref().is_some_and(|encap| encap.value == EncapWord::Gue);
-    Ways { ports, hash, protect, choosing, gue, source, reply_via }
+    Ways { ports, hash, protect, choosing, gue, source, reply_via, quic: resolve_quic(written, vip, findings) }
 }
 
 /// `any` or `FIRST-LAST`.
-fn ports(text: &Placed<String>, mode: Mode, findings: &mut Findings<'_>) -> Option<(u16, u16)> {
-    if matches!(mode, Mode::Nat | Mode::Dnat) {
-        let why = "a translated flow is found by one port of its backend: give each port a service, or use `dsr` or `tunnel`";
-        findings.error(text, format!("`ports` can't be had in mode `{}`", mode.name()), why);
-    }
+fn ports(text: &Placed<String>, findings: &mut Findings<'_>) -> Option<(u16, u16)> {
     let range = match text.value.split_once('-') {
         None if text.value == "any" => Some((1, u16::MAX)),
         None => None,
@@ -304,8 +302,8 @@ fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<S
     }
 }
 
-fn backends(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut Findings<'_>) -> Vec<Endpoint> {
-    let (mut all, mut ids) = (Vec::new(), HashSet::new());
+fn backends(written: &written::Service, vip: VipAddr, mode: Mode, quic: Option<u8>, findings: &mut Findings<'_>) -> Vec<Endpoint> {
+    let (mut all, mut ids, mut places) = (Vec::new(), HashSet::new(), Vec::new());
     for placed in &written.backends {
         let Some(endpoint) = resolve_backend(&placed.value.0, placed, vip, mode, findings) else { continue };
         if !ids.insert(endpoint.id) {
@@ -315,7 +313,10 @@ fn backends(written: &written::Service, vip: VipAddr, mode: Mode, findings: &mut
                 "remove one of the two; `weight` gives it a larger share",
             );
         }
+        places.push((&placed.value.0, Placed { value: (), place: placed.place.clone() }));
         all.push(endpoint);
     }
+    let listed: Vec<_> = places.iter().zip(&all).map(|((written, at), endpoint)| (*written, at, endpoint)).collect();
+    check_ids(quic, &listed, findings);
     all
 }

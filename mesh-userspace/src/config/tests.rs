@@ -183,7 +183,15 @@ fn errors_name_place_and_remedy() {
         (with("    encap: gue"), "6:12: `encap` means nothing in mode `nat`", ""),
         (with("    mode: tunnel\n    encap: vxlan"), "7:12: ", ""),
         (with("    ports: 8000-8100"), "6:12: the service has port 80 already", "one of `port` and `ports`"),
-        ("services: [{name: a, vip: '192.0.2.10', ports: 8000-8100}]\n".into(), "1:48: `ports` can't be had in mode `nat`", "`dsr` or `tunnel`"),
+        (
+            concat!(
+                "services: [{name: a, vip: '192.0.2.10', ports: 8000-8100, mode: dnat, health: icmp, backends: [10.0.0.1]}, ",
+                "{name: b, vip: '192.0.2.11:80', mode: dnat, backends: ['10.0.0.1:8100']}]\n"
+            )
+            .into(),
+            "1:115: backend 10.0.0.1:8100 stands behind `a` and `b`",
+            "ports of its own",
+        ),
         (
             "services: [{name: a, vip: '192.0.2.10', ports: 9-8, mode: dsr, health: none}]\n".into(),
             "1:48: `9-8` is no range of ports",

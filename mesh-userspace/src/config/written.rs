@@ -11,6 +11,7 @@ use super::{
     forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
     placed::Placed,
     protect::Protect,
+    quic::Quic,
     sourced::Source,
     words::{EncapWord, LogFormat, ModeWord, ProtoWord, Span},
 };
@@ -78,7 +79,8 @@ pub struct Service {
     /// Port that clients connect to, where `vip` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Placed<u16>>,
-    /// In place of one port, for `dsr` and `tunnel`: `any`, or `FIRST-LAST`. A port that has a service of its own stays that service's.
+    /// In place of one port: `any`, or `FIRST-LAST`; backends then have no port of their own, and get each packet at the one it came for. A port that has a service of
+    /// its own stays that service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Placed<String>>,
     /// `tcp` (default) or `udp`.
@@ -148,6 +150,10 @@ pub struct Service {
     /// Who may use the service, and how much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protect: Option<Protect>,
+    /// UDP: packets go where the server id in their QUIC connection id says, whatever becomes of their client's address and of the table; beginnings of
+    /// connections, and ids that nobody has, go as they would without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<Placed<Quic>>,
     /// Backends: `10.0.0.1:8080`, or a table of keys.
     #[serde(default)]
     pub backends: Vec<Placed<BackendForm>>,

@@ -67,6 +67,8 @@ impl Daemon {
             }
             Command::RemoveService(name, answer) => {
                 let done = self.core.remove_service(&name);
+                // Another may come in its place.
+                self.read_new_files();
                 self.finish(done, now, answer, |_, ()| Ok(()));
             }
             Command::AddBackend(service, spec, answer) => {
@@ -119,7 +121,6 @@ impl Daemon {
             Ok(outcome) => outcome,
             Err(error) => return drop(answer.send(Err(error))),
         };
-        self.read_new_files();
         // Packets first; who else has to be told has time.
         self.publish_order(now);
         self.act();

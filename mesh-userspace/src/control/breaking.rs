@@ -1,7 +1,7 @@
 //! Breakers and limits as the daemon carries them out: what was counted of each backend to the wards, and what they let through to the plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Instant,
 };
 
@@ -58,7 +58,7 @@ impl Daemon {
     /// Takes in what the kernel half has counted. To be called every few milliseconds.
     pub(super) fn guard(&mut self, services: &BackendRows, now: Instant) {
         let mut breaking = std::mem::take(&mut self.breaking);
-        let wanted: BTreeSet<_> = self.core.services().iter().filter(|(_, m)| guarded(m)).map(|(name, _)| name.clone()).collect();
+        let wanted = &self.core.roll().guarded;
         let gone = breaking.wards.len();
         breaking.wards.retain(|name, _| wanted.contains(name));
         breaking.heard.retain(|key, _| wanted.contains(&key.service));

@@ -12,6 +12,7 @@ use super::{
     asking,
     beating::{Lease, is_place},
     merge::{Merged, merge},
+    roll::Roll,
     stale::Stale,
 };
 use crate::{
@@ -39,6 +40,7 @@ pub struct Core {
     pub(super) files: BTreeMap<ServiceName, EndpointSet>,
     pub(super) found: BTreeMap<SourceKey, EndpointSet>,
     pub(super) merged: BTreeMap<ServiceName, Merged>,
+    pub(super) roll: Roll,
     pub(super) seen: BTreeMap<ServiceName, BTreeMap<BackendId, Seen>>,
     /// Why a backend's health is what it is.
     pub(super) evidence: BTreeMap<TargetKey, Grounds>,
@@ -101,6 +103,7 @@ impl Core {
             files: BTreeMap::new(),
             found: BTreeMap::new(),
             merged: BTreeMap::new(),
+            roll: Roll::default(),
             seen: BTreeMap::new(),
             evidence: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -146,6 +149,11 @@ impl Core {
 
     pub fn services(&self) -> &BTreeMap<ServiceName, Merged> {
         &self.merged
+    }
+
+    /// Which of them the daemon's loop has to do with all the time.
+    pub fn roll(&self) -> &Roll {
+        &self.roll
     }
 
     /// Takes in factors on the weights of backends; who is not named has 1.
@@ -328,6 +336,7 @@ impl Core {
         (self.stale, self.wants_anew) = (Stale::All, true);
         let (merged, shadowed) = merge(&self.config, &self.state, &self.derived, &self.added, &self.files, &self.found);
         let before = std::mem::replace(&mut self.merged, merged);
+        self.roll = Roll::of(&self.merged);
         self.files.retain(|name, _| self.merged.get(name).is_some_and(|m| m.service.backends_file.is_some()));
         self.found.retain(|key, _| self.merged.get(&key.service).is_some_and(|m| is_place(key, m) || m.sources().any(|(k, _)| k == *key)));
         // Who is gone is forgotten: if it comes again, it has to show anew that it lives.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh_common::abi::{BackendStats, Mode};
@@ -37,6 +37,7 @@ impl Daemon {
             let of = journeys.iter().filter(|j| j.vip == vip && (j.from == Some(id) || j.from == j.to));
             of.map(|j| j.slots).sum()
         };
+        let idle = self.core.config().ledger.idle;
         let clock = SystemTime::now();
         let mut due = Vec::new();
         for (key, drain) in &mut self.drains {
@@ -47,7 +48,10 @@ impl Daemon {
             let count = Count {
                 open: (merged.spec.mode == Mode::Nat || chooses(merged)).then_some(open.flows),
                 quiet: open.quiet,
+                oldest: open.oldest,
                 slots: waits(vip, id),
+                // Connections that are found by their ids have no slots.
+                silence: merged.spec.ways.quic.map_or(Duration::ZERO, |_| idle),
                 packets: stats.tx + stats.redirect,
                 begun: stats.flows,
             };

@@ -82,6 +82,9 @@ pub struct DrainView {
     /// For how long the quietest open flow has been quiet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_ms: Option<u64>,
+    /// How old the oldest open flow is, two seconds more or less; nineteen hours where it is older. Absent where entries don't tell (all modes but `nat`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
     /// Packets to the backend, lately.
     pub packets_per_s: f64,
     /// Flows that end, lately.
@@ -122,8 +125,12 @@ pub struct Count {
     /// Flows that have not ended; `None` = nothing counts them.
     pub open: Option<u64>,
     pub quiet: Duration,
+    /// Since the oldest of them began, where that is known.
+    pub oldest: Option<Duration>,
     /// Slots on their way to another owner that may have more flows of its, which nothing counts.
     pub slots: u32,
+    /// Where nothing counts flows, they have ended after so long without packets; [`SILENCE`] at least.
+    pub silence: Duration,
     /// Packets, and flows begun, ever.
     pub packets: u64,
     pub begun: u64,
@@ -154,6 +161,8 @@ pub struct Drain {
     first: Option<Count>,
     /// Of the last [`WINDOW`].
     counts: VecDeque<(Instant, Count)>,
+    /// How many packets there were, and since when there are no more.
+    still: Option<(u64, Instant)>,
     overdue: bool,
     pub ended: Option<(Instant, DrainEnd)>,
 }
@@ -178,7 +187,7 @@ impl DrainSpec {
 impl Drain {
     pub fn new(name: Option<String>, order: DrainOrder, now: Instant) -> Self {
         let ended = order.cut.then_some((now, DrainEnd::Cut));
-        Self { name, order, began: now, first: None, counts: VecDeque::new(), overdue: false, ended }
+        Self { name, order, began: now, first: None, counts: VecDeque::new(), still: None, overdue: false, ended }
     }
 
     /// Takes in what was counted; says what is to be done. `unix`: now, milliseconds since the Unix epoch.
@@ -187,6 +196,9 @@ impl Drain {
             return Due::Nothing;
         }
         self.first.get_or_insert(count);
+        if self.still.is_none_or(|(packets, _)| packets != count.packets) {
+            self.still = Some((count.packets, now));
+        }
         self.counts.push_back((now, count));
         while self.counts.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > WINDOW) {
             self.counts.pop_front();
@@ -250,7 +262,8 @@ impl Drain {
             flows_at_start: first.open,
             flows: last.open,
             slots: (last.open.is_none() || last.slots > 0).then_some(last.slots),
-            quiet_ms: last.open.filter(|n| *n > 0).map(|_| u64::try_from(last.quiet.as_millis()).unwrap_or(u64::MAX)),
+            quiet_ms: last.open.filter(|n| *n > 0).map(|_| millis(last.quiet)),
+            oldest_ms: last.open.filter(|n| *n > 0).and(last.oldest).map(millis),
             packets_per_s: self.rate(|older, newer| newer.packets.saturating_sub(older.packets)),
             ended_per_s,
             estimate_ms: estimate.filter(|_| self.ended.is_none()),
@@ -278,9 +291,7 @@ impl Drain {
         if let Some(open) = count.open {
             return open == 0;
         }
-        let silent = |(_, c): &&(Instant, Count)| c.packets == count.packets;
-        let since = self.counts.iter().find(silent).map_or(now, |(at, _)| *at);
-        now.saturating_duration_since(since) >= SILENCE
+        self.still.is_some_and(|(_, since)| now.saturating_duration_since(since) >= count.silence.max(SILENCE))
     }
 
     /// What `difference` tells of the window's ends, each second.
@@ -289,6 +300,10 @@ impl Drain {
         let seconds = to.saturating_duration_since(*from).as_secs_f64();
         if seconds > 0.0 { difference(older, newer) as f64 / seconds } else { 0.0 }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for DrainEnd {

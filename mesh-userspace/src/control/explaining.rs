@@ -97,6 +97,8 @@ pub enum ByWord {
     Source,
     /// The hash, for there is no room to remember another choice.
     Full,
+    /// The server id in its QUIC connection id.
+    Id,
 }
 
 impl ByWord {
@@ -107,6 +109,7 @@ impl ByWord {
             By::Memory => Some(Self::Memory),
             By::Source => Some(Self::Source),
             By::Full => Some(Self::Full),
+            By::Id => Some(Self::Id),
         }
     }
 
@@ -116,6 +119,7 @@ impl ByWord {
             Self::Memory => "the scheduler, when the flow began",
             Self::Source => "the last flow of its source",
             Self::Full => "the hash, for there is no room to remember another choice",
+            Self::Id => "its connection id",
         }
     }
 }
@@ -247,12 +251,13 @@ pub fn in_words(view: &ExplainView) -> String {
         let _ = writeln!(text, "{name:<10} {value}");
     };
     let stands = |o: &Option<OwnerView>| o.map_or("nobody".to_owned(), |o| format!("{} ({})", o.id, o.state));
-    let PacketSpec { source, destination, protocol, flags } = &view.packet;
+    let PacketSpec { source, destination, protocol, flags, connection_id } = &view.packet;
     let syn = [TcpFlag::Syn];
     let flags = if flags.is_empty() { &syn[..] } else { flags };
     let flags = if *protocol == ProtoWord::Tcp { format!(" {flags:?}").to_lowercase() } else { String::new() };
     let protocol = if *protocol == ProtoWord::Tcp { "tcp" } else { "udp" };
-    line("packet", format!("{source} -> {destination}/{protocol}{flags}"));
+    let id = connection_id.as_ref().map(|id| format!(" connection id {id}")).unwrap_or_default();
+    line("packet", format!("{source} -> {destination}/{protocol}{flags}{id}"));
     line("service", view.service.as_ref().map_or("none".to_owned(), ToString::to_string));
     if let Some(slot) = &view.slot {
         line("mode", Mode::from(slot.mode).name().to_owned());
@@ -294,10 +299,7 @@ pub fn in_words(view: &ExplainView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn spec(source: &str, destination: &str, protocol: ProtoWord) -> PacketSpec {
-        PacketSpec { source: source.parse().unwrap(), destination: destination.parse().unwrap(), protocol, flags: Vec::new() }
-    }
+    use crate::control::made_up::tests::spec;
 
     #[test]
     fn what_is_for_nobody_is_told_in_three_lines() {

@@ -119,3 +119,10 @@ pub struct SuspicionView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulse_rtt_us: Option<u64>,
 }
+
+/// RSTs: what clients sent, and what the backend sent where its answers come by. Each goes on from 0 after 2^32 - 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ResetsView {
+    pub client: u32,
+    pub backend: u32,
+}

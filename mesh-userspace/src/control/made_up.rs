@@ -18,6 +18,9 @@ pub struct PacketSpec {
     /// Of TCP; without any it is a SYN.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<TcpFlag>,
+    /// Connection id of a QUIC packet with a short header, hexadecimal; of UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_id: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
@@ -30,15 +33,18 @@ pub enum TcpFlag {
     Ack,
 }
 
+/// Bytes of a connection id at most (RFC 9000 section 17.2).
+const MOST_ID: usize = 20;
+
 const fn tcp() -> ProtoWord {
     ProtoWord::Tcp
 }
 
-/// The packet as a client would send it: without payload, with checksums left out, which the balancer does not look at.
+/// The packet as a client would send it: without payload but for a connection id, with checksums left out, which the balancer does not look at.
 pub(super) fn frame(packet: &PacketSpec) -> Result<Vec<u8>, ControlError> {
     let l4 = match packet.protocol {
         ProtoWord::Tcp => tcp_header(packet),
-        ProtoWord::Udp => udp_header(packet),
+        ProtoWord::Udp => datagram(packet)?,
     };
     let (number, len) = (if packet.protocol == ProtoWord::Tcp { 6 } else { 17 }, l4.len() as u16);
     let mut frame = vec![0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x02];
@@ -78,18 +84,36 @@ fn tcp_header(packet: &PacketSpec) -> Vec<u8> {
     header
 }
 
-fn udp_header(packet: &PacketSpec) -> Vec<u8> {
-    let mut header = [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
-    header.extend([0, 8, 0, 0]);
-    header
+fn datagram(packet: &PacketSpec) -> Result<Vec<u8>, ControlError> {
+    let mut payload = Vec::new();
+    if let Some(text) = &packet.connection_id {
+        let id = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().filter(|id| id.len() <= MOST_ID);
+        let invalid = || ControlError::Invalid(format!("`{text}` is no connection id: write up to {MOST_ID} bytes as hexadecimal digits"));
+        payload.push(0x40);
+        payload.extend(id.ok_or_else(invalid)?);
+        // What is encrypted.
+        payload.extend([0; 20]);
+    }
+    let mut datagram = [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    Ok(datagram)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn spec(source: &str, destination: &str, protocol: ProtoWord) -> PacketSpec {
-        PacketSpec { source: source.parse().unwrap(), destination: destination.parse().unwrap(), protocol, flags: Vec::new() }
+    /// A packet as it is asked for, without flags.
+    pub fn spec(source: &str, destination: &str, protocol: ProtoWord) -> PacketSpec {
+        PacketSpec {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol,
+            flags: Vec::new(),
+            connection_id: None,
+        }
     }
 
     #[test]
@@ -102,6 +126,13 @@ mod tests {
         ] {
             assert_eq!(frame(&spec(source, destination, protocol)).unwrap().len(), len);
         }
+        let named = |id: &str| {
+            let plain = spec("10.0.0.1:1", "10.0.0.2:2", ProtoWord::Udp);
+            frame(&PacketSpec { connection_id: Some(id.to_owned()), ..plain })
+        };
+        assert_eq!(named("0501ff").unwrap()[38..].len(), 4 + 1 + 3 + 20);
+        assert_eq!(named("0501ff").unwrap()[42..46], [0x40, 5, 1, 0xff]);
+        assert!(named("05x").is_err() && named(&"00".repeat(21)).is_err());
         assert!(frame(&spec("10.0.0.1:1", "[2001:db8::2]:2", ProtoWord::Tcp)).is_err());
     }
 }

@@ -137,6 +137,7 @@ fn one(service: &Service, origin: Origin, told: &Told<'_>, changes: &BTreeMap<Ba
                     capacity: change.capacity,
                     backup: change.backup,
                     limits: change.limits,
+                    quic_server_id: change.quic_server_id,
                     ..Endpoint::new(*id, weight)
                 },
                 Origin::Cli,

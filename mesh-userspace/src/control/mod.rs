@@ -33,6 +33,7 @@ mod peers_view;
 mod planning;
 mod publishing;
 mod report;
+mod roll;
 mod saver;
 mod scheduling_view;
 mod shutdown;

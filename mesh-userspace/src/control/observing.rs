@@ -8,7 +8,7 @@ use std::{
 
 use mesh_common::abi::{BackendSignals, BackendStats};
 
-use super::{breaking::guarded, daemon::Daemon, merge::Merged};
+use super::{daemon::Daemon, merge::Merged};
 use crate::{
     dataplane::net::{Reason, Resolution},
     events::What,
@@ -24,7 +24,8 @@ const PART: u32 = 20;
 impl Daemon {
     /// When to read counters; `None` while no service wants to know.
     pub(super) fn observe_due(&self) -> Option<Instant> {
-        self.core.services().values().any(|m| observed(m) || guarded(m)).then_some(self.observe_at)
+        let roll = self.core.roll();
+        (!roll.observed.is_empty() || !roll.guarded.is_empty()).then_some(self.observe_at)
     }
 
     pub(super) fn observe(&mut self, now: Instant) {
@@ -77,7 +78,7 @@ impl Daemon {
 }
 
 /// What its backends' traffic does counts: where replies don't come by us, that is how handshakes go.
-fn observed(merged: &Merged) -> bool {
+pub(super) fn observed(merged: &Merged) -> bool {
     let told = replies(merged.spec.mode) || merged.spec.vip.proto == Proto::Tcp;
     told && merged.service.check.as_ref().is_some_and(|check| check.counts_traffic())
 }

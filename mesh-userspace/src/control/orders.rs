@@ -9,6 +9,7 @@ use super::{
     view::{Admin, Origin},
 };
 use crate::{
+    config,
     config::{Findings, placed::Placed, resolve_backend},
     events::What,
     model::{BackendId, Endpoint, ServiceName},
@@ -72,14 +73,18 @@ impl Core {
     /// Adds a backend, or brings back one that was removed.
     pub fn add_backend(&mut self, service: &ServiceName, spec: &BackendSpec) -> Result<BackendId, ControlError> {
         let merged = self.find(service)?;
-        let Endpoint { id, weight, name, zone, capacity, backup, limits, .. } = endpoint(merged, spec)?;
-        if merged.has(&id) {
-            return Err(ControlError::Conflict(format!("service `{service}` has the backend {id} already")));
+        let endpoint = endpoint(merged, spec)?;
+        if merged.has(&endpoint.id) {
+            return Err(ControlError::Conflict(format!("service `{service}` has the backend {} already", endpoint.id)));
         }
+        config::quic_fits(merged.spec.ways.quic, &endpoint, merged.endpoints.iter())
+            .map_err(|(why, remedy)| ControlError::Invalid(format!("{why}: {remedy}")))?;
+        let Endpoint { id, weight, name, zone, capacity, backup, limits, quic_server_id, .. } = endpoint;
         self.room_for_backends(1)?;
         // If a file names it too, the weight that was given here still goes before.
         let weight = spec.weight.as_ref().map(|_| weight.0);
-        let change = Change { presence: Presence::Added, admin: Admin::In, weight, name, zone, capacity, backup, limits, drain: None };
+        let (presence, admin, drain) = (Presence::Added, Admin::In, None);
+        let change = Change { presence, admin, weight, name, zone, capacity, backup, limits, drain, quic_server_id };
         self.state.backends.entry(service.clone()).or_default().insert(id, change);
         self.merge_service(service);
         Ok(id)

@@ -24,7 +24,7 @@ pub struct PeersView {
     /// It does not know yet what the others know.
     #[serde(default)]
     pub joining: bool,
-    /// Entries of others that there was no room for.
+    /// How often there was no room for an entry of another node; it is told again until there is.
     #[serde(default)]
     pub no_room: u64,
 }
@@ -100,7 +100,7 @@ impl FlowsView {
             Standing::Lost => FlowsState::Lost,
             Standing::Stranger => FlowsState::Stranger,
         };
-        let Counts { sent, received, again, garbled } = view.counts;
+        let Counts { sent, received, again, garbled, given_up: _ } = view.counts;
         let moving = view.report.values().filter(|words| words.slots.values().any(|said| !said.rest)).count() as u32;
         Self {
             state,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Instant,
 };
 
@@ -26,20 +27,35 @@ impl Core {
         for (name, _) in self.steps.iter().filter(|(_, at)| **at <= now) {
             self.stale.service(name);
         }
-        let plan = match std::mem::take(&mut self.stale) {
-            Stale::All => self.plan_all(seed, now),
-            Stale::Some(names) => self.plan_some(&names, seed, now),
+        let events = match std::mem::take(&mut self.stale) {
+            Stale::All => {
+                let plan = self.plan_all(seed, now);
+                let events = self.news(&self.plan, &plan);
+                self.plan = plan;
+                events
+            }
+            Stale::Some(names) => {
+                let (before, after) = self.plan_some(&names, seed, now);
+                let events = self.news(&before, &after);
+                after.services.into_iter().for_each(|service| self.plan.put(service));
+                self.plan.replan_at = after.replan_at;
+                events
+            }
         };
-        let mut events =
-            changes::events(&self.plan, &plan, |key, gated| if gated { &self.gate_grounds } else { &self.evidence }.get(key).cloned());
+        self.reweighed.clear();
+        self.adopted.clear();
+        events
+    }
+
+    /// What is to be told of a change of plans.
+    fn news(&self, before: &Plan, after: &Plan) -> Vec<What> {
+        let grounds = |key: &TargetKey, gated| if gated { &self.gate_grounds } else { &self.evidence }.get(key).cloned();
+        let mut events = changes::events(before, after, grounds);
         let live = |vip, id| self.live.get(&(vip, id)).copied().unwrap_or(0);
         // What a controller does all the time is no event.
         let routine = |p: &Preview| self.reweighed.contains(&p.service) && !p.is_restaffed();
-        let noticed = plan::preview(&self.plan, &plan, &live).into_iter().filter(|p| !p.is_still() && !routine(p));
+        let noticed = plan::preview(before, after, &live).into_iter().filter(|p| !p.is_still() && !routine(p));
         events.extend(noticed.map(What::moved));
-        self.plan = plan;
-        self.reweighed.clear();
-        self.adopted.clear();
         events
     }
 
@@ -53,9 +69,10 @@ impl Core {
         plan
     }
 
-    /// The plan before, but for the services that were named.
-    fn plan_some(&mut self, names: &BTreeSet<ServiceName>, seed: u64, now: Instant) -> Plan {
-        let mut plan = self.plan.clone();
+    /// The services that were named, as they were planned and as they are now, without those that are as they were: to touch ten thousand others would
+    /// take longer than all the rest.
+    fn plan_some(&mut self, names: &BTreeSet<ServiceName>, seed: u64, now: Instant) -> (Plan, Plan) {
+        let (mut before, mut after) = (Plan::default(), Plan::default());
         let mut cache = std::mem::take(&mut self.cache);
         for name in names {
             // Who comes or goes has all planned.
@@ -68,14 +85,16 @@ impl Core {
                 None => drop(self.steps.remove(name)),
             }
             // One that is as it was stays the very same.
-            if plan.service(name).is_none_or(|before| **before != planned) {
-                plan.put(planned);
+            let known = self.plan.service(name);
+            if known.is_none_or(|known| **known != planned) {
+                before.services.extend(known.cloned());
+                after.services.push(Arc::new(planned));
             }
         }
         cache.sweep_seldom();
         self.cache = cache;
-        plan.replan_at = self.steps.values().min().copied();
-        plan
+        after.replan_at = self.steps.values().min().copied();
+        (before, after)
     }
 
     /// Other nodes may have flows of the same slots: they find the same by the same key.
@@ -119,6 +138,7 @@ impl Core {
             self.seeds.remove(&key);
         }
         self.stale.service(name);
+        self.roll.enter(name, &new);
         self.merged.insert(name.clone(), new);
     }
 }

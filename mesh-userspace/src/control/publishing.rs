@@ -29,7 +29,7 @@ pub(super) const SWEEP: Duration = Duration::from_secs(1);
 /// ... the maps are compared with the plan this often, ...
 pub(super) const REPAIR: Duration = Duration::from_secs(30);
 /// ... so many services at a time: what is urgent must not wait for it.
-const REPAIRED_AT_ONCE: usize = 500;
+const REPAIRED_AT_ONCE: usize = 25;
 
 impl Daemon {
     /// When to publish. The first time waits for sources and next hops, because a table without them forwards nothing.
@@ -110,9 +110,11 @@ impl Daemon {
         }
     }
 
+    /// Goes on with a sweep, part by part while nothing more urgent is to do.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.sweep_at = now + SWEEP;
-        match self.plane.sweep(now) {
+        let Some(swept) = self.plane.sweep_on(now).transpose() else { return };
+        self.sweep_at = now.max(self.sweep_at + SWEEP);
+        match swept {
             Ok(report) => {
                 self.core.set_live(report.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect());
                 self.nat = report;

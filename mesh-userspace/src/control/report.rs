@@ -191,6 +191,7 @@ impl Facts<'_> {
             scheduling: ServiceScheduling {
                 scheduler: SchedulerWord::of(merged.service.scheduler, plan.ways.choosing),
                 affinity_s: plan.ways.choosing.affinity.map(|time| time.as_secs()),
+                quic_server_id_length: plan.ways.quic,
             },
             slots: plan.table.owner.len() as u32,
             backends: plan.members.len() as u32,
@@ -237,6 +238,7 @@ impl Facts<'_> {
                 breaker,
                 limits,
                 backup: member.backup,
+                quic_server_id: member.quic,
                 resets: ResetsView { client: stats.client_resets, backend: stats.backend_resets },
                 handshakes: signals.get(&member.id).map(|s| handshakes(s)).unwrap_or_default(),
             }

@@ -13,6 +13,9 @@ pub struct ServiceScheduling {
     /// For how long a source stays with the backend of its last new flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity_s: Option<u64>,
+    /// Bytes of the server ids by which QUIC connection ids name backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id_length: Option<u8>,
 }
 
 /// What schedulers have done.

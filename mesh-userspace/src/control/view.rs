@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, SuspicionView};
+pub use super::health_view::{Beat, BeatView, BreakerView, HealthView, LimitView, ResetsView, SuspicionView};
 pub use super::ledger_view::{LedgerView, MovingView, Stage};
 pub use super::peers_view::{FlowsState, FlowsView, PeerView, PeersView};
 pub use super::scheduling_view::{SchedulingView, ServiceScheduling};
@@ -236,17 +236,13 @@ pub struct BackendView {
     /// 0 = it serves; else it stands in while too few of those with lower numbers can.
     #[serde(default)]
     pub backup: u8,
+    /// In services with `quic`; absent = connection ids don't name it, for another backend has the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id: Option<u32>,
     #[serde(default)]
     pub resets: ResetsView,
     #[serde(default)]
     pub handshakes: HandshakeView,
-}
-
-/// RSTs: what clients sent, and what the backend sent where its answers come by. Each goes on from 0 after 2^32 - 1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ResetsView {
-    pub client: u32,
-    pub backend: u32,
 }
 
 /// How TCP handshakes went, of flows drawn at random (one of 16; one of 4 while the weights of a service follow latency).

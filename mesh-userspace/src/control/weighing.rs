@@ -1,6 +1,10 @@
 //! Dynamic weights as the daemon carries them out: what was seen of each backend to the controllers, and their factors to the plan.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
 
 use mesh_common::abi::{BackendSignals, Mode};
 
@@ -55,8 +59,7 @@ const LONG: f64 = 5.0;
 impl Daemon {
     /// Lets the controllers take a step. To be called every second or so.
     pub(super) fn weigh(&mut self, now: Instant) {
-        // Ten thousand services that nobody weighs cost one look at each, and what is urgent waits for no more.
-        let some = self.core.services().values().any(is_weighed);
+        let some = !self.core.roll().weighed.is_empty();
         if !some && !self.weighing.busy && self.weighed.is_empty() {
             return;
         }
@@ -69,9 +72,10 @@ impl Daemon {
         let mut services = std::mem::take(&mut self.weighing.services);
         services.retain(|name, _| self.core.services().get(name).is_some_and(is_controlled));
         let mut changed = false;
-        let weighed = self.core.services().iter().filter(|(name, m)| is_weighed(m) || self.weighed.contains_key(*name));
-        for (name, merged) in weighed.collect::<Vec<_>>() {
-            let Some(plan) = self.core.plan().service(name) else { continue };
+        self.weighed.retain(|name, _| self.core.services().contains_key(name));
+        let weighed: BTreeSet<_> = self.core.roll().weighed.iter().chain(self.weighed.keys()).cloned().collect();
+        for name in &weighed {
+            let (Some(merged), Some(plan)) = (self.core.services().get(name), self.core.plan().service(name)) else { continue };
             let mut factors = BTreeMap::new();
             if is_controlled(merged) {
                 let weigher = services.entry(plan.name.clone()).or_default();
@@ -122,9 +126,13 @@ impl Daemon {
         self.weighing.agents.words()
     }
 
+    fn weighed_services(&self) -> impl Iterator<Item = (&ServiceName, &Merged)> {
+        self.core.roll().weighed.iter().filter_map(|name| self.core.services().get_key_value(name))
+    }
+
     fn ask_agents(&mut self) {
         let mut wanted: BTreeMap<TargetKey, Question> = BTreeMap::new();
-        for (name, merged) in self.core.services() {
+        for (name, merged) in self.weighed_services() {
             let Some((port, interval)) = merged.service.weights.agent else { continue };
             let question = |id: &BackendId| (SocketAddr::new(id.0.ip(), port), interval);
             wanted.extend(merged.origins.keys().map(|id| (TargetKey { service: name.clone(), backend: *id }, question(id))));
@@ -134,7 +142,7 @@ impl Daemon {
 
     /// Has more connections timed while somebody goes by it.
     fn time_connections(&mut self) {
-        let wanted = self.core.services().values().any(|m| m.service.weights.by == SignalWord::Latency);
+        let wanted = self.weighed_services().any(|(_, m)| m.service.weights.by == SignalWord::Latency);
         if self.weighing.timing != wanted {
             self.weighing.timing = wanted;
             self.plane.time_many(wanted);
@@ -143,7 +151,7 @@ impl Daemon {
 
     /// What the kernel half counted, by service and backend; only where somebody wants to know.
     fn flows_told(&self) -> BTreeMap<(SocketAddr, BackendId), Told> {
-        if !self.core.services().values().any(is_controlled) {
+        if !self.weighed_services().any(|(_, m)| is_controlled(m)) {
             return BTreeMap::new();
         }
         let counters = self.plane.counters().unwrap_or_default();
@@ -221,7 +229,7 @@ impl Timed {
 }
 
 /// Somebody says how much its backends can do.
-fn is_weighed(merged: &Merged) -> bool {
+pub(super) fn is_weighed(merged: &Merged) -> bool {
     is_controlled(merged) || merged.service.weights.agent.is_some()
 }
 

@@ -10,6 +10,7 @@ use super::{
     nat,
     op::{Op, vip_word},
     options::Limits,
+    quic,
     reconcile::{moves::Moves, standings::Standings},
     report::AdoptedService,
     vip_index,
@@ -44,6 +45,7 @@ pub fn adopt(image: &Image, limits: &Limits, now: Instant) -> Result<(Layout, Ve
     if let Some(id) = found.keys().find(|id| !layout.services.contains_key(id)) {
         return Err(contradiction(format!("a VIP leads to service {id}, which is not there")));
     }
+    repairs.extend(quic::adopt(image, &mut layout).map_err(|e| contradiction(format!("server ids can't be read: {e}")))?);
     adopt_sources(image, &mut layout);
     Ok((layout, repairs))
 }

@@ -92,6 +92,12 @@ impl Stats {
         clear(&mut self.backends, map::BACKEND_STATS, [index])
     }
 
+    /// Packets that a backend was sent so far, by the index of its counters.
+    pub fn sent_to(&self, index: u32) -> Result<u64, DataplaneError> {
+        let all = totals(&self.backends, map::BACKEND_STATS, index, 1)?;
+        Ok(all.iter().map(|stats: &BackendStats| stats.tx + stats.redirect).sum())
+    }
+
     /// Counts a service from zero on, whose backends are gone.
     pub fn clear_service(&mut self, id: u32, gone: &mut Gone) -> Result<(), DataplaneError> {
         let [forwarded, replied] = sent(&gone.backends.remove(&id).unwrap_or_default());

@@ -137,12 +137,14 @@ pub fn flags(wanted: &ServicePlan) -> u16 {
     let strict = if protect.spoofed { ServiceFlags::STRICT } else { 0 };
     let rates = if protect.source_limit != 0 || protect.service_limit != 0 { ServiceFlags::RATES } else { 0 };
     let several = if wanted.ways.ports.is_some() { ServiceFlags::SEVERAL } else { 0 };
+    let quic = wanted.ways.quic.map_or(0, |bytes| (u16::from(bytes) << ServiceFlags::QUIC_SHIFT) & ServiceFlags::QUIC);
     let fields = wanted.ways.hash.flags();
     let lists = if protect.sources.is_empty() { 0 } else { ServiceFlags::LISTS };
     let chooses = if wanted.ways.choosing.is_any() { ServiceFlags::CHOOSES } else { 0 };
     reset
         | chooses
         | several
+        | quic
         | lists
         | strict
         | rates
@@ -171,6 +173,17 @@ pub fn reverse(service: &Service, id: BackendId, local: u16) -> Vip {
         kind: VipKind::Reverse as u8,
         ..Vip::default()
     }
+}
+
+/// The entry by which answers of `dnat` services of several ports are known that come from `id`'s address: of each, the service and the backend's index.
+pub fn reverse_ranges(id: BackendId, of: &[(&Service, u16)]) -> Option<Vip> {
+    let (first, local) = of.first()?;
+    let mut words = [0; Vip::RANGES.len()];
+    for (word, (service, local)) in words.iter_mut().zip(of) {
+        *word = Vip::range(service.ports, *local, u16::try_from(service.id).ok()?);
+    }
+    let proto = VipKind::REVERSE_RANGES_PROTO | first.key.proto;
+    Some(Vip { port: [0; 2], proto, service: 0, ..reverse(first, id, *local) }.with_ranges(words))
 }
 
 /// The entry by which an address is known to be the node's own.

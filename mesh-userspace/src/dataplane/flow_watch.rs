@@ -100,13 +100,17 @@ impl FlowWatch {
             self.known.remove(&place);
         }
         if !self.known.contains_key(&place) {
+            let port = u16::from_be_bytes(flow.vip_port);
+            // A service of several ports, and its backends, have none of their own.
+            let (port, backend) =
+                if vip.port == 0 { (port, BackendId(SocketAddr::new(backend.0.ip(), port))) } else { (vip.port, backend) };
             let note = FlowNote {
                 change: FlowChange::Opened,
                 vip,
                 mode: Mode::Nat,
                 backend,
                 client: client(flow, vip.addr),
-                port: vip.port,
+                port,
                 source_port: Some(u16::from_be_bytes(flow.nat_port)),
                 ago: Duration::ZERO,
                 lasted: None,

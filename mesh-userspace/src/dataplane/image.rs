@@ -20,7 +20,7 @@ use mesh_common::abi::{
     SlotMemo, SlotWord, Vip,
 };
 
-use super::lists::Trie;
+use super::{lists::Trie, quic::Ids};
 
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
@@ -47,6 +47,8 @@ pub struct Image {
     pub remembered: Row<FlowBucket>,
     /// Who may use services; no mapping, changed by system calls.
     pub lists: Trie,
+    /// Backends by server id; likewise.
+    pub ids: Ids,
 }
 
 /// A row of values that the kernel half reads (and may write) at the same time.
@@ -211,6 +213,7 @@ impl Image {
             loads: Row::heap(backends),
             remembered: Row::heap(4),
             lists: Trie::heap(),
+            ids: Ids::heap(),
         }
     }
 }

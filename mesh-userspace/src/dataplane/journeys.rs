@@ -14,7 +14,7 @@ impl Dataplane {
     /// Slots of services that nobody translates which are on their way to another owner, and whether anything of that kind is left to do: until it is
     /// done, a plan is to be applied again every [`Dataplane::STEP`].
     pub fn moving(&self) -> (usize, bool) {
-        let services = || self.layout.services.values().map(|s| &s.moves);
+        let services = || self.layout.stirring().map(|s| &s.moves);
         (services().map(Moves::slots).sum(), services().any(|moves| !moves.at_rest()))
     }
 
@@ -33,7 +33,7 @@ impl Dataplane {
             };
             service.moves.journeys(&standings, nat::tick()).iter().map(journey).collect::<Vec<_>>()
         };
-        self.layout.services.values().filter(|s| s.moves.slots() > 0).flat_map(of).collect()
+        self.layout.stirring().filter(|s| s.moves.slots() > 0).flat_map(of).collect()
     }
 
     /// How often slots on their way are looked at: a tick of the kernel half's clock.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh_common::{
-    abi::{Addr, Family, Mode, NAT_SOURCES, NatSource, SlotWord, TableRef, Vip, VipKey},
+    abi::{Addr, Family, Mode, NAT_SOURCES, NatSource, ServiceFlags, SlotWord, TableRef, Vip, VipKey},
     hash,
 };
 
@@ -19,10 +19,11 @@ use super::{
     lists::Lists,
     options::Limits,
     reconcile::{moves::Moves, nodes::Nodes},
+    sources::Sources,
     vip_index::half_size,
 };
 use crate::{
-    model::{BackendId, ServiceName, VipAddr},
+    model::{Answers, BackendId, ServiceName, VipAddr},
     table::Table,
 };
 
@@ -47,9 +48,13 @@ pub enum LayoutError {
     #[error("backend {backend} and VIP {vip} are of different address families: give both IPv4 or both IPv6 addresses")]
     Family { vip: VipAddr, backend: BackendId },
     #[error(
-        "backend {backend} stands behind {vip} as well, and both are `dnat`: an answer could be of either; give it one port for each, or use `nat`"
+        "backend {backend} stands behind {vip} as well, and both are `dnat`: an answer could be of either; give each ports of its own, or use `nat`"
     )]
     Ambiguous { backend: BackendId, vip: VipAddr },
+    #[error("backend {backend} is behind more than {} `dnat` services of several ports: join ranges, or use `nat`", Answers::RANGES)]
+    Ranges { backend: BackendId },
+    #[error("a `dnat` service of several ports can't have id {id}, beyond {}: use `nat`", u16::MAX)]
+    RangeId { id: u32 },
     #[error("backends are reached from more than {NAT_SOURCES} source addresses: list the ones to use in nat.sources")]
     Sources,
     #[error(
@@ -69,6 +74,8 @@ pub enum LayoutError {
 pub struct Layout {
     /// By service id, from 1.
     pub services: BTreeMap<u32, Service>,
+    /// Services that ask for more than to be published: see [`Service::is_astir`]. The others are not looked at all the time.
+    pub astir: BTreeSet<u32>,
     by_key: HashMap<VipKey, u32>,
     ids: Extents,
     pub slots: Extents,
@@ -120,6 +127,8 @@ pub struct Service {
     /// By service-local index.
     pub entries: Vec<Option<Entry>>,
     by_id: HashMap<BackendId, u16>,
+    /// Local indices by [`mesh_common::abi::quic_key`].
+    pub ids: BTreeMap<u64, u16>,
     /// Since when no packet finds it any more.
     pub retired: Option<Instant>,
     /// The table that the slots say, and the local index of each of its members.
@@ -142,28 +151,19 @@ pub struct Entry {
     pub retired: Option<Instant>,
 }
 
-/// Source addresses of translated flows, by index.
-#[derive(Clone, Debug)]
-pub struct Sources(Vec<Option<Source>>);
-
-#[derive(Clone, Copy, Debug)]
-struct Source {
-    addr: IpAddr,
-    idle: Option<Instant>,
-}
-
 impl Layout {
     pub fn new(limits: &Limits) -> Self {
         let mut ids = Extents::new(limits.services.saturating_add(1));
         ids.claim(0, 1);
         Self {
             services: BTreeMap::new(),
+            astir: BTreeSet::new(),
             by_key: HashMap::new(),
             ids,
             slots: Extents::new(limits.slots),
             backends: Extents::new(limits.backends),
             stats: Extents::new(limits.backends),
-            sources: Sources(vec![None; NAT_SOURCES]),
+            sources: Sources::default(),
             shares: [[0; NAT_SOURCES]; 2],
             lists: Lists::default(),
             half_size: half_size(limits.services),
@@ -202,12 +202,34 @@ impl Layout {
 
     fn insert(&mut self, service: Service) {
         self.by_key.insert(service.key, service.id);
-        self.services.insert(service.id, service);
+        self.put(service);
+    }
+
+    /// Puts a service in its place, as it is now.
+    pub fn put(&mut self, service: Service) {
+        let id = service.id;
+        self.services.insert(id, service);
+        self.note(id);
+    }
+
+    /// A service was changed in its place.
+    pub fn note(&mut self, id: u32) {
+        if self.services.get(&id).is_some_and(Service::is_astir) {
+            self.astir.insert(id);
+        } else {
+            self.astir.remove(&id);
+        }
+    }
+
+    /// Services that ask for more than to be published.
+    pub fn stirring(&self) -> impl Iterator<Item = &Service> {
+        self.astir.iter().filter_map(|id| self.services.get(id))
     }
 
     /// Takes back all places of a service that no packet has been led to.
     pub fn undo(&mut self, id: u32) {
         let Some(service) = self.services.remove(&id) else { return };
+        self.astir.remove(&id);
         self.by_key.remove(&service.key);
         self.ids.give_back_unused(id, 1);
         self.backends.give_back_unused(service.base, service.capacity);
@@ -219,6 +241,7 @@ impl Layout {
     /// Takes back the places of a service that is gone; its table has been given back before.
     pub fn remove(&mut self, id: u32, now: Instant) {
         let Some(service) = self.services.remove(&id) else { return };
+        self.astir.remove(&id);
         self.by_key.remove(&service.key);
         self.ids.give_back(id, 1, now);
         self.backends.give_back(service.base, service.capacity, now);
@@ -255,12 +278,19 @@ impl Service {
             position: None,
             entries: vec![None; capacity as usize],
             by_id: HashMap::new(),
+            ids: BTreeMap::new(),
             retired: None,
             applied: None,
             moves: Moves::default(),
             coming: None,
             written: None,
         }
+    }
+
+    /// Slots are on their way or have just come to rest, flows are remembered for it, or a place is to be given back.
+    pub fn is_astir(&self) -> bool {
+        let goes = || self.entries.iter().flatten().any(|entry| entry.retired.is_some());
+        !self.moves.is_still() || self.flags & ServiceFlags::CHOOSES != 0 || self.retired.is_some() || goes()
     }
 
     /// Local index of a backend.
@@ -296,39 +326,6 @@ impl Service {
     /// Backends that stand here, with their local index.
     pub fn present(&self) -> impl Iterator<Item = (u16, &Entry)> {
         self.entries.iter().enumerate().filter_map(|(i, e)| Some((u16::try_from(i).ok()?, e.as_ref()?)))
-    }
-}
-
-impl Sources {
-    /// Index of `addr`, and whether it is new.
-    pub fn index(&mut self, addr: IpAddr) -> Option<(u16, bool)> {
-        let known = self.0.iter().position(|s| s.is_some_and(|s| s.addr == addr));
-        let at = known.or_else(|| self.0.iter().position(Option::is_none))?;
-        *self.0.get_mut(at)? = Some(Source { addr, idle: None });
-        Some((u16::try_from(at).ok()?, known.is_none()))
-    }
-
-    /// Takes in what the maps say.
-    pub fn adopt(&mut self, index: usize, addr: IpAddr) {
-        if let Some(place) = self.0.get_mut(index) {
-            *place = Some(Source { addr, idle: None });
-        }
-    }
-
-    /// How many there are.
-    pub fn used(&self) -> usize {
-        self.0.iter().flatten().count()
-    }
-
-    /// Forgets addresses that nothing has named for `wait`; `used` are those that something names.
-    pub fn retain(&mut self, used: &[bool; NAT_SOURCES], now: Instant, wait: std::time::Duration) {
-        for (place, used) in self.0.iter_mut().zip(used) {
-            let Some(source) = place else { continue };
-            source.idle = if *used { None } else { Some(source.idle.unwrap_or(now)) };
-            if source.idle.is_some_and(|since| now.saturating_duration_since(since) > wait) {
-                *place = None;
-            }
-        }
     }
 }
 

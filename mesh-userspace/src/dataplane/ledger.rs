@@ -1,5 +1,7 @@
 //! The ledger as the daemon takes part in it: its times, and what it holds.
 
+use std::ops::Range;
+
 use mesh_common::{
     abi::{Config, LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerWord},
     ledger::{among::LAG, change::Times},
@@ -44,10 +46,11 @@ pub fn publish(image: &Image, times: &Times) {
     image.config.set_run(0, std::mem::offset_of!(Config, ledger) / 8, words_of(&config));
 }
 
-/// Removes entries that have expired, and counts the others. An age can be told for an hour only, so this has to be done more often than that.
-pub fn sweep(image: &Image, times: &Times, now: u32) -> Entries {
-    let mut entries = Entries { capacity: (image.ledger.len() * LEDGER_WAYS) as u64, ..Entries::default() };
-    for bucket in 0..image.ledger.len() {
+/// Removes entries of these buckets that have expired, and adds the others to `entries`. An age can be told for an hour only, so this has to be done more
+/// often than that.
+pub fn sweep(image: &Image, times: &Times, now: u32, buckets: Range<usize>, entries: &mut Entries) {
+    entries.capacity = (image.ledger.len() * LEDGER_WAYS) as u64;
+    for bucket in buckets {
         for way in 0..LEDGER_WAYS {
             let at = way * (size_of::<LedgerEntry>() / 8);
             let claim = image.ledger.word(bucket, at);
@@ -65,7 +68,6 @@ pub fn sweep(image: &Image, times: &Times, now: u32) -> Entries {
             if word.is_flow() { entries.flows += 1 } else { entries.pending += 1 }
         }
     }
-    entries
 }
 
 const _: () = assert!(std::mem::offset_of!(LedgerEntry, claim) == 0 && std::mem::offset_of!(LedgerBucket, entries) == 0);
@@ -86,11 +88,16 @@ mod tests {
             image.ledger.set_word(0, 2 * way, 4 * (way as u64 + 1));
             image.ledger.set_word(0, 2 * way + 1, word.0);
         }
-        let seen = sweep(&image, &TIMES, 1002);
+        let sweep = |now| {
+            let mut entries = Entries::default();
+            super::sweep(&image, &TIMES, now, 0..image.ledger.len(), &mut entries);
+            entries
+        };
+        let seen = sweep(1002);
         assert_eq!((seen.pending, seen.flows, seen.oldest), (1, 2, 102));
-        let seen = sweep(&image, &TIMES, 1010);
+        let seen = sweep(1010);
         assert_eq!((seen.pending, seen.flows, seen.oldest), (1, 1, 10));
-        assert_eq!(sweep(&image, &TIMES, 1200), Entries { capacity: seen.capacity, ..Entries::default() });
+        assert_eq!(sweep(1200), Entries { capacity: seen.capacity, ..Entries::default() });
     }
 
     #[test]

@@ -24,12 +24,14 @@ use super::{
     lists::Trie,
     options::{Limits, Options},
     pins::{self, Pins},
+    quic::Ids,
     vip_index,
 };
 
 /// The kernel half, built from source by the build.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-datapath"));
 
+const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
@@ -92,7 +94,7 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 21] {
+    fn shapes(&self) -> [Shape; 22] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -126,6 +128,15 @@ impl Sizes {
                 key_size: size_of::<Key<[u32; 5]>>() as u32,
                 value_size: size_of::<u32>() as u32,
                 entries: SOURCE_PREFIXES,
+                flags: BPF_F_NO_PREALLOC,
+            },
+            Shape {
+                name: map::QUIC_IDS,
+                kind: BPF_MAP_TYPE_HASH,
+                key_size: size_of::<u64>() as u32,
+                value_size: size_of::<u32>() as u32,
+                // While their length changes, a service's backends have two each.
+                entries: self.backends.saturating_mul(2),
                 flags: BPF_F_NO_PREALLOC,
             },
         ]
@@ -167,6 +178,7 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         loads: row(&ebpf, map::BACKEND_LOADS, sizes.backends)?,
         remembered: row(&ebpf, map::FLOWS, sizes.flow_buckets)?,
         lists: Trie::map(take(&mut ebpf, map::SOURCES)?),
+        ids: Ids::map(take(&mut ebpf, map::QUIC_IDS)?),
     };
     let stats = Stats {
         reasons: take(&mut ebpf, map::REASON_STATS)?,

@@ -28,12 +28,14 @@ mod owner;
 mod peers;
 mod pins;
 mod probe;
+mod quic;
 pub mod reconcile;
 pub mod replica;
 mod report;
 mod retire;
 mod schedules;
 mod settings;
+mod sources;
 mod sweep;
 pub mod vip_index;
 
@@ -76,7 +78,7 @@ pub use report::{
 pub use schedules::Remembered;
 
 use crate::{
-    model::{BackendId, Epoch, VipAddr},
+    model::{BackendId, Epoch, ServiceName, VipAddr},
     peers::ledger::link::Link,
     plan::{Plan, ServicePlan},
 };
@@ -95,6 +97,7 @@ pub struct Dataplane {
     nat: NatConfig,
     times: Times,
     sweeper: nat::Sweeper,
+    sweeping: Option<sweep::Sweeping>,
     interfaces: Vec<AttachedIface>,
     epoch: Epoch,
     gone: Gone,
@@ -106,7 +109,11 @@ pub struct Dataplane {
     settled: Settled,
     /// Other balancers of the same services.
     peers: Option<Arc<Link>>,
+    /// How often one of them has not taken in what it was told, as known when they were looked at last.
+    given_up: u64,
     response_times: schedules::Times,
+    /// Backends that were removed and that QUIC packets still name.
+    leaving: quic::Leaving,
 }
 
 impl Hops for BTreeMap<IpAddr, Resolution> {
@@ -156,6 +163,7 @@ impl Dataplane {
             nat,
             times,
             sweeper: nat::Sweeper::watching(options.flow_sample),
+            sweeping: None,
             interfaces,
             epoch: Epoch::default(),
             gone: Gone::default(),
@@ -163,7 +171,9 @@ impl Dataplane {
             unexplained,
             settled: Settled::default(),
             peers: None,
+            given_up: 0,
             response_times: schedules::Times::default(),
+            leaving: quic::Leaving::default(),
         };
         Ok((plane, adopted))
     }
@@ -209,9 +219,11 @@ impl Dataplane {
     fn step_at(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>, clock: Clock) -> Published {
         self.hear_peers();
         let asked = self.asked();
-        let moves = |s: &&layout::Service| !s.moves.at_rest() || asked.contains(&key(&s.vip));
-        let moving: HashSet<VipAddr> = self.layout.services.values().filter(moves).map(|s| s.vip).collect();
-        self.apply_some(plan, hops, |_, service| moving.contains(&service.vip), clock)
+        let place = |name: &ServiceName| plan.services.binary_search_by(|s| s.name.cmp(name)).ok();
+        let on_their_way = self.layout.stirring().filter(|s| !s.moves.at_rest()).filter_map(|s| s.name.as_ref());
+        let moving: HashSet<usize> = on_their_way.filter_map(place).collect();
+        let asked_for = |service: &ServicePlan| !asked.is_empty() && asked.contains(&key(&service.vip));
+        self.apply_some(plan, hops, |place, service| moving.contains(&place) || asked_for(service), clock)
     }
 
     fn apply_some(
@@ -237,8 +249,20 @@ impl Dataplane {
             self.epoch = Epoch(self.epoch.0 + 1);
         }
         self.tell_peers();
-        self.applied = if refused.is_empty() { plan.services.clone() } else { Vec::new() };
+        self.remember(plan, refused.is_empty());
         Published { epoch: self.epoch, ops: ops.len(), slots_written: ops.iter().map(Op::slots_written).sum(), refused }
+    }
+
+    /// Remembers what was published. A service that stayed is not touched: ten thousand would take longer than the change.
+    fn remember(&mut self, plan: &Plan, whole: bool) {
+        if !whole {
+            self.applied = Vec::new();
+        } else if self.applied.len() == plan.services.len() {
+            let pairs = self.applied.iter_mut().zip(&plan.services);
+            pairs.filter(|(old, new)| !Arc::ptr_eq(old, new)).for_each(|(old, new)| old.clone_from(new));
+        } else {
+            self.applied.clone_from(&plan.services);
+        }
     }
 
     /// How handshakes with the backends of each service went so far, by the addresses of both. Takes no system call.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     time::{Duration, Instant},
 };
 
@@ -24,10 +24,13 @@ use super::{
 /// Words of [`NatFlow`] by their place.
 mod flow_word {
     pub const CLAIM: usize = 0;
+    /// `service`, `began`, `ifindex`.
+    pub const BEGAN: usize = 4;
     /// `seen`, `stage`, and what was seen of the flow's end.
     pub const LIFE: usize = 7;
 }
 
+const _: () = assert!(std::mem::offset_of!(NatFlow, service) == 32 && std::mem::offset_of!(NatFlow, began) == 34);
 const _: () = assert!(std::mem::offset_of!(NatFlow, claim) == 0 && std::mem::offset_of!(NatFlow, seen) == 56);
 const _: () = assert!(std::mem::offset_of!(NatGauges, half_open) == 0);
 
@@ -53,6 +56,10 @@ pub struct Swept {
     pub expired: u64,
     /// Sampled flows that began or ended.
     pub notes: Vec<FlowNote>,
+    /// Entries that are being written.
+    busy: Vec<usize>,
+    /// The lowest and the highest that the gauge was meanwhile.
+    gauge: (i64, i64),
 }
 
 impl Sweeper {
@@ -61,32 +68,41 @@ impl Sweeper {
         Self { watch: FlowWatch::new(sample), ..Self::default() }
     }
 
-    /// Removes flows that are over, by the rules that the kernel half goes by, and counts the others. `tick`: see [`tick`].
-    pub fn sweep(&mut self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, now: Instant) -> Swept {
-        let mut swept = Swept { live: Live { since: now, ..Live::default() }, ..Swept::default() };
-        let mut busy = Vec::new();
-        let gauge_before = gauge(image);
+    /// Begins a sweep.
+    pub fn begin(&mut self, image: &Image, now: Instant) -> Swept {
         self.watch.begin(now);
-        for place in 0..image.nat_flows.len() {
+        let gauge = gauge(image);
+        Swept { live: Live { since: now, ..Live::default() }, gauge: (gauge, gauge), ..Swept::default() }
+    }
+
+    /// Removes flows at these places that are over, by the rules that the kernel half goes by, and counts the others. `tick`: see [`tick`].
+    pub fn sweep(&mut self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, places: Range<usize>, swept: &mut Swept) {
+        for place in places {
             match image.nat_flows.word(place, flow_word::CLAIM) {
                 0 => {}
-                NatFlow::BUSY => busy.push(place),
-                claim => self.look_at(image, layout, config, tick, (place, claim), &mut swept),
+                NatFlow::BUSY => swept.busy.push(place),
+                claim => self.look_at(image, layout, config, tick, (place, claim), swept),
             }
         }
+        let gauge = gauge(image);
+        swept.gauge = (swept.gauge.0.min(gauge), swept.gauge.1.max(gauge));
+    }
+
+    /// Ends a sweep that has been everywhere.
+    pub fn end(&mut self, image: &Image, swept: &mut Swept) {
         // Whoever writes an entry is done in microseconds, unless it was a daemon that was killed.
-        for place in busy.iter().filter(|place| self.busy.contains(place)) {
+        for place in swept.busy.iter().filter(|place| self.busy.contains(place)) {
             image.nat_flows.exchange_word(*place, flow_word::CLAIM, NatFlow::BUSY, 0);
         }
-        self.busy = busy;
+        self.busy = std::mem::take(&mut swept.busy);
         swept.notes = self.watch.finish();
-        self.correct(image, gauge_before.min(gauge(image)), gauge_before.max(gauge(image)), swept.half_open as i64);
-        swept
+        self.correct(image, swept.gauge.0, swept.gauge.1, swept.half_open as i64);
     }
 
     fn look_at(&mut self, image: &Image, layout: &Layout, config: &NatConfig, tick: u32, (place, claim): (usize, u64), swept: &mut Swept) {
         let flow = image.nat_flows.get(place);
-        let service = layout.services.get(&flow.service);
+        let id = u32::from(flow.service);
+        let service = layout.services.get(&id);
         let tcp = service.is_some_and(|s| s.vip.proto == Proto::Tcp);
         let life = Life::read(&flow);
         // A backend that is gone, or a service that no client reaches any more: nothing is left to wait for.
@@ -111,14 +127,16 @@ impl Sweeper {
         swept.flows += 1;
         swept.half_open += u64::from(life.phase(tcp) == Phase::HalfOpen);
         if matches!(life.phase(tcp), Phase::HalfOpen | Phase::Established | Phase::Udp) {
-            *swept.live.carried.entry((flow.service, flow.backend)).or_default() += 1;
+            *swept.live.carried.entry((id, flow.backend)).or_default() += 1;
         }
         if life.phase(tcp) != Phase::Closed {
-            let (open, quiet) = swept.live.open.entry((flow.service, flow.backend)).or_default();
-            *open += 1;
-            *quiet = (*quiet).max(tick.wrapping_sub(flow.seen).min(i32::MAX as u32));
+            let open = swept.live.open.entry((id, flow.backend)).or_default();
+            open.flows += 1;
+            // A packet may have come since the tick.
+            open.quiet = open.quiet.max((tick.wrapping_sub(flow.seen) as i32).max(0) as u32);
+            open.oldest = open.oldest.max(Some(age(image, place, &flow, tick)));
         }
-        *swept.live.flows.entry((flow.service, flow.backend)).or_default() += 1;
+        *swept.live.flows.entry((id, flow.backend)).or_default() += 1;
         if let Some(used) = swept.live.sources.get_mut(usize::from(flow.nat_source)) {
             *used = true;
         }
@@ -156,6 +174,24 @@ fn remove(image: &Image, place: usize, claim: u64) -> bool {
         }
     }
     image.nat_flows.exchange_word(place, flow_word::CLAIM, NatFlow::BUSY, 0)
+}
+
+/// Ticks since a flow began. One that is older than can be told stays as old as can be told.
+fn age(image: &Image, place: usize, flow: &NatFlow, tick: u32) -> u32 {
+    const OLDEST: u32 = (1 << 15) << NatFlow::BEGAN_SHIFT;
+    const LATE: u32 = 1 << NatFlow::BEGAN_SHIFT;
+    let age = flow.age(tick);
+    if age >= u32::from(u16::MAX) << NatFlow::BEGAN_SHIFT {
+        // It has begun since the tick.
+        return 0;
+    }
+    if age > OLDEST + LATE {
+        let then = NatFlow { began: (tick.wrapping_sub(OLDEST) >> NatFlow::BEGAN_SHIFT) as u16, ..*flow };
+        let [old, new] = [flow, &then].map(|flow| words_of(flow).nth(flow_word::BEGAN).unwrap_or_default());
+        // Another flow in its place, or another interface, is another word.
+        image.nat_flows.exchange_word(place, flow_word::BEGAN, old, new);
+    }
+    age.min(OLDEST)
 }
 
 fn gauge(image: &Image) -> i64 {
@@ -224,7 +260,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        dataplane::{layout::Entry, options::Limits},
+        dataplane::{layout::Entry, options::Limits, retire::Open},
         model::{BackendId, VipAddr},
     };
 
@@ -236,8 +272,9 @@ mod tests {
         assert_eq!(largest_outside(0, 64_600), None);
     }
 
-    fn flow(image: &Image, place: usize, service: u32, seen: u32, stage: u8) {
-        let flow = NatFlow { claim: 2 | 0xabc << 8, service, seen, stage, nat_source: 3, ..NatFlow::default() };
+    fn flow(image: &Image, place: usize, service: u16, seen: u32, stage: u8) {
+        let flow =
+            NatFlow { claim: 2 | 0xabc << 8, service, began: (seen >> 4) as u16 - 3, seen, stage, nat_source: 3, ..NatFlow::default() };
         image.nat_flows.set(place, &flow);
         if stage != NatFlow::ESTABLISHED {
             image.nat_gauges.add_word(0, 0, 1);
@@ -251,6 +288,17 @@ mod tests {
         let entry = Entry { id: BackendId("10.0.0.1:80".parse().unwrap()), stats: 0, retired: None };
         layout.services.get_mut(&id).unwrap().put(0, entry);
         layout
+    }
+
+    /// In parts, as a daemon does it.
+    fn whole(sweeper: &mut Sweeper, image: &Image, layout: &Layout, config: &NatConfig) -> Swept {
+        let mut swept = sweeper.begin(image, Instant::now());
+        let len = image.nat_flows.len();
+        for places in [0..3, 3..len.min(5), len.min(5)..len] {
+            sweeper.sweep(image, layout, config, 1000, places, &mut swept);
+        }
+        sweeper.end(image, &mut swept);
+        swept
     }
 
     #[test]
@@ -273,16 +321,42 @@ mod tests {
         flow(&image, 5, 2, 1000, NatFlow::REPLIED);
         image.nat_flows.set_word(6, 0, NatFlow::BUSY);
         let mut sweeper = Sweeper::default();
-        let swept = sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
+        let swept = whole(&mut sweeper, &image, &layout, &config);
         assert_eq!((swept.flows, swept.half_open, swept.expired), (2, 1, 3));
         assert_eq!(swept.live.flows.get(&(1, 0)), Some(&2));
-        assert_eq!(swept.live.open.get(&(1, 0)), Some(&(2, 99)));
+        // In steps of 16 ticks 1000 is 62 and 901 is 56, and each began three before it was seen.
+        assert_eq!(swept.live.open.get(&(1, 0)), Some(&Open { flows: 2, quiet: 99, oldest: Some(9 << 4) }));
         assert!(swept.live.sources[3] && !swept.live.sources[0]);
         assert_eq!(gauge(&image), 1);
         assert_eq!(image.nat_flows.get(2).claim, 0);
         assert_eq!(image.nat_flows.get(6).claim, NatFlow::BUSY);
-        sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
+        whole(&mut sweeper, &image, &layout, &config);
         assert_eq!(image.nat_flows.get(6).claim, 0, "left busy by somebody who is gone");
+    }
+
+    /// Two flows that are kept alive, and the daemon away for less than nineteen hours at a time.
+    #[test]
+    fn who_is_older_than_can_be_told_stays_so() {
+        let (image, layout, config) =
+            (Image::heap(32, 4, 64, 16, 64), layout(), NatConfig { established_ticks: 100, ..NatConfig::default() });
+        let oldest = |tick: u32| {
+            for (place, began) in [(1, 7), (2, 900_000)].into_iter().filter(|(_, began)| *began <= tick) {
+                let known = image.nat_flows.get(place);
+                let began = if known.claim == 0 { (began >> NatFlow::BEGAN_SHIFT) as u16 } else { known.began };
+                image
+                    .nat_flows
+                    .set(place, &NatFlow { claim: 6, service: 1, began, seen: tick, stage: NatFlow::ESTABLISHED, ..NatFlow::default() });
+            }
+            let mut sweeper = Sweeper::default();
+            let mut swept = sweeper.begin(&image, Instant::now());
+            sweeper.sweep(&image, &layout, &config, tick, 0..image.nat_flows.len(), &mut swept);
+            swept.live.open.get(&(1, 0)).and_then(|open| open.oldest).unwrap()
+        };
+        assert_eq!((oldest(7), oldest(31), oldest(300_000)), (0, 16, 300_000));
+        for tick in (500_000..5_000_000).step_by(250_000) {
+            let oldest = oldest(tick);
+            assert!((tick.min(524_288) - 32..=524_288).contains(&oldest), "{oldest} at {tick}");
+        }
     }
 
     #[test]
@@ -295,7 +369,7 @@ mod tests {
         let mut sweeper = Sweeper::default();
         for _ in 0..DRIFT_SWEEPS {
             assert_eq!(gauge(&image), 6);
-            sweeper.sweep(&image, &layout, &config, 1000, Instant::now());
+            whole(&mut sweeper, &image, &layout, &config);
         }
         assert_eq!(gauge(&image), 1);
     }

@@ -24,6 +24,8 @@ pub enum Op {
     ServiceWord { id: u32, word: u8, value: u64 },
     /// A list of sources that no VIP leads to.
     List { prefixes: Vec<SourcePrefix> },
+    /// Whom a server id names, by [`mesh_common::abi::quic_key`]; `None` = nobody.
+    QuicId { key: u64, local: Option<u16> },
     /// A table in an extent that no VIP leads to.
     Table { base: u32, slots: Vec<SlotWord> },
     /// Slots of a table in use, each a store of its own: (place in the arena, word).
@@ -102,6 +104,7 @@ impl Op {
             Self::Service { id, value } => image.services.set(*id as usize, value),
             Self::ServiceWord { id, word, value } => image.services.set_word(*id as usize, usize::from(*word), *value),
             Self::List { prefixes } => image.lists.put(prefixes),
+            Self::QuicId { key, local } => image.ids.put(*key, *local),
             Self::Table { base, slots } => image.slots.set_table(*base, slots),
             Self::Slots { changes } => {
                 for (at, slot) in changes {

@@ -44,11 +44,24 @@ impl Dataplane {
     /// Takes in what others say, before anything is decided.
     pub(super) fn hear_peers(&mut self) {
         let Some(link) = &self.peers else { return };
-        let nodes = Nodes::new(link.look(), link.is_joining());
+        let (views, joining) = (link.look(), link.is_joining());
+        let given_up = views.iter().map(|(_, view)| view.counts.given_up).sum();
+        let nodes = Nodes::new(views, joining);
         if self.layout.nodes.as_ref().is_some_and(|before| nodes.have_lost(before)) {
             self.count_anew();
         }
         self.layout.nodes = Some(Arc::new(nodes));
+        if std::mem::replace(&mut self.given_up, given_up) < given_up {
+            self.hold();
+        }
+    }
+
+    /// Somebody has no room for flows of slots on their way.
+    fn hold(&self) {
+        let now = super::nat::tick();
+        for service in self.layout.services.values() {
+            service.moves.hold(&Standings { image: &self.loaded.image, table: service.table, base: service.base }, now);
+        }
     }
 
     /// Somebody is lost, and with it what it alone knew.
@@ -59,6 +72,12 @@ impl Dataplane {
             moves.count_anew(&Standings { image: &self.loaded.image, table: service.table, base: service.base }, now);
             service.moves = moves;
         }
+        self.note_all();
+    }
+
+    fn note_all(&mut self) {
+        let ids: Vec<u32> = self.layout.services.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.layout.note(id));
     }
 
     /// Services of which others have slots on their way.
@@ -143,6 +162,7 @@ impl Dataplane {
             }
         }
         execute(image, &ops);
+        self.note_all();
         link.join();
         self.hear_peers();
         self.tell_peers();

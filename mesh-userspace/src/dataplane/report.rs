@@ -113,6 +113,8 @@ pub struct OpenFlows {
     pub flows: u64,
     /// For how long the quietest of them has been quiet.
     pub quiet: Duration,
+    /// Since the oldest of them began, two seconds more or less, and nineteen hours at most; `None` where that is not known (all modes but `nat`).
+    pub oldest: Option<Duration>,
 }
 
 /// What one sweep of the translated flows found.

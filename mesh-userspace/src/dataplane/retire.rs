@@ -12,6 +12,7 @@ use super::{
     image::Image,
     layout::{Entry, Layout, Service},
     op::Op,
+    quic,
 };
 
 /// Flows that live, as one sweep has counted them.
@@ -19,14 +20,24 @@ use super::{
 pub struct Live {
     /// By (service id, backend's local index).
     pub flows: HashMap<(u32, u16), u64>,
-    /// Of these, the ones that have not ended, and for how many ticks the quietest of them has been quiet.
-    pub open: HashMap<(u32, u16), (u64, u32)>,
+    /// Of these, the ones that have not ended.
+    pub open: HashMap<(u32, u16), Open>,
     /// Flows that nobody has begun to close.
     pub carried: HashMap<(u32, u16), u64>,
     /// Source addresses that a flow names.
     pub sources: [bool; NAT_SOURCES],
     /// When the counting began: what was retired later may have got a flow unseen.
     pub since: Instant,
+}
+
+/// Flows of a backend that have not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Open {
+    pub flows: u64,
+    /// For how many ticks the quietest of them has been quiet.
+    pub quiet: u32,
+    /// Ticks since the oldest of them began; `None` = their entries don't tell.
+    pub oldest: Option<u32>,
 }
 
 impl Default for Live {
@@ -49,8 +60,16 @@ pub struct Freed {
 pub fn collect(image: &Image, layout: &mut Layout, live: &Live) -> Freed {
     let mut freed = Freed::default();
     let mut gone = Vec::new();
-    for service in layout.services.values_mut() {
+    for id in &layout.astir {
+        let Some(service) = layout.services.get_mut(id) else { continue };
         for local in forgettable(image, service, live) {
+            let ids = quic::forget(service, local);
+            if !ids.is_empty() {
+                freed.ops.extend(ids);
+                // A packet may have read them.
+                service.entries.get_mut(usize::from(local)).into_iter().flatten().for_each(|entry| entry.retired = Some(live.since));
+                continue;
+            }
             let Some(entry) = service.drop_entry(local) else { continue };
             freed.ops.push(Op::Backends { base: service.base + u32::from(local), entries: vec![Backend::default()] });
             layout.stats.give_back(entry.stats, 1, live.since);

@@ -1,6 +1,6 @@
 //! Schedulers as the daemon takes part in them: weights and times that the kernel half chooses by, and the sweep of what it has chosen.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use mesh_common::abi::{BackendLoad, BackendSignals, FLOW_WAYS, FlowEntry, FlowWord, Schedule, Scheduler, ServiceFlags};
 
@@ -100,7 +100,7 @@ fn weights(image: &Image, service: &Service, wanted: &ServicePlan) -> u32 {
 
 /// Flows that live, before what is remembered is counted.
 pub fn before(image: &Image, layout: &Layout) -> HashMap<u32, i64> {
-    let all = layout.services.values().filter(|s| s.flags & ServiceFlags::CHOOSES != 0).flat_map(Service::present);
+    let all = layout.stirring().filter(|s| s.flags & ServiceFlags::CHOOSES != 0).flat_map(Service::present);
     all.map(|(_, backend)| (backend.stats, live(image, backend.stats))).collect()
 }
 
@@ -108,23 +108,27 @@ fn live(image: &Image, stats: u32) -> i64 {
     image.loads.word(stats as usize, load_word::LIVE) as i64
 }
 
-/// Counts what is remembered into `found`, puts live flows right by all that was `found`, and lets services go that have nothing left. `before`: what
-/// [`before`] has told.
-pub fn sweep(image: &Image, layout: &mut Layout, now: u32, before: &HashMap<u32, i64>, found: &mut Live, times: &mut Times) -> Remembered {
-    let remembered = count(image, layout, now, found);
-    correct(image, layout, before, found, times);
-    release(image, layout, found);
-    remembered
+/// Flows and sources that there is room for.
+pub fn capacity(image: &Image) -> u64 {
+    (image.remembered.len() * FLOW_WAYS) as u64
 }
 
-/// Removes entries that have expired or name nobody, and adds those of flows to `found`.
-fn count(image: &Image, layout: &Layout, now: u32, found: &mut Live) -> Remembered {
-    let mut remembered = Remembered { capacity: (image.remembered.len() * FLOW_WAYS) as u64, ..Remembered::default() };
-    if !layout.services.values().any(|s| s.flags & ServiceFlags::CHOOSES != 0) {
-        return remembered;
-    }
+/// How many buckets there are to be looked at.
+pub fn buckets(image: &Image, layout: &Layout) -> usize {
+    let any = layout.stirring().any(|s| s.flags & ServiceFlags::CHOOSES != 0);
+    if any { image.remembered.len() } else { 0 }
+}
+
+/// Puts live flows right by all that was `found`, and lets services go that have nothing left. `before`: what [`before`] has told.
+pub fn end(image: &Image, layout: &mut Layout, before: &HashMap<u32, i64>, found: &Live, times: &mut Times) {
+    correct(image, layout, before, found, times);
+    release(image, layout, found);
+}
+
+/// Removes entries of these buckets that have expired or name nobody, and adds those of flows to `found`.
+pub fn sweep(image: &Image, layout: &Layout, now: u32, buckets: Range<usize>, remembered: &mut Remembered, found: &mut Live) {
     let config = image.config.get(0).nat;
-    for bucket in 0..image.remembered.len() {
+    for bucket in buckets {
         for way in 0..FLOW_WAYS {
             let at = way * (size_of::<FlowEntry>() / 8);
             let claim = image.remembered.word(bucket, at);
@@ -148,19 +152,18 @@ fn count(image: &Image, layout: &Layout, now: u32, found: &mut Live) -> Remember
                 continue;
             }
             *found.carried.entry(key).or_default() += 1;
-            let (open, quiet) = found.open.entry(key).or_default();
+            let open = found.open.entry(key).or_default();
             let lives = if word.kind() & FlowWord::PENDING != 0 { config.half_open_ticks } else { config.established_ticks };
-            *open += 1;
-            *quiet = (*quiet).max(lives.saturating_sub(word.left(now).max(0) as u32));
+            open.flows += 1;
+            open.quiet = open.quiet.max(lives.saturating_sub(word.left(now).max(0) as u32));
         }
     }
-    remembered
 }
 
 /// Puts live flows right by what was counted, and publishes sums and times to answer.
 fn correct(image: &Image, layout: &Layout, before: &HashMap<u32, i64>, found: &Live, times: &mut Times) {
     times.0.retain(|stats, _| before.contains_key(stats));
-    for service in layout.services.values().filter(|s| s.flags & ServiceFlags::CHOOSES != 0) {
+    for service in layout.stirring().filter(|s| s.flags & ServiceFlags::CHOOSES != 0) {
         let mut sum = 0u64;
         for (local, backend) in service.present() {
             let counted = found.carried.get(&(service.id, local)).copied().unwrap_or(0) as i64;
@@ -220,7 +223,8 @@ fn timed(signals: &BackendSignals, mode: Mode) -> (u64, u64) {
 
 /// Takes the flag from services that have no scheduler any more, once nothing that one has chosen is left.
 fn release(image: &Image, layout: &mut Layout, found: &Live) {
-    for service in layout.services.values_mut().filter(|s| s.flags & ServiceFlags::CHOOSES != 0 && !s.chooses) {
+    for id in &layout.astir {
+        let Some(service) = layout.services.get_mut(id).filter(|s| s.flags & ServiceFlags::CHOOSES != 0 && !s.chooses) else { continue };
         let remembered = service.mode != Mode::Nat && found.flows.keys().any(|(id, _)| *id == service.id);
         if remembered || service.retired.is_some() || service.name.is_none() {
             continue;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Told;
 
 /// `{"address": "10.0.0.1", "port": 8080, "weight": 5, "name": "web-1", "drain": false, "zone": "eu-1a", "capacity": 1000,
-/// "backup": 1, "max_connections": 500, "max_connection_rate": 100}`; keys that are not
+/// "backup": 1, "max_connections": 500, "max_connection_rate": 100, "quic_server_id": 7}`; keys that are not
 /// ours are others' business.
 #[derive(Deserialize)]
 struct Entry {
@@ -22,6 +22,7 @@ struct Entry {
     backup: Option<Value>,
     max_connections: Option<Value>,
     max_connection_rate: Option<Value>,
+    quic_server_id: Option<Value>,
 }
 
 /// From JSON: `"10.0.0.1:8080"`, or a table of keys.
@@ -29,7 +30,7 @@ pub(super) fn from_value(value: Value) -> Result<Told, String> {
     if let Value::String(address) = value {
         return Ok(Told { address, ..Told::default() });
     }
-    let Entry { address, port, weight, name, drain, zone, capacity, backup, max_connections, max_connection_rate } =
+    let Entry { address, port, weight, name, drain, zone, capacity, backup, max_connections, max_connection_rate, quic_server_id } =
         serde_json::from_value(value).map_err(|e| e.to_string())?;
     let zone = zone.as_ref().and_then(Value::as_str).map(str::to_owned);
     let number = |value: Option<Value>| value.as_ref().and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
@@ -45,6 +46,7 @@ pub(super) fn from_value(value: Value) -> Result<Told, String> {
         backup: number(backup).filter(|level| *level > 0),
         max_connections: number(max_connections),
         max_connection_rate: number(max_connection_rate),
+        quic_server_id: number(quic_server_id),
         ..Told::default()
     })
 }

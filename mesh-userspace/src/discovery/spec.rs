@@ -67,6 +67,7 @@ pub struct Told {
     pub backup: Option<u32>,
     pub max_connections: Option<u32>,
     pub max_connection_rate: Option<u32>,
+    pub quic_server_id: Option<u32>,
 }
 
 impl Fit {
@@ -76,12 +77,14 @@ impl Fit {
             Ok(_) => told.port,
             Err(_) => Some(told.port.unwrap_or(self.port)),
         };
-        let Told { address, port: _, weight, name, drain, zone, node, capacity, backup, max_connections, max_connection_rate } = told;
+        let Told { address, port: _, weight, name, drain, zone, node, capacity, backup, .. } = told;
+        let Told { max_connections, max_connection_rate, quic_server_id, .. } = told;
         let (port, weight, capacity) = (port.map(Into::into), weight.map(Into::into), capacity.map(Into::into));
         let (backup, max_connections) = (backup.map(Into::into), max_connections.map(Into::into));
         let max_connection_rate = max_connection_rate.map(Into::into);
+        let (address, quic_server_id) = (address.into(), quic_server_id.map(Into::into));
         let spec =
-            written::Backend { address: address.into(), port, weight, name, zone, capacity, backup, max_connections, max_connection_rate };
+            written::Backend { address, port, weight, name, zone, capacity, backup, max_connections, max_connection_rate, quic_server_id };
         let mut findings = Findings::new("", None);
         let endpoint = config::resolve_backend(&spec, &Placed::from(()), self.vip, self.mode, &mut findings);
         let endpoint = endpoint.map(|endpoint| Endpoint { drain, node, ..endpoint });

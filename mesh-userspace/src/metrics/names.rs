@@ -77,7 +77,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("mesh_peer_entries_received_total", "Entries of the ledger that were taken in from the peer"),
     ("mesh_peer_messages_repeated_total", "Messages about flows that were sent to the peer once more"),
     ("mesh_peer_messages_garbled_total", "Messages of the peer about flows that are not understood"),
-    ("mesh_peers_entries_refused_total", "Entries of other nodes that the ledger had no room for"),
+    ("mesh_peers_entries_refused_total", "How often the ledger had no room for an entry of another node; it is told again until there is, and the change waits"),
     ("mesh_peer_refused_datagrams_total", "Datagrams for the peers' port that were not taken"),
     ("mesh_ledger_settled_slots_total", "Slots that came to rest with another owner"),
     ("mesh_ledger_settle_seconds_total", "Time that those slots were on their way, all together"),

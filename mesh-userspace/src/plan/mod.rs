@@ -3,6 +3,7 @@
 mod cache;
 mod diff;
 mod preview;
+mod quic;
 mod standby;
 mod standing;
 #[cfg(test)]
@@ -149,6 +150,9 @@ pub struct PlannedBackend {
     pub capacity: Option<u32>,
     /// As of [`Endpoint::backup`].
     pub backup: u8,
+    /// Its server id in QUIC connection ids; `None` = they don't name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quic: Option<u32>,
     /// How new flows are kept from it while it is spared them.
     #[serde(skip)]
     pub sparing: Sparing,
@@ -201,10 +205,10 @@ impl Plan {
     }
 
     /// Puts a service in the place of the one of its name.
-    pub fn put(&mut self, service: ServicePlan) {
+    pub fn put(&mut self, service: Arc<ServicePlan>) {
         match self.services.binary_search_by(|s| s.name.cmp(&service.name)) {
-            Ok(at) => self.services[at] = Arc::new(service),
-            Err(at) => self.services.insert(at, Arc::new(service)),
+            Ok(at) => self.services[at] = service,
+            Err(at) => self.services.insert(at, service),
         }
     }
 }
@@ -260,6 +264,9 @@ fn members(input: &ServiceInput<'_>, now: Instant) -> Vec<PlannedBackend> {
     standby::stand_by(planned.iter_mut().map(|(member, _)| member), input.spec.backup_below);
     let factors = input.spec.locality.as_ref().map(|locality| locality.factors(&planned.iter().map(placed).collect::<Vec<_>>()));
     let mut members: Vec<_> = planned.into_iter().map(|(member, _)| member).collect();
+    if let Some(length) = input.spec.ways.quic {
+        quic::give(&mut members, input.endpoints, length);
+    }
     for (member, factor) in members.iter_mut().zip(factors.into_iter().flatten()) {
         member.weigh(Parts { locality: Factor::of(factor), ..member.parts });
     }
@@ -296,6 +303,7 @@ fn planned_backend(
         parts: Parts::ONE,
         capacity: endpoint.capacity,
         backup: endpoint.backup,
+        quic: None,
         sparing,
     };
     planned.weigh(Parts { ramp, dynamic, locality: Factor::ONE, trial });

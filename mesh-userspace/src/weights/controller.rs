@@ -8,7 +8,7 @@ mod pace;
 
 use std::collections::BTreeMap;
 
-use self::node::Node;
+use self::{node::Node, pace::Pace};
 use super::Factor;
 use crate::model::BackendId;
 
@@ -119,7 +119,8 @@ impl Controller {
         for (id, observation) in seen {
             self.nodes.entry(*id).or_default().learn(observation, dt, self.settings.smoothing);
         }
-        let usual = [Node::checked, Node::stays].map(|sense| {
+        let senses: [fn(&Node) -> &Pace; 2] = [|node| &node.pace, |node| &node.stay];
+        let usual = senses.map(|sense| {
             let known = self.nodes.values().filter(|n| n.in_use()).map(sense).filter(|p| p.is_known());
             lower_median(known.map(|p| p.unloaded)).unwrap_or(f64::INFINITY)
         });

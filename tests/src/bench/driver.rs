@@ -1,10 +1,12 @@
 //! The driver's object, loaded.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::ProgramArray,
-    programs::{ProgramFd, Xdp},
+    programs::{ProgramFd, ProgramInfo, Xdp},
 };
 
 use super::Run;
@@ -70,6 +72,12 @@ impl Driver {
         self.run.as_mut_slice()[0].flow = 0;
     }
 
+    /// Has the next slice send the last `packets` packets again.
+    pub fn rewind(&mut self, packets: u64) {
+        let flow = &mut self.run.as_mut_slice()[0].flow;
+        *flow = flow.wrapping_sub(packets);
+    }
+
     /// One slice over a floor. The flows go on where the last slice left off.
     pub fn slice_floor(&mut self, floor: Floor, run: &Run) -> Result<Slice> {
         let run = Run { len_out: run.len + floor.outer(), ..*run };
@@ -99,6 +107,12 @@ impl Driver {
         ensure!(done.seen == run.count && done.end_ns > done.start_ns, "the driver sent {} of {} packets", done.seen, run.count);
         Ok(Slice { ns_per_packet: (done.end_ns - done.start_ns) as f64 / run.count as f64, bad: done.bad })
     }
+}
+
+/// A loaded program of whomever's that is pinned at `path`. It has to be `xdp.frags`, as the driver is.
+pub fn pinned(path: &Path) -> Result<ProgramFd> {
+    let program = ProgramInfo::from_pin(path).and_then(|info| info.fd());
+    program.with_context(|| format!("failed to open the program at {}", path.display()))
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {

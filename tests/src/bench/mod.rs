@@ -21,11 +21,12 @@ pub mod transition;
 pub mod weighted;
 
 pub use cases::{Case, Flows, Guard, Kind, Outer, cases};
-pub use driver::{DRIVER_OBJECT, Driver, Floor, Undisturbed, pin_to_last_cpu};
+pub use driver::{DRIVER_OBJECT, Driver, Floor, Undisturbed, pin_to_last_cpu, pinned};
 pub use rig::Rig;
 pub use run::{Run, TEMPLATE};
 
 use anyhow::Result;
+use aya::programs::ProgramFd;
 use serde::Serialize;
 
 // SAFETY: `Run` is bytes and integers, without padding; its size is asserted beside it.
@@ -52,9 +53,14 @@ pub struct Figure {
     pub rounds: usize,
 }
 
-/// Measures one case in `rounds` rounds. The first slices, which warm up, are not counted among them.
-pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -> Result<Figure> {
+/// Measures one case in `rounds` rounds, and the programs `beside` in the same rounds by the same packets. The first slices, which warm up, are not counted
+/// among them. Of the others nothing but sizes can be told, and their maps are for who loaded them to fill.
+pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize, beside: &[ProgramFd]) -> Result<(Figure, Vec<Beside>)> {
     rig.establish(driver, case)?;
+    let mut others: Vec<Other> = beside.iter().map(|program| Other { program, times: Vec::new(), bad: 0 }).collect();
+    for other in &others {
+        warm_up(driver, other.program, case)?;
+    }
     let packets = case.packets();
     let run = case.run(packets);
     let (mut tx, mut floor, mut net) = (Vec::new(), Vec::new(), Vec::new());
@@ -69,6 +75,12 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
         rig.forget_connections();
         let under_test = driver.slice(rig.program(), &run)?;
         bad += under_test.bad;
+        for other in &mut others {
+            driver.rewind(packets);
+            let slice = driver.slice(other.program, &run)?;
+            other.bad += slice.bad;
+            other.times.extend((round > 0).then_some(slice.ns_per_packet));
+        }
         if round > 0 {
             tx.push(base.ns_per_packet);
             floor.push(least.ns_per_packet);
@@ -80,7 +92,8 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
     let sent = packets * (rounds as u64 + 1);
     bad += sent.abs_diff(after.right - before.right + no_room) + sent.abs_diff(after.ended - before.ended);
     let base = quantile(&mut tx, 0.5);
-    Ok(Figure {
+    let others = others.into_iter().map(|other| other.beside(base)).collect();
+    let figure = Figure {
         case: case.name(),
         net_ns: tenth(quantile(&mut net, 0.5) - base),
         floor_net_ns: tenth(quantile(&mut floor, 0.5) - base),
@@ -89,7 +102,42 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
         bad,
         no_room,
         rounds,
-    })
+    };
+    Ok((figure, others))
+}
+
+/// Another program's part of a case: as in [`Figure`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Beside {
+    pub net_ns: f64,
+    pub p75_ns: f64,
+    /// Packets that came out with another size than they have to.
+    pub bad: u64,
+}
+
+/// A program that is measured beside ours.
+struct Other<'a> {
+    program: &'a ProgramFd,
+    times: Vec<f64>,
+    bad: u64,
+}
+
+impl Other<'_> {
+    fn beside(mut self, base: f64) -> Beside {
+        let mut net = |q| tenth(quantile(&mut self.times, q) - base);
+        Beside { net_ns: net(0.5), p75_ns: net(0.75), bad: self.bad }
+    }
+}
+
+/// Sends another program each flow of the case once, so that it may remember them.
+fn warm_up(driver: &mut Driver, program: &ProgramFd, case: &Case) -> Result<()> {
+    let Some(flows) = case.flow_count() else { return Ok(()) };
+    driver.restart_flows();
+    driver.slice(program, &case.opening_run(flows))?;
+    driver.restart_flows();
+    driver.slice(program, &case.run(flows))?;
+    driver.restart_flows();
+    Ok(())
 }
 
 fn quantile(values: &mut [f64], q: f64) -> f64 {

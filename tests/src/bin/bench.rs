@@ -2,13 +2,15 @@
 
 #[path = "bench/end_to_end.rs"]
 mod end_to_end;
+#[path = "bench/packet.rs"]
+mod packet;
 
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mesh_tests::bench::{
-    self, Driver, Figure, Rig, churn,
+    churn,
     discovery::{self, Place},
     failover::{self, Mode, Settings, Way},
     ipvs, memory,
@@ -27,7 +29,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Subject {
     /// What a packet costs, by kind, flows and services.
-    Packet(Packet),
+    Packet(packet::Args),
     /// How long a backend that has failed is still sent packets.
     Failover(Failover),
     /// How long it takes from a registration to the first packet.
@@ -54,19 +56,6 @@ enum Subject {
         #[arg(long, default_value_t = 7)]
         rounds: usize,
     },
-}
-
-#[derive(clap::Args)]
-struct Packet {
-    /// Print one JSON object a case.
-    #[arg(long)]
-    json: bool,
-    /// Only cases whose name contains this.
-    #[arg(long, default_value = "")]
-    case: String,
-    /// Rounds of each case.
-    #[arg(long, default_value_t = 31)]
-    rounds: usize,
 }
 
 #[derive(clap::Args)]
@@ -110,7 +99,7 @@ struct Failover {
 
 fn main() -> Result<()> {
     match Args::parse().subject {
-        Subject::Packet(args) => packet(&args),
+        Subject::Packet(args) => packet::run(&args),
         Subject::Failover(args) => run_failover(&args),
         Subject::Discovery(args) => run_discovery(&args),
         Subject::Probes(args) => run_probes(&args),
@@ -290,34 +279,41 @@ fn run_weights(args: &Weights) -> Result<()> {
 
 #[derive(clap::Args)]
 struct Churn {
-    /// Print one JSON object a mode and step.
+    /// Print one JSON object a world and step.
     #[arg(long)]
     json: bool,
-    /// Modes [default: each in turn].
+    /// Modes [default: all].
     #[arg(long = "mode", value_delimiter = ',')]
     modes: Vec<churn::Way>,
+    /// Families [default: both].
+    #[arg(long = "family", value_delimiter = ',')]
+    families: Vec<churn::Family>,
+    /// Which steps [default: all].
+    #[arg(long = "part", value_delimiter = ',')]
+    parts: Vec<churn::Part>,
     /// Seconds that a connection may be silent for.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(4..=1800))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(4..=1800))]
     idle: u64,
     /// Connections of each patience that are opened at once.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     each: usize,
     /// Forged SYNs a second in the flood.
     #[arg(long, default_value_t = 20_000)]
     flood: u32,
-    /// Only the steps with so many balancers (1 or 2).
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
-    balancers: Option<u8>,
+    /// Worlds side by side.
+    #[arg(long, default_value_t = 5)]
+    lanes: usize,
 }
 
 fn run_churn(args: &Churn) -> Result<()> {
     let idle = Duration::from_secs(args.idle);
-    let options = churn::Options { idle, each: args.each.max(1), flood: args.flood, balancers: args.balancers };
+    let options = churn::Options { idle, each: args.each.max(1), flood: args.flood, lanes: args.lanes };
     if !args.json {
         println!("{}", churn::Figure::HEAD);
     }
     let mut broken = 0;
-    churn::measure(&or_all(&args.modes), &options, |figure| {
+    let cells = churn::cells(&or_all(&args.modes), &or_all(&args.families), &or_all(&args.parts));
+    churn::measure(&cells, &options, |figure| {
         broken += figure.broken;
         println!("{}", if args.json { serde_json::to_string(figure)? } else { figure.to_string() });
         Ok(())
@@ -328,50 +324,4 @@ fn run_churn(args: &Churn) -> Result<()> {
 
 fn or_all<T: clap::ValueEnum + Copy>(chosen: &[T]) -> Vec<T> {
     if chosen.is_empty() { T::value_variants().to_vec() } else { chosen.to_vec() }
-}
-
-fn packet(args: &Packet) -> Result<()> {
-    bench::pin_to_last_cpu()?;
-    let mut driver = Driver::load(bench::DRIVER_OBJECT)?;
-    let mut rig: Option<Rig> = None;
-    if !args.json {
-        println!("{:<28} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6}", "nanoseconds a packet", "net", "floor", "p75", "XDP_TX", "net/TX", "bad");
-    }
-    let mut spoiled = 0;
-    for case in bench::cases().iter().filter(|c| c.name().contains(&args.case)) {
-        let fitting = match rig.take().filter(|r| r.fits(case)) {
-            Some(rig) => rig,
-            None => Rig::load(case.services, if case.services == 1 { 1 << 20 } else { 1 << 17 })?,
-        };
-        let rig = rig.insert(fitting);
-        let figure = bench::measure(&mut driver, rig, case, args.rounds)?;
-        show(&figure, args.json)?;
-        spoiled += u32::from(figure.bad > 0);
-    }
-    for case in bench::transition::cases().iter().filter(|c| bench::transition::names(c).iter().any(|name| name.contains(&args.case))) {
-        let fitting = match rig.take().filter(|r| r.fits(case)) {
-            Some(rig) => rig,
-            None => Rig::load(case.services, 1 << 20)?,
-        };
-        for figure in bench::transition::measure(&mut driver, rig.insert(fitting), case, args.rounds)? {
-            spoiled += u32::from(figure.bad > 0);
-            if args.json {
-                println!("{}", serde_json::to_string(&figure)?);
-            } else {
-                println!("{:<28} {:>8} {:>+8} over rest {:>6}", figure.case, figure.net_ns, figure.over_rest_ns, figure.bad);
-            }
-        }
-    }
-    anyhow::ensure!(spoiled == 0, "{spoiled} cases had packets that went wrong: their figures mean nothing");
-    Ok(())
-}
-
-fn show(figure: &Figure, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(figure)?);
-    } else {
-        let Figure { case, net_ns, floor_net_ns, p75_ns, tx_ns, bad, .. } = figure;
-        println!("{case:<28} {net_ns:>8} {floor_net_ns:>8} {p75_ns:>8} {tx_ns:>8} {:>8.2} {bad:>6}", net_ns / tx_ns);
-    }
-    Ok(())
 }

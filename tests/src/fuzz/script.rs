@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use mesh_common::abi::{BackendState, Mode, REASONS, ServiceFlags, SlotFlags, SlotWord};
+use mesh_common::abi::{BackendState, Mode, Proto, REASONS, ServiceFlags, SlotFlags, SlotWord};
 
 use crate::fixture::{Counters, Engine, Host, Sizes, Verdict, World, cases::Setting, random::Corruption, random::Event};
 
@@ -92,6 +92,11 @@ impl Script {
         let has = |option: u8| self.options & option != 0;
         let mut world = s.world();
         let service = &mut world.services[0];
+        if s.proto == Proto::Udp {
+            // Connection ids of the fixtures.
+            service.flags |= 2 << ServiceFlags::QUIC_SHIFT;
+            (service.members[0].quic, service.members[1].quic) = (Some(0x0a0b), Some(0x0102));
+        }
         if has(Self::LISTED) {
             service.flags |= ServiceFlags::LISTS;
             let (all, client) = if s.v6 { (Ipv6Addr::UNSPECIFIED.into(), 128) } else { (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 32) };
@@ -161,7 +166,7 @@ fn forwarded(counted: &Counters) -> bool {
 fn names_no_service(host: &mut Host, counters: u32) -> bool {
     let mut found = false;
     host.edit(&mut |maps| {
-        found = maps.vips.iter().any(|vip| vip.service >= counters) || maps.nat_flows.iter().any(|f| f.service >= counters);
+        found = maps.vips.iter().any(|vip| vip.service >= counters) || maps.nat_flows.iter().any(|f| u32::from(f.service) >= counters);
     });
     found
 }

@@ -1,14 +1,14 @@
-//! Long connections: opened once, asked again and again, so that one that breaks is seen.
+//! Long connections, and flows of datagrams: opened once, asked again and again, so that one that breaks is seen.
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -44,8 +44,23 @@ pub struct HeldReport {
 impl Held {
     /// Opens `count` connections from `ns`; a request that takes longer than `timeout` has broken its connection.
     pub fn open(ns: &Namespace, to: SocketAddr, count: usize, pause: Duration, timeout: Duration) -> Result<Self> {
+        Self::with(ns, to, count, pause, || Connection::open(to, timeout))
+    }
+
+    /// The same with flows of UDP: a question is sent again each second, and one without an answer for `timeout` has broken its flow.
+    pub fn open_udp(ns: &Namespace, to: SocketAddr, count: usize, pause: Duration, timeout: Duration) -> Result<Self> {
+        Self::with(ns, to, count, pause, || Connection::open_udp(to, timeout))
+    }
+
+    fn with(
+        ns: &Namespace,
+        to: SocketAddr,
+        count: usize,
+        pause: Duration,
+        open: impl Fn() -> io::Result<Connection> + Send + Sync,
+    ) -> Result<Self> {
         let mut connections = ns
-            .enter(|| (0..count).map(|_| Connection::open(to, timeout)).collect::<io::Result<Vec<_>>>())?
+            .enter(|| (0..count).map(|_| open()).collect::<io::Result<Vec<_>>>())?
             .with_context(|| format!("failed to open long connections to {to}"))?;
         let shared = Arc::new(Shared::default());
         shared.note(&connections);
@@ -94,27 +109,90 @@ impl Shared {
 }
 
 struct Connection {
-    stream: TcpStream,
+    line: Line,
     report: HeldReport,
+}
+
+enum Line {
+    Tcp(TcpStream),
+    Udp(UdpSocket, Duration),
 }
 
 impl Connection {
     fn open(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&to, timeout)?;
+        let stream = TcpStream::connect_timeout(&to, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        let owner = ask(&mut stream)?;
-        Ok(Self { stream, report: HeldReport { owner, requests: 1, broken: None } })
+        Self::on(Line::Tcp(stream))
+    }
+
+    fn open_udp(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let end = Instant::now() + timeout;
+        loop {
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.set_read_timeout(Some(timeout.min(AGAIN)))?;
+            socket.connect(to)?;
+            match Self::on(Line::Udp(socket, timeout)) {
+                // Nobody listens there any more, and that was not found out yet: another flow may be luckier.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < end => std::thread::sleep(AGAIN / 10),
+                opened => return opened,
+            }
+        }
+    }
+
+    fn on(mut line: Line) -> io::Result<Self> {
+        let owner = line.ask(0)?;
+        Ok(Self { line, report: HeldReport { owner, requests: 1, broken: None } })
     }
 
     fn ask_again(&mut self) {
         if self.report.broken.is_some() {
             return;
         }
-        match ask(&mut self.stream) {
+        match self.line.ask(self.report.requests) {
             Ok(who) if who == self.report.owner => self.report.requests += 1,
             Ok(who) => self.report.broken = Some(format!("answered by {who}")),
             Err(e) => self.report.broken = Some(e.to_string()),
+        }
+    }
+}
+
+impl Line {
+    fn ask(&mut self, number: u64) -> io::Result<String> {
+        match self {
+            Self::Tcp(stream) => ask(stream),
+            Self::Udp(socket, timeout) => ask_datagram(socket, number, *timeout),
+        }
+    }
+}
+
+/// A datagram that was lost is sent again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// One question on a flow; its number tells its answer from those of questions before it.
+fn ask_datagram(socket: &UdpSocket, number: u64, timeout: Duration) -> io::Result<String> {
+    let question = format!("question {number}");
+    let (mut answer, end) = ([0; 128], Instant::now() + timeout);
+    loop {
+        socket.send(question.as_bytes())?;
+        let again = Instant::now() + AGAIN;
+        while Instant::now() < again {
+            match socket.recv(&mut answer) {
+                Ok(len) => {
+                    let text = String::from_utf8_lossy(&answer[..len]);
+                    if let Some((who, asked)) = text.split_once(' ')
+                        && asked == question
+                    {
+                        return Ok(who.to_owned());
+                    }
+                }
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        if Instant::now() >= end {
+            return Err(io::ErrorKind::TimedOut.into());
         }
     }
 }

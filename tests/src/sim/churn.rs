@@ -1,6 +1,6 @@
 //! How many slots a change moves, by builder, as a multiple of those that must move.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::{collections::HashMap, net::Ipv4Addr, time::Instant};
 
 use mesh::{
     model::{BackendId, Weight},
@@ -11,7 +11,7 @@ use mesh::{
 use super::random::Random;
 
 /// What one builder does to one change.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Change {
     pub builder: String,
     pub log2_slots: u8,
@@ -19,11 +19,22 @@ pub struct Change {
     /// Largest and smallest share over the fair one.
     pub most: f64,
     pub least: f64,
-    /// Slots moved over slots that must: a backend is removed, added, has twice the weight.
-    pub remove: f64,
-    pub add: f64,
-    pub double: f64,
+    /// How far shares are from the fair ones: root of the mean square.
+    pub rms: f64,
+    /// A backend is removed, added, has twice the weight.
+    pub remove: Moved,
+    pub add: Moved,
+    pub double: Moved,
     pub build_ms: f64,
+}
+
+/// Slots that one change moves.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Moved {
+    /// Over those that must.
+    pub ratio: f64,
+    /// Those beyond, as a part of the table.
+    pub excess: f64,
 }
 
 /// What failures do to the overlay.
@@ -36,6 +47,11 @@ pub struct Failures {
     /// A twentieth of the backends at once, and one more on top.
     pub many: f64,
     pub one_more: f64,
+    /// Largest share over the fair one when that many are gone.
+    pub most: f64,
+    /// The first failure and the one more where backends must not have more than their quota.
+    pub first_tight: f64,
+    pub one_more_tight: f64,
     pub base_ms: f64,
     pub overlay_ms: f64,
 }
@@ -49,11 +65,25 @@ pub struct Jitter {
     pub steps: usize,
     /// Slots that a table which remembers itself would have to move, each step.
     pub least: f64,
-    /// Moved over that: by the overlay without slack, with slack, and with slack and weights that are published in steps of 4 %.
-    pub no_slack: f64,
-    pub slack: f64,
+    /// Moved over that: by the overlay with so much slack, each of [`SLACKS`] in turn; with the project's and weights that are published in steps of 4 %;
+    /// by a table that is built anew of the weights each time; by maglev's.
+    pub slack: [f64; SLACKS.len()],
     pub steady: f64,
+    pub anew: f64,
     pub maglev: f64,
+}
+
+/// Permille that a backend may have beyond its quota.
+pub const SLACKS: [u32; 4] = [0, 10, SLACK_PERMILLE, 50];
+
+/// How weights walk.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Each step multiplies a weight by about 1 +- this.
+    pub spread: f64,
+    /// Part of the backends whose weights walk in a step.
+    pub part: f64,
+    pub steps: usize,
 }
 
 const BUILDERS: [(&str, Scheduler); 5] = [
@@ -72,8 +102,7 @@ pub fn changes(log2_slots: u8, members: usize, weights: &[u16], trials: u64) -> 
 fn change(name: &str, kind: Scheduler, (log2_slots, n): (u8, usize), weights: &[u16], trials: u64) -> Change {
     let all = |n: usize| weighted(n, weights);
     let total: f64 = all(n).iter().map(|m| f64::from(m.weight.0)).sum();
-    let mut sum =
-        Change { builder: name.into(), log2_slots, members: n, most: 0.0, least: 0.0, remove: 0.0, add: 0.0, double: 0.0, build_ms: 0.0 };
+    let mut sum = Change { builder: name.into(), log2_slots, members: n, ..Change::default() };
     let part = 1.0 / trials as f64;
     for seed in 0..trials {
         let began = Instant::now();
@@ -83,12 +112,14 @@ fn change(name: &str, kind: Scheduler, (log2_slots, n): (u8, usize), weights: &[
         let shares = || before.1.iter().enumerate().map(|(i, (_, count))| f64::from(*count) / fair(i));
         sum.most += shares().fold(0.0, f64::max) * part;
         sum.least += shares().fold(f64::INFINITY, f64::min) * part;
+        sum.rms += (shares().map(|s| (s - 1.0).powi(2)).sum::<f64>() / n as f64).sqrt() * part;
         let without: Vec<_> = all(n).into_iter().filter(|m| m.id != id(n / 2)).collect();
-        sum.remove += ratio(&before, &made(&without, kind, log2_slots, seed)) * part;
-        sum.add += ratio(&before, &made(&all(n + 1), kind, log2_slots, seed)) * part;
         let mut double = all(n);
         double[n / 2].weight.0 *= 2;
-        sum.double += ratio(&before, &made(&double, kind, log2_slots, seed)) * part;
+        for (sum, members) in [(&mut sum.remove, without), (&mut sum.add, all(n + 1)), (&mut sum.double, double)] {
+            let moved = moved(&before, &made(&members, kind, log2_slots, seed));
+            *sum = Moved { ratio: sum.ratio + moved.ratio * part, excess: sum.excess + moved.excess * part };
+        }
     }
     sum
 }
@@ -104,12 +135,12 @@ fn made(members: &[Member], kind: Scheduler, log2_slots: u8, seed: u64) -> Made 
     (table.owner.iter().map(of).collect(), base.members().iter().map(|m| m.id).zip(counts).collect())
 }
 
-/// Slots that moved over those that had to: the ones that backends have fewer of than before.
-fn ratio(before: &Made, after: &Made) -> f64 {
-    let moved = before.0.iter().zip(&after.0).filter(|(a, b)| a != b).count();
-    let now = |id: &BackendId| after.1.iter().find(|(other, _)| other == id).map_or(0, |(_, n)| *n);
-    let least: u32 = before.1.iter().map(|(id, n)| n.saturating_sub(now(id))).sum();
-    moved as f64 / f64::from(least.max(1))
+/// Slots that moved, and those that had to: the ones that backends have fewer of than before.
+fn moved(before: &Made, after: &Made) -> Moved {
+    let moved = before.0.iter().zip(&after.0).filter(|(a, b)| a != b).count() as f64;
+    let now: HashMap<BackendId, u32> = after.1.iter().copied().collect();
+    let least: u32 = before.1.iter().map(|(id, n)| n.saturating_sub(now.get(id).copied().unwrap_or(0))).sum();
+    Moved { ratio: moved / f64::from(least.max(1)), excess: (moved - f64::from(least)) / before.0.len() as f64 }
 }
 
 /// Failures at this size.
@@ -136,6 +167,7 @@ pub fn failures(log2_slots: u8, n: usize) -> Option<Failures> {
     let more: Vec<usize> = some.iter().copied().chain([(n / 3 * 2 + 1) % n]).collect();
     let many = owners(&base, &out(&some), SLACK_PERMILLE);
     let one_more = owners(&base, &out(&more), SLACK_PERMILLE);
+    let tight = [vec![], vec![n / 3], some.clone(), more.clone()].map(|gone| owners(&base, &out(&gone), 0));
     let owned = |owner: &[u16], gone: &[usize]| owner.iter().filter(|o| gone.contains(&usize::from(**o))).count() as f64;
     let extra: Vec<usize> = more.iter().copied().filter(|m| !some.contains(m)).collect();
     Some(Failures {
@@ -145,13 +177,16 @@ pub fn failures(log2_slots: u8, n: usize) -> Option<Failures> {
         restore: differ(&failed, &owners(&base, &base.weights(), SLACK_PERMILLE)) / owned(&healthy, &[n / 3]),
         many: differ(&healthy, &many) / owned(&healthy, &some),
         one_more: differ(&many, &one_more) / owned(&many, &extra).max(1.0),
+        most: largest(&many, n) * (n - k) as f64 / many.len() as f64,
+        first_tight: differ(&tight[0], &tight[1]) / owned(&tight[0], &[n / 3]),
+        one_more_tight: differ(&tight[2], &tight[3]) / owned(&tight[2], &extra).max(1.0),
         base_ms,
         overlay_ms,
     })
 }
 
-/// All weights walk: each step multiplies every one by about 1 +- `spread`.
-pub fn jitter(log2_slots: u8, n: usize, spread: f64, steps: usize, seed: u64) -> Option<Jitter> {
+/// Weights walk.
+pub fn jitter(log2_slots: u8, n: usize, walk: &Walk, seed: u64) -> Option<Jitter> {
     const UNIT: f64 = 1e6;
     let slots = 1u32 << log2_slots;
     let step = Settings::default().step;
@@ -159,30 +194,46 @@ pub fn jitter(log2_slots: u8, n: usize, spread: f64, steps: usize, seed: u64) ->
     let mut random = Random::new(seed);
     let (mut walked, mut published) = (vec![0f64; n], vec![0f64; n]);
     let weights = |logs: &[f64]| -> Vec<u32> { logs.iter().map(|l| (UNIT * l.exp()) as u32).collect() };
-    let start = base.owner().to_vec();
-    let (mut none, mut slack, mut calm, mut maglev) =
-        (start.clone(), start.clone(), start, scheduled(&base, Scheduler::Maglev, &base.weights()).owner);
+    // By each builder: of the overlay with each slack, in steps, anew, and maglev's.
+    let mut tables = vec![base.owner().to_vec(); SLACKS.len() + 3];
+    tables[SLACKS.len() + 2] = scheduled(&base, Scheduler::Maglev, &base.weights()).owner;
     let mut quota = quotas(&base.weights(), slots);
-    let mut sums = [0f64; 5];
-    for _ in 0..steps {
+    let (mut least, mut sums) = (0.0, vec![0f64; tables.len()]);
+    for _ in 0..walk.steps {
         for (walked, published) in walked.iter_mut().zip(&mut published) {
-            *walked += spread * random.normal();
+            let walks = walk.part >= 1.0 || random.unit() < walk.part;
+            *walked += if walks { walk.spread * random.normal() } else { 0.0 };
             *published = steady(*published, *walked, step);
         }
         let (now, told) = (weights(&walked), weights(&published));
         let shares = quotas(&now, slots);
-        sums[0] += quota.iter().zip(&shares).map(|(a, b)| f64::from(a.saturating_sub(*b))).sum::<f64>();
+        least += quota.iter().zip(&shares).map(|(a, b)| f64::from(a.saturating_sub(*b))).sum::<f64>();
         quota = shares;
-        let nexts = [owners(&base, &now, 0), owners(&base, &now, SLACK_PERMILLE), owners(&base, &told, SLACK_PERMILLE)];
-        let nexts = nexts.into_iter().chain([scheduled(&base, Scheduler::Maglev, &now).owner]);
-        for ((next, old), sum) in nexts.zip([&mut none, &mut slack, &mut calm, &mut maglev]).zip(&mut sums[1..]) {
+        let by_slack = SLACKS.into_iter().map(|slack| owners(&base, &now, slack));
+        let others = [owners(&base, &told, SLACK_PERMILLE), anew(&walked, log2_slots, seed)?];
+        let nexts = by_slack.chain(others).chain([scheduled(&base, Scheduler::Maglev, &now).owner]);
+        for ((next, old), sum) in nexts.zip(&mut tables).zip(&mut sums) {
             *sum += differ(old, &next);
             *old = next;
         }
     }
-    let [least, none, slack, calm, maglev] = sums;
-    let (no_slack, slack, steady, maglev) = (none / least, slack / least, calm / least, maglev / least);
-    Some(Jitter { log2_slots, members: n, steps, least: least / steps as f64, no_slack, slack, steady, maglev })
+    let mut ratios = sums.into_iter().map(|sum| sum / least);
+    let slack = std::array::from_fn(|_| ratios.next().unwrap_or(f64::NAN));
+    let [steady, anew, maglev] = std::array::from_fn(|_| ratios.next().unwrap_or(f64::NAN));
+    Some(Jitter { log2_slots, members: n, steps: walk.steps, least: least / walk.steps as f64, slack, steady, anew, maglev })
+}
+
+/// A table that is built of these weights, which stand there as logarithms.
+fn anew(logs: &[f64], log2_slots: u8, seed: u64) -> Option<Vec<u16>> {
+    let weight = |log: &f64| Weight((4096.0 * log.exp()).round().clamp(1.0, 65_535.0) as u16);
+    let members: Vec<_> = logs.iter().enumerate().map(|(i, log)| Member { id: id(i), weight: weight(log) }).collect();
+    Some(BaseTable::build(&members, log2_slots, seed).ok()?.owner().to_vec())
+}
+
+fn largest(owner: &[u16], n: usize) -> f64 {
+    let mut counts = vec![0u32; n];
+    owner.iter().for_each(|o| counts[usize::from(*o)] += 1);
+    counts.into_iter().max().map_or(0.0, f64::from)
 }
 
 fn differ(a: &[u16], b: &[u16]) -> f64 {
@@ -215,16 +266,17 @@ mod tests {
 
     #[test]
     fn weights_that_are_published_in_steps_move_less_than_the_optimum() {
-        let j = jitter(12, 40, 0.02, 25, 3).unwrap();
-        assert!(j.steady < 0.8 && j.slack < j.no_slack && j.no_slack < j.maglev, "{j:?}");
+        let j = jitter(12, 40, &Walk { spread: 0.02, part: 1.0, steps: 25 }, 3).unwrap();
+        let [none, _, usual, most] = j.slack;
+        assert!(j.steady < 0.8 && most < usual && usual < none && none < j.maglev, "{j:?}");
     }
 
     #[test]
     fn the_consistent_table_moves_less_than_maglevs() {
         let rows = changes(12, 40, &[1], 1);
-        assert!(rows[0].remove < rows[1].remove && rows[0].most < 1.02, "{rows:?}");
+        assert!(rows[0].remove.ratio < rows[1].remove.ratio && rows[0].most < 1.02, "{rows:?}");
         let weighed = changes(12, 40, &[1, 2, 4], 1);
-        assert!(weighed[0].remove < weighed[1].remove && weighed[0].most < 1.03 && weighed[0].least > 0.97, "{weighed:?}");
-        assert!((rows[3].remove - 1.0).abs() < 1e-9, "a draw moves nothing that it need not: {rows:?}");
+        assert!(weighed[0].remove.ratio < weighed[1].remove.ratio && weighed[0].most < 1.03 && weighed[0].least > 0.97, "{weighed:?}");
+        assert!((rows[3].remove.ratio - 1.0).abs() < 1e-9, "a draw moves nothing that it need not: {rows:?}");
     }
 }

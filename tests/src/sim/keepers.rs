@@ -143,7 +143,16 @@ impl Keeper for Chain {
     }
 
     fn wish(&mut self, table: &Table, _: &[bool], _: u32) {
-        self.before = std::mem::replace(&mut self.owner, table.owner.clone());
+        // Each slot's own: what moved before stays known until it moves again.
+        if self.owner.is_empty() {
+            self.before = table.owner.clone();
+        }
+        for ((before, owner), now) in self.before.iter_mut().zip(&self.owner).zip(&table.owner) {
+            if owner != now {
+                *before = *owner;
+            }
+        }
+        self.owner.clone_from(&table.owner);
     }
 }
 

@@ -11,8 +11,8 @@ pub struct Backend {
     /// Work that each job that has been here all the time has got.
     done: f64,
     updated: f64,
-    /// By the work at which they end; then when they came, and whether they are probes.
-    jobs: BinaryHeap<Reverse<(Key, u64, bool)>>,
+    /// By the work at which they end; then when they came, and by whom.
+    jobs: BinaryHeap<Reverse<(Key, u64, Sender)>>,
 }
 
 /// A finite number that orders.
@@ -37,7 +37,15 @@ impl PartialOrd for Key {
 #[derive(Clone, Copy, Debug)]
 pub struct Done {
     pub came: f64,
-    pub probe: bool,
+    pub from: Sender,
+}
+
+/// Who sent a job.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Sender {
+    Probe,
+    /// A balancer, by its number.
+    Node(u8),
 }
 
 impl Backend {
@@ -50,9 +58,9 @@ impl Backend {
     }
 
     /// A job of so much work comes.
-    pub fn arrive(&mut self, now: f64, work: f64, probe: bool) {
+    pub fn arrive(&mut self, now: f64, work: f64, from: Sender) {
         self.advance(now);
-        self.jobs.push(Reverse((Key(self.done + work), now.to_bits(), probe)));
+        self.jobs.push(Reverse((Key(self.done + work), now.to_bits(), from)));
     }
 
     /// Another speed from now on.
@@ -70,8 +78,8 @@ impl Backend {
     /// The next job is done.
     pub fn finish(&mut self, now: f64) -> Option<Done> {
         self.advance(now);
-        let Reverse((_, came, probe)) = self.jobs.pop()?;
-        Some(Done { came: f64::from_bits(came), probe })
+        let Reverse((_, came, from)) = self.jobs.pop()?;
+        Some(Done { came: f64::from_bits(came), from })
     }
 
     fn advance(&mut self, now: f64) {
@@ -92,13 +100,13 @@ mod tests {
     #[test]
     fn jobs_share_what_there_is() {
         let mut b = Backend::new(2.0, 1.0);
-        b.arrive(0.0, 1.0, false);
+        b.arrive(0.0, 1.0, Sender::Node(0));
         assert_eq!(b.next(), 0.5);
-        b.arrive(0.25, 0.5, true);
+        b.arrive(0.25, 0.5, Sender::Probe);
         // Half of the first is left, and both get 1 a second each.
         assert_eq!(b.next(), 0.75);
-        assert_eq!(b.finish(0.75).map(|d| d.came + f64::from(u8::from(d.probe))), Some(0.0));
-        assert_eq!((b.finish(0.75).map(|d| d.probe), b.open()), (Some(true), 0));
+        assert_eq!(b.finish(0.75).map(|d| (d.came, d.from)), Some((0.0, Sender::Node(0))));
+        assert_eq!((b.finish(0.75).map(|d| d.from), b.open()), (Some(Sender::Probe), 0));
         assert_eq!(b.next(), f64::INFINITY);
     }
 }

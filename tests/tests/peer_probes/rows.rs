@@ -111,6 +111,7 @@ fn others() -> Vec<Row> {
         up("icmp-host", 1, "{type: icmp, interval: 500ms, timeout: 500ms}"),
         Row { address: "10.77.0.200", ..down("icmp-nobody", 1, "{type: icmp, interval: 500ms, timeout: 500ms}", "") },
         Row { address: "10.77.0.12", ..down("icmp-ignoring", 1, "{type: icmp, interval: 500ms, timeout: 500ms}", "no answer within") },
+        Row { address: "10.77.0.13", ..down("icmp-lying", 1, "{type: icmp, interval: 500ms, timeout: 500ms}", "no answer within") },
         up("exec-passing", 8001, "{type: exec, command: [/bin/sh, -c, 'test $MESH_ADDRESS:$MESH_PORT = 10.77.0.11:8001'], interval: 500ms}"),
         down("exec-failing", 8001, "{type: exec, command: [/bin/sh, -c, 'echo no disk >&2; exit 3'], interval: 500ms}", "ended with status 3: no disk"),
         down("exec-hanging", 8001, "{type: exec, command: [/bin/sleep, '100'], interval: 500ms, timeout: 300ms}", "no answer within"),
@@ -119,5 +120,16 @@ fn others() -> Vec<Row> {
         down("all-but-one", 8001, "{all: [tcp, http, {type: grpc, service: bad, port: 8040}], interval: 600ms}", "grpc bad: gRPC: not serving"),
         up("any-one", 8001, "{any: [{type: http, path: /broken}, {type: tcp, port: 9}, icmp], interval: 600ms}"),
         down("any-none", 8001, "{any: [{type: http, path: /broken}, {type: tcp, port: 9}], interval: 600ms}", ": "),
+    ]
+}
+
+/// Those that a host behind a slow line answers, each after its time: `error` is what is said then.
+#[rustfmt::skip]
+pub fn late() -> Vec<Row> {
+    vec![
+        down("late-tcp", 8001, "{type: tcp, interval: 1s, timeout: 300ms}", "no answer within"),
+        down("late-tls", 8002, "{type: tls, ca: DIR/ca.pem, server_name: lb.test, interval: 1s, timeout: 300ms}", "no answer within"),
+        down("late-udp", 5300, "{type: udp, send: 'hex:1234010000010000000000000377656204746573740000010001', expect: 'hex:0a010203', interval: 1s, timeout: 300ms}", "no answer within"),
+        down("late-icmp", 1, "{type: icmp, interval: 1s, timeout: 300ms}", "no answer within"),
     ]
 }

@@ -53,6 +53,30 @@ server.start()
 server.wait_for_termination()
 "#;
 
+/// Answers each echo request with an answer to another one; the host's kernel has to be silent.
+const LIAR: &str = r#"
+import socket, struct
+
+def checksum(data):
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    total = (total & 0xffff) + (total >> 16)
+    return ~((total & 0xffff) + (total >> 16)) & 0xffff
+
+lies = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+while True:
+    packet, sender = lies.recvfrom(2048)
+    asked = packet[(packet[0] & 15) * 4:]
+    if asked[0] == 8:
+        answer = asked[4:8] + b"lies" * 2
+        lies.sendto(struct.pack("!BBH", 0, 0, checksum(b"\0\0\0\0" + answer)) + answer, sender)
+"#;
+
+/// Has a host answer echo requests with lies. What is returned does it.
+pub fn lie(host: &Host) -> Result<Process> {
+    host.ns.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
+    Process::spawn(host.ns.command("/usr/bin/python3").args(["-c", LIAR]))
+}
+
 impl Servers {
     pub fn start(host: &Host) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("mesh-probes-").tempdir()?;

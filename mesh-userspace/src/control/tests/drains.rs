@@ -11,18 +11,27 @@ struct World {
     seconds: u64,
     /// That may have flows which nothing counts.
     slots: u32,
+    silence: Duration,
 }
 
 impl World {
     fn new(deadline_s: Option<u64>, then: Then) -> Self {
         let start = Instant::now();
         let order = DrainOrder { since_ms: 0, deadline_ms: deadline_s.map(|s| s * 1000), then, cut: false };
-        Self { drain: Drain::new(None, order, start), start, seconds: 0, slots: 0 }
+        Self { drain: Drain::new(None, order, start), start, seconds: 0, slots: 0, silence: Duration::ZERO }
     }
 
     /// A second later so many flows are open (if they are counted), after so many packets in all.
     fn step(&mut self, open: Option<u64>, packets: u64) -> Due {
-        let count = Count { open, quiet: Duration::from_secs(2), slots: self.slots, packets, begun: 7 };
+        let count = Count {
+            open,
+            quiet: Duration::from_secs(2),
+            oldest: Some(Duration::from_secs(90)),
+            slots: self.slots,
+            silence: self.silence,
+            packets,
+            begun: 7,
+        };
         let due = self.drain.step(count, self.now(), self.seconds * 1000);
         self.seconds += 1;
         due
@@ -47,7 +56,7 @@ fn it_ends_with_the_last_flow_and_tells_its_rate() {
     }
     let view = world.view();
     assert_eq!((view.state, view.flows, view.flows_at_start, view.new_flows), (DrainState::Draining, Some(2), Some(0), 0));
-    assert_eq!(view.quiet_ms, Some(2000));
+    assert_eq!((view.quiet_ms, view.oldest_ms), (Some(2000), Some(90_000)));
     let mut world = World::new(None, Then::Wait);
     for left in [10, 8, 6, 4, 2] {
         world.step(Some(left), 10);
@@ -57,6 +66,7 @@ fn it_ends_with_the_last_flow_and_tells_its_rate() {
     assert_eq!((world.step(Some(0), 10), world.step(Some(0), 10)), (Due::Empty, Due::Nothing));
     let view = world.view();
     assert_eq!((view.state, view.ended, view.estimate_ms, view.took_ms), (DrainState::Ended, Some(DrainEnd::Empty), None, 5000));
+    assert_eq!((view.quiet_ms, view.oldest_ms), (None, None), "of nobody");
 }
 
 #[test]
@@ -68,6 +78,16 @@ fn without_a_count_of_flows_silence_is_the_end() {
     assert_eq!((world.view().flows, world.view().ended_per_s), (None, 0.0));
     assert!(world.view().packets_per_s > 2.0);
     assert_eq!(world.step(None, 30), Due::Remove);
+}
+
+/// Connections that are found by their ids may be silent for longer than the window of what is counted.
+#[test]
+fn connections_without_slots_end_after_the_silence_that_is_promised() {
+    let mut world = World { silence: Duration::from_secs(30), ..World::new(None, Then::Wait) };
+    for packets in [10, 11] {
+        assert!((0..30).all(|_| world.step(None, packets) == Due::Nothing), "{packets}");
+    }
+    assert_eq!(world.step(None, 11), Due::Empty);
 }
 
 #[test]

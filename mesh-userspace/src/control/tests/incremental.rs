@@ -3,14 +3,17 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::{control::stale::Stale, weights::Factor};
+use crate::{
+    control::{roll::Roll, stale::Stale},
+    weights::Factor,
+};
 
 const THREE: &str = "
 services:
   - {name: api, vip: '192.0.2.10:81', health: none, backends: [10.0.0.1, 10.0.0.2]}
   - {name: dns, vip: '192.0.2.10:53', protocol: udp, health: none, backends_file: /b.yaml}
   - {name: own, vip: '192.0.2.10:82', health: none, heartbeat: {ttl: 10s, register: true}, backends: [10.0.0.1, 10.0.0.2]}
-  - {name: web, vip: '192.0.2.10:80', mode: nat, backends: [10.0.0.1, 10.0.0.2, 10.0.0.3]}
+  - {name: web, vip: '192.0.2.10:80', mode: nat, weights: {by: latency}, backends: [10.0.0.1, 10.0.0.2, 10.0.0.3]}
 ";
 
 const SERVICES: [&str; 4] = ["api", "dns", "own", "web"];
@@ -29,7 +32,10 @@ fn happens(bench: &mut Bench, (what, service, backend, amount): Event) {
         0 => drop(bench.health(service.as_str(), &id.to_string(), health)),
         1 => drop(core.set_weight(&service, id, amount)),
         2 => drop(core.set_admin(&service, id, if amount % 2 == 0 { Admin::Drain } else { Admin::In })),
-        3 => drop(core.add_backend(&service, &spec(&format!(r#"{{"address": "{}"}}"#, id.0.ip())))),
+        3 => {
+            let limit = if amount % 2 == 0 { r#", "max_connection_rate": 9"# } else { "" };
+            drop(core.add_backend(&service, &spec(&format!(r#"{{"address": "{}"{limit}}}"#, id.0.ip()))));
+        }
         4 => drop(core.remove_backend(&service, id)),
         5 => drop(core.discovered(&name("dns"), Update::Reset(vec![Endpoint::new(id, Weight(amount))]))),
         6 => drop(core.beat(&name("own"), id, &spec("{}"), now)),
@@ -64,6 +70,7 @@ proptest! {
             bench.core.stale = Stale::All;
             bench.core.replan(1, now);
             prop_assert_eq!(&in_steps, bench.core.plan(), "after {:?}", event);
+            prop_assert_eq!(bench.core.roll(), &Roll::of(bench.core.services()), "after {:?}", event);
         }
     }
 }

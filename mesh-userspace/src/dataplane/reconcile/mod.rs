@@ -13,7 +13,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -28,7 +28,10 @@ use super::{
     op::{Op, backend_word},
     vip_index::{self, VipTable},
 };
-use crate::{model::ServiceName, plan::ServicePlan};
+use crate::{
+    model::{BackendId, ServiceName},
+    plan::ServicePlan,
+};
 use moves::Moves;
 use standings::Clock;
 use step::Step;
@@ -213,18 +216,34 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Arc<S
 
 /// Entries by which answers of `dnat` backends are known, and what is none.
 fn reversed(layout: &Layout, reachable: &BTreeSet<u32>) -> Vec<Vip> {
-    let mut backends = BTreeMap::new();
+    let (mut backends, mut ranges) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
     for service in reachable.iter().filter_map(|id| layout.services.get(id)).filter(|s| s.mode == Mode::Dnat) {
         for (local, entry) in service.present() {
             let key = (entry.id, service.key.proto);
+            if service.vip.port == 0 {
+                ranges.entry(key).or_default().push((entry.retired.is_some(), service, local));
+                continue;
+            }
             // A backend that has moved to another service answers for that one.
             if entry.retired.is_none() || !backends.contains_key(&key) {
-                backends.insert(key, entry::reverse(service, entry.id, local));
+                backends.insert(key, (entry.retired.is_some(), entry::reverse(service, entry.id, local)));
             }
         }
     }
-    let own = layout.own.iter().filter(|_| !backends.is_empty()).map(|addr| entry::own(*addr)).collect::<Vec<_>>();
-    backends.into_values().chain(own).collect()
+    // Of who has moved likewise: ports that somebody has now are his.
+    ranges.values_mut().for_each(|all| all.sort_by_key(|(retired, ..)| *retired));
+    let taken = |id: BackendId, proto| {
+        let there = ranges.get(&(BackendId(SocketAddr::new(id.0.ip(), 0)), proto)).into_iter().flatten();
+        there.filter(|(retired, ..)| !retired).any(|(_, s, _)| (s.ports.0..=s.ports.1).contains(&id.0.port()))
+    };
+    backends.retain(|(id, proto), (retired, _)| !(*retired && taken(*id, *proto)));
+    let mut all: Vec<Vip> = backends.into_values().map(|(_, entry)| entry).collect();
+    all.extend(ranges.into_iter().filter_map(|((id, _), all)| {
+        let services: Vec<_> = all.into_iter().map(|(_, service, local)| (service, local)).collect();
+        entry::reverse_ranges(id, &services)
+    }));
+    let own = layout.own.iter().filter(|_| !all.is_empty()).map(|addr| entry::own(*addr)).collect::<Vec<_>>();
+    all.into_iter().chain(own).collect()
 }
 
 fn key_of(vip: &Vip) -> VipKey {
@@ -248,6 +267,7 @@ fn retire_services(image: &Image, layout: &mut Layout, reachable: &BTreeSet<u32>
         if let Some(table) = service.table.take() {
             layout.give_back_table(table, now);
         }
+        layout.note(id);
     }
 }
 

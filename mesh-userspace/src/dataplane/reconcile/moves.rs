@@ -94,6 +94,11 @@ impl Moves {
         self.under_way.is_empty() && self.settling.is_empty() && self.waiting.is_empty() && !self.behind
     }
 
+    /// At rest, and nothing is to be told of what was not.
+    pub fn is_still(&self) -> bool {
+        self.at_rest() && self.settled == Settled::default()
+    }
+
     pub fn is_behind(&self) -> bool {
         self.behind
     }
@@ -296,6 +301,11 @@ impl Moves {
                 since.word = now;
             }
         }
+    }
+
+    /// Another node has no room for what it is told: for the time of a handshake no more flows are led elsewhere, as if there were no room here.
+    pub fn hold(&self, standings: &Standings<'_>, now: u32) {
+        self.under_way.keys().for_each(|slot| standings.refuse(*slot, now));
     }
 
     /// The slots of a table begin to count anew, for they are in another place.

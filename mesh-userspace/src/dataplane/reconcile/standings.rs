@@ -48,6 +48,19 @@ impl Standings<'_> {
         }
     }
 
+    /// Notes of a slot that a flow could not be remembered. The packet path notes something else of it now and then: who loses against it comes again.
+    pub fn refuse(&self, slot: u32, now: u32) {
+        let Some(table) = self.table else { return };
+        let at = (table.base() + slot) as usize;
+        for _ in 0..4 {
+            let old = self.image.slot_memos.word(at, 0);
+            let memo = SlotMemo { refused: now.max(1), ..bytemuck::cast(old) };
+            if self.image.slot_memos.exchange_word(at, 0, old, bytemuck::cast(memo)) {
+                return;
+            }
+        }
+    }
+
     /// What packets have told of a slot.
     pub fn memo(&self, slot: u32) -> SlotMemo {
         self.table.map(|table| self.image.slot_memos.get((table.base() + slot) as usize)).unwrap_or_default()

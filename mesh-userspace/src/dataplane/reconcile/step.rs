@@ -1,7 +1,7 @@
 //! One service's way from what the maps say to what the plan says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -21,8 +21,9 @@ use crate::{
         image::{Image, words_of},
         layout::{Layout, LayoutError, Service, source_of, vip_key},
         op::{Op, backend_word, service_word, vip_word},
+        quic,
     },
-    model::{BackendId, WhenEmpty},
+    model::{Answers, BackendId, WhenEmpty},
     plan::ServicePlan,
 };
 /// One service's way through the phases.
@@ -54,6 +55,9 @@ impl<H: Hops> Step<'_, H> {
             Some(id) => id,
             None => layout.add(wanted.vip, wanted.mode, wanted.members.len(), self.clock.instant)?,
         };
+        if wanted.mode == Mode::Dnat && wanted.vip.port == 0 && u16::try_from(id).is_err() {
+            return Err(LayoutError::RangeId { id });
+        }
         let Some(mut service) = layout.services.remove(&id) else { return Err(LayoutError::Index) };
         // So long its backends are found well one by one.
         service.coming = service.coming.filter(|since| self.clock.instant.saturating_duration_since(*since) <= self.clock.handshake());
@@ -66,14 +70,17 @@ impl<H: Hops> Step<'_, H> {
             // Nothing fails from here on.
             service.list = list;
             let states = self.states(&mut service, wanted, &places);
+            let ids = quic::step(&mut service, wanted, &places.locals);
+            self.phases.retire.extend(ids.gone);
             self.backends(&mut service, wanted, &sources, &places, &states);
+            self.phases.switch.extend(ids.new);
             self.table(layout, &mut service, wanted, &places, &states);
             self.retire_backends(&mut service, wanted, places.grown);
             service.name = Some(wanted.name.clone());
             service.retired = None;
             Ok(id)
         });
-        layout.services.insert(id, service);
+        layout.put(service);
         if done.is_err() && known.is_none() {
             layout.undo(id);
         }
@@ -313,15 +320,26 @@ impl<H: Hops> Step<'_, H> {
     }
 }
 
-/// No other `dnat` service has one of these backends: an answer from there could be of either.
+/// No other `dnat` service has the same ports of one of these backends: an answer from there could be of either.
 fn unambiguous(layout: &Layout, wanted: &ServicePlan) -> Result<(), LayoutError> {
     let key = vip_key(&wanted.vip);
     let others =
         layout.services.values().filter(|s| s.mode == Mode::Dnat && s.key != key && s.key.proto == key.proto && s.retired.is_none());
+    let mut ours: HashMap<IpAddr, (Vec<Answers>, usize)> = HashMap::new();
+    for member in &wanted.members {
+        ours.entry(member.id.0.ip()).or_default().0.push(Answers::of(wanted.vip, wanted.ways.ports, member.id));
+    }
     for other in others {
-        let stands = |id: &BackendId| other.present().any(|(_, entry)| entry.id == *id && entry.retired.is_none());
-        if let Some(member) = wanted.members.iter().find(|m| stands(&m.id)) {
-            return Err(LayoutError::Ambiguous { backend: member.id, vip: other.vip });
+        for entry in other.present().map(|(_, entry)| entry).filter(|entry| entry.retired.is_none()) {
+            let Some((ours, ranges)) = ours.get_mut(&entry.id.0.ip()) else { continue };
+            let theirs = Answers::of(other.vip, (other.vip.port == 0).then_some(other.ports), entry.id);
+            if ours.iter().any(|answers| answers.collide(&theirs)) {
+                return Err(LayoutError::Ambiguous { backend: entry.id, vip: other.vip });
+            }
+            *ranges += usize::from(theirs.are_several());
+            if *ranges >= Answers::RANGES && wanted.vip.port == 0 {
+                return Err(LayoutError::Ranges { backend: entry.id });
+            }
         }
     }
     Ok(())

@@ -52,7 +52,7 @@ struct State {
     missing: HashSet<VipAddr>,
     /// Those of them that this node does not serve.
     foreign: HashSet<VipAddr>,
-    /// Entries that there was no room for.
+    /// How often there was no room for an entry.
     no_room: u64,
 }
 
@@ -196,7 +196,9 @@ impl State {
             Some(place) => {
                 if let Some(backend) = place.backends.iter().position(|id| *id == Some(entry.backend)) {
                     let word = word(entry, backend as u16, tick);
-                    *no_room += u64::from(!replica.take(entry.hash, u32::from(place.service), word, tick));
+                    let room = replica.take(entry.hash, u32::from(place.service), word, tick);
+                    *no_room += u64::from(!room);
+                    return room;
                 }
                 true
             }

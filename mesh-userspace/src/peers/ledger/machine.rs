@@ -32,6 +32,8 @@ pub struct Machine {
     options: Options,
     began: u64,
     joining: bool,
+    /// When it was asked first whether it may join.
+    asked: Option<u64>,
     version: u64,
     report: Report,
     parts: Vec<Vec<u8>>,
@@ -77,7 +79,7 @@ impl Machine {
     pub fn new(options: Options, peers: impl IntoIterator<Item = SocketAddr>, now: u64) -> Self {
         let peers = peers.into_iter().map(|address| (address, Peer::default())).collect();
         let parts = report_parts(&Report::new());
-        Self { options, began: now, joining: true, version: 1, report: Report::new(), parts, full: None, peers }
+        Self { options, began: now, joining: true, asked: None, version: 1, report: Report::new(), parts, full: None, peers }
     }
 
     /// What this node says of its slots from now on, having looked at what others say; its version.
@@ -136,7 +138,8 @@ impl Machine {
         Some(entry_parts(entries).into_iter().map(|body| (count(&body), body)).map(|(count, body)| (Arc::new(body), count)).collect())
     }
 
-    /// A message has come from `from`. `take` takes an entry in, or says that it can't yet. Whether reports or standings may be others now.
+    /// A message has come from `from`. `take` takes an entry in, or says that it can't yet: then the message is not acknowledged, nothing that is said after it
+    /// counts as heard, and it comes again. Whether reports or standings may be others now.
     pub fn hear(&mut self, from: SocketAddr, message: &[u8], now: u64, mut take: impl FnMut(&Entry) -> bool) -> bool {
         let lost = self.options.lost;
         let Some(peer) = self.peers.get_mut(&from) else { return false };
@@ -171,7 +174,8 @@ impl Machine {
             match read_entries(body) {
                 None => peer.counts.garbled += 1,
                 Some(entries) if peer.is_new(header.number) => {
-                    if entries.iter().all(&mut take) {
+                    // Each of them is tried: what there is room for is known from now on.
+                    if entries.iter().filter(|entry| !take(entry)).count() == 0 {
                         peer.counts.received += entries.len() as u64;
                         peer.takes(header.number);
                     }
@@ -197,6 +201,7 @@ impl Machine {
         let mut messages = Vec::new();
         let (options, joining, version) = (self.options, self.joining, self.version);
         for (address, peer) in &mut self.peers {
+            peer.gives_up(now, options.lost);
             let header = Header {
                 joining,
                 held: peer.held,
@@ -233,6 +238,7 @@ impl Machine {
                     }
                     peer.counts.again += u64::from(message.sent_at.is_some());
                     message.sent_at = Some(now);
+                    message.first_sent_at.get_or_insert(now);
                     let header = Header { entries: true, number: message.number, ..header };
                     messages.push((*address, [&header.write()[..], &message.body].concat()));
                     sent = true;
@@ -264,11 +270,17 @@ impl Machine {
         self.joining
     }
 
-    /// Whether this node knows what others know, or nobody is there who could tell.
-    pub fn may_join(&self, now: u64) -> bool {
+    /// Whether this node knows what others know, or nobody is there who could tell. The first question begins the wait: before it, there may have been no slots
+    /// here that anything could be told of. Who is there and speaks is waited for longer.
+    pub fn may_join(&mut self, now: u64) -> bool {
+        let asked = *self.asked.get_or_insert(now);
         let knows = |peer: &Peer| peer.is_known() || peer.joining.is_some() && peer.all > 0 && peer.got >= peer.all;
-        let there = |peer: &Peer| matches!(self.standing(peer, now), Standing::Here | Standing::Awaited | Standing::Joining);
-        self.peers.values().all(|peer| !there(peer) || knows(peer)) || now >= self.began + 2 * self.options.lost
+        let waits = |peer: &Peer| match self.standing(peer, now) {
+            Standing::Here | Standing::Joining => 10 * self.options.lost,
+            Standing::Awaited => 2 * self.options.lost,
+            Standing::Lost | Standing::Stranger => 0,
+        };
+        self.peers.values().all(|peer| knows(peer) || now >= asked + waits(peer))
     }
 
     /// From now on others count on this node.

@@ -38,6 +38,8 @@ pub(super) struct Peer {
     /// Numbers of its messages of entries: all up to this one were taken in, and these beyond.
     pub got: u64,
     beyond: Vec<u64>,
+    /// Its messages up to this one were given up: what it said with them or before them does not count.
+    void: u64,
     /// Its message by which we know all its entries.
     pub all: u64,
     pub outbox: VecDeque<Message>,
@@ -63,6 +65,8 @@ pub struct Counts {
     pub again: u64,
     /// Messages of it that are not understood.
     pub garbled: u64,
+    /// How often it did not take in for too long what it was told, as if it had no room.
+    pub given_up: u64,
 }
 
 #[derive(Debug)]
@@ -71,6 +75,7 @@ pub(super) struct Message {
     pub body: Arc<Vec<u8>>,
     pub entries: u64,
     pub sent_at: Option<u64>,
+    pub first_sent_at: Option<u64>,
 }
 
 /// A report that has not come whole yet, or whose entries have not.
@@ -98,7 +103,20 @@ impl Peer {
             self.told_all = None;
         }
         self.number += 1;
-        self.outbox.push_back(Message { number: self.number, body: Arc::clone(body), entries, sent_at: None });
+        self.outbox.push_back(Message { number: self.number, body: Arc::clone(body), entries, sent_at: None, first_sent_at: None });
+    }
+
+    /// It is there, and has not taken in what it was told for twice the time after which it would be `lost`: it is told all anew, for entries are older by now.
+    pub fn gives_up(&mut self, now: u64, lost: u64) {
+        let here = self.heard_at.is_some_and(|at| now <= at + lost);
+        let stale = |message: &Message| message.first_sent_at.is_some_and(|at| now > at + 2 * lost);
+        if here && self.outbox.front().is_some_and(stale) {
+            self.outbox.clear();
+            self.told_all = None;
+            self.counts.given_up += 1;
+            // The next report is of after this number.
+            self.post(&Arc::default(), 0);
+        }
     }
 
     /// It has taken in all messages up to this one.
@@ -125,7 +143,10 @@ impl Peer {
 
     /// What lies before this number does not come any more.
     pub fn skip_to(&mut self, number: u64) {
-        self.got = self.got.max(number);
+        if number > self.got {
+            (self.got, self.void) = (number, number);
+            self.collecting = None;
+        }
         self.close_up();
     }
 
@@ -145,7 +166,8 @@ impl Peer {
     /// A part of its report. Whether that could be read.
     pub fn collects(&mut self, header: &Header, body: &[u8]) -> bool {
         let stale = header.version < self.version || header.version == self.version && (self.full || !header.full);
-        if header.parts == 0 || header.part >= header.parts || (self.version > 0 && stale) {
+        let void = self.void > 0 && header.number <= self.void;
+        if header.parts == 0 || header.part >= header.parts || (self.version > 0 && stale) || void {
             return true;
         }
         let same = |c: &Collecting| c.version == header.version && c.full == header.full && c.parts.len() == usize::from(header.parts);

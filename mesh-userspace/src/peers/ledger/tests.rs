@@ -8,6 +8,7 @@ use proptest::{
     test_runner::{RngAlgorithm, TestError, TestRng, TestRunner},
 };
 
+use super::{Entry, Kind, Machine, Options, Report, Words};
 use world::{Act, Fault, World};
 
 fn acts() -> impl Strategy<Value = Vec<(u16, Act)>> {
@@ -127,6 +128,68 @@ fn flows_outlive_a_change_that_nodes_want_at_other_times() {
             world
         });
     }
+}
+
+/// Two nodes and a network that loses nothing; the second has room for entries or has none.
+struct Full {
+    nodes: [Machine; 2],
+    now: u64,
+    entry: Entry,
+    taken: u64,
+}
+
+impl Full {
+    fn run(&mut self, until: u64, room: bool) {
+        while self.now < until {
+            self.now += 10;
+            for from in 0..2 {
+                if self.nodes[from].wants_all() {
+                    let all = [self.entry];
+                    self.nodes[from].offer_all(if from == 0 { &all } else { &[] });
+                }
+                for (_, message) in self.nodes[from].due(self.now) {
+                    let taken = &mut self.taken;
+                    self.nodes[1 - from].hear(world::address(from), &message, self.now, |_| {
+                        *taken += u64::from(room);
+                        room
+                    });
+                }
+            }
+        }
+    }
+
+    /// Version that the second node knows of the first one's report, and how often the first has given up to tell it.
+    fn known(&self) -> (u64, u64) {
+        let [here, there] = [0, 1].map(|n| self.nodes[n].peers(self.now).remove(0).1);
+        (there.version, here.counts.given_up)
+    }
+}
+
+/// Who has no room for an entry has not heard it, nor what is said after it, until there is room; and the other is told that it is so.
+#[test]
+fn who_has_no_room_has_not_heard() {
+    let entry = Entry { vip: world::vip(), hash: 7, backend: world::id(1), kind: Kind::Flow, age: 0 };
+    let nodes = [0, 1].map(|n| {
+        let options = Options { start: n as u64 + 1, tag: 1, lost: world::LOST, interval: 100 };
+        Machine::new(options, [world::address(1 - n)], 0)
+    });
+    let mut full = Full { nodes, now: 0, entry, taken: 0 };
+    full.run(500, true);
+    assert!(full.taken > 0 && full.known().0 == full.nodes[0].version());
+    let heard = full.known().0;
+    full.nodes[0].offer(&[entry]);
+    let version = full.nodes[0].say(&Report::from([(world::vip(), Words { log2_slots: 1, ..Words::default() })]));
+    assert!(version > heard);
+    full.run(1000, false);
+    assert_eq!(full.known(), (heard, 0), "what was said after the entry is not known");
+    full.run(9000, false);
+    let (known, given_up) = full.known();
+    assert_eq!(known, heard, "nor when the entries are told anew");
+    assert!((2..=3).contains(&given_up), "{given_up}");
+    assert!(full.nodes[0].peers(full.now)[0].1.heard < version, "the first node does not rely on it");
+    full.taken = 0;
+    full.run(11_000, true);
+    assert!(full.taken > 0 && full.known().0 == version, "{:?} of {version}", full.known());
 }
 
 /// They never want the same.

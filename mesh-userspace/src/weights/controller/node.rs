@@ -10,22 +10,22 @@ pub(super) struct Node {
     /// Of its flows.
     pub stay: Pace,
     /// Seconds since flows told something.
-    pub mute: f64,
-    pub noise: f64,
+    mute: f64,
+    noise: f64,
     /// What is taken in is the load that it reports, and no latency.
-    pub reports: bool,
+    reports: bool,
     /// Logarithm of the inflation, smoothed, and smoothed less.
     pub x: Option<f64>,
-    pub sudden: f64,
+    sudden: f64,
     /// Logarithm of the factor, and of the one that is published.
     pub w: f64,
     pub published: f64,
     pub seen: Observation,
-    pub latency: Option<f64>,
-    pub unloaded: Option<f64>,
+    latency: Option<f64>,
+    unloaded: Option<f64>,
     /// What comes beyond what is done, as a smoothed part of it; and seconds for which what was seen as unloaded is still in doubt for that.
-    pub growth: f64,
-    pub doubt: f64,
+    growth: f64,
+    doubt: f64,
     pub act: Act,
 }
 
@@ -39,6 +39,8 @@ const MANY: f64 = 4.0;
 const MOST: f64 = 8.0;
 /// The same where it is seen that what waits becomes more and more.
 const STRAIN: f64 = 0.4;
+/// A latency that falls so much, as a logarithm, is that of a backlog that goes.
+const FADES: f64 = 0.1;
 /// Weight of the newest difference of what comes and what is done; beyond this part of it the backend does not keep up, ...
 const GROWTH: f64 = 0.3;
 const GROWS: f64 = 0.1;
@@ -80,15 +82,18 @@ impl Node {
         self.seen = Observation { latency, ..*seen };
         let growth = self.flows().map_or(0.0, |(arrivals, completions)| (arrivals - completions) / arrivals.max(completions).max(1.0));
         self.growth += GROWTH * (growth - self.growth);
-        self.doubt = if self.growth > GROWS { DOUBT } else { (self.doubt - dt).max(0.0) };
+        let grows = self.growth > GROWS || self.trend(part) > STRAIN;
+        self.doubt = if grows { DOUBT } else { (self.doubt - dt).max(0.0) };
     }
 
-    pub fn checked(&self) -> &Pace {
-        &self.pace
-    }
-
-    pub fn stays(&self) -> &Pace {
-        &self.stay
+    /// Where nothing counts flows, by how much checks take longer than they did (less than 0: the time gets shorter), beyond what is chance: what waits becomes
+    /// more and more, or less and less.
+    fn trend(&self, part: f64) -> f64 {
+        if self.reports || self.flows().is_some() {
+            return 0.0;
+        }
+        let (trend, chance) = (self.pace.trend(), 2.0 * self.pace.noise(part));
+        (trend.abs() - chance).max(0.0) * trend.signum()
     }
 
     /// Compares with the unloaded latency. `usual`: logarithm of the others', by checks and by flows.
@@ -158,7 +163,8 @@ impl Node {
             return (Act::Even, 0.0);
         }
         // The backlog goes already: pushing on would starve it when it is gone.
-        if error < 0.0 && self.flows().is_some_and(|(arrivals, completions)| completions > 1.03 * arrivals) {
+        let goes = self.flows().is_some_and(|(arrivals, completions)| completions > 1.03 * arrivals);
+        if error < 0.0 && (goes || self.trend(settings.smoothing) < -FADES) {
             return (Act::Waits, 0.0);
         }
         let room = (-x).exp().clamp(0.08, 1.0);

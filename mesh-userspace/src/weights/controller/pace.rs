@@ -9,6 +9,8 @@ pub struct Pace {
     pub sudden: f64,
     /// Logarithm of the unloaded latency.
     pub unloaded: f64,
+    /// Smoothed more: what it was some time ago.
+    before: f64,
     /// Mean square of what is smoothed away.
     scatter: f64,
     steps: f64,
@@ -20,6 +22,8 @@ const ENOUGH: f64 = 8.0;
 /// Parts of the difference that a value below it, and one above it, move it by.
 const DOWN: f64 = 0.3;
 const UP: f64 = 0.002;
+/// What was before is an average over so many times the time.
+const LONGER: f64 = 4.0;
 /// Weight of the newest observation in what is sudden.
 const SUDDEN: f64 = 0.5;
 /// These weights are those of so many checks or more; fewer have less, so that one check calls nobody overloaded.
@@ -36,6 +40,7 @@ impl Pace {
             self.scatter += part.max(1.0 / (self.steps - 1.0)) * (off * off - self.scatter);
         }
         self.level += part.max(1.0 / self.steps) * off;
+        self.before += (part / LONGER).max(1.0 / self.steps) * (value - self.before);
         self.sudden += (SUDDEN * weight).max(1.0 / self.steps) * (value - self.sudden);
         let above = value - self.unloaded;
         self.unloaded = if self.checks < ENOUGH || self.steps == 1.0 {
@@ -43,6 +48,11 @@ impl Pace {
         } else {
             self.unloaded + above * if above < 0.0 { DOWN } else { UP }
         };
+    }
+
+    /// How much the smoothed logarithm has changed over half a minute or so.
+    pub fn trend(&self) -> f64 {
+        if self.checks < ENOUGH { 0.0 } else { self.level - self.before }
     }
 
     /// Something was taken in.
@@ -74,6 +84,20 @@ mod tests {
         assert!(pace.unloaded.exp() > 0.4, "{pace:?}");
         take(&mut pace, &[0.020; 150]);
         assert!((pace.unloaded.exp() - 0.020).abs() < 0.002, "{pace:?}");
+    }
+
+    #[test]
+    fn what_rises_and_what_falls_is_known() {
+        let mut pace = Pace::default();
+        take(&mut pace, &[0.010; 30]);
+        assert!(pace.trend().abs() < 1e-9);
+        let rising: Vec<f64> = (1..=20).map(|n| 0.010 * f64::from(n)).collect();
+        take(&mut pace, &rising);
+        assert!(pace.trend() > 0.5, "{pace:?}");
+        take(&mut pace, &[0.200; 100]);
+        assert!(pace.trend().abs() < 0.1, "{pace:?}");
+        take(&mut pace, &[0.050; 6]);
+        assert!(pace.trend() < -0.4, "{pace:?}");
     }
 
     #[test]

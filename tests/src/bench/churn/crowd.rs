@@ -1,16 +1,20 @@
-//! Clients of every patience: short connections all the time, long ones that are asked often, and some that are silent for nearly as long as they may be.
+//! Clients of every patience: short connections all the time, long ones that are asked often, and some that are silent for nearly as long as they may be;
+//! and flows of datagrams of the latter two kinds.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Churn, Options, world::PATIENCE};
+use super::{
+    Churn, Options,
+    world::{PATIENCE, Protocol},
+};
 use crate::peer::{Answer, Held, Load};
 
 /// Silence of a connection that is asked often.
 const BUSY: Duration = Duration::from_millis(200);
 
-/// All connections of one mode.
+/// All connections of one world.
 pub struct Crowd {
     generations: Vec<Generation>,
     short: Load,
@@ -28,6 +32,7 @@ pub struct Tally {
 }
 
 struct Generation {
+    protocol: Protocol,
     held: Held,
     pause: Duration,
     opened: usize,
@@ -37,18 +42,26 @@ struct Generation {
 
 impl Crowd {
     pub fn new(churn: &Churn, options: &Options) -> Result<Self> {
-        let short = Load::start(&churn.stage.client.ns, churn.vip, 2, Duration::from_millis(10), PATIENCE)?;
+        let short = Load::start(&churn.stage.client.ns, churn.vip, 2, Duration::from_millis(20), PATIENCE)?;
         let mut crowd = Self { generations: Vec::new(), short, dead: None };
         crowd.open(churn, options)?;
         Ok(crowd)
     }
 
-    /// Opens connections of each patience, to be held until the end.
+    /// Opens connections and flows of each patience, to be held until the end.
     pub fn open(&mut self, churn: &Churn, options: &Options) -> Result<()> {
         // What a busy machine may be late by is left of the silence that is promised.
         for pause in [BUSY, options.idle.mul_f64(0.8)] {
-            let held = churn.hold(options.each, pause)?;
-            self.generations.push(Generation { held, pause, opened: options.each, counted: vec![false; options.each] });
+            for protocol in churn.protocols() {
+                let held = churn.hold_by(*protocol, options.each, pause)?;
+                self.generations.push(Generation {
+                    protocol: *protocol,
+                    held,
+                    pause,
+                    opened: options.each,
+                    counted: vec![false; options.each],
+                });
+            }
         }
         Ok(())
     }
@@ -78,12 +91,15 @@ impl Crowd {
         Ok(())
     }
 
-    /// What has happened since the last call.
-    pub fn tally(&mut self) -> Tally {
+    /// What has happened since the last call to those of one protocol.
+    pub fn tally(&mut self, protocol: Protocol) -> Tally {
         let mut tally = Tally::default();
         let dead = self.dead;
-        for generation in &mut self.generations {
+        for generation in self.generations.iter_mut().filter(|generation| generation.protocol == protocol) {
             generation.tally(dead.map(|(name, _)| name), &mut tally);
+        }
+        if protocol == Protocol::Udp {
+            return tally;
         }
         for answer in self.short.drain() {
             tally.connections += 1;
@@ -95,11 +111,9 @@ impl Crowd {
         tally
     }
 
-    /// Closes those that are held.
+    /// Has those that are held end, each after its pause.
     pub fn leave(&mut self) {
-        for generation in self.generations.drain(..) {
-            generation.held.finish();
-        }
+        self.generations.clear();
     }
 
     /// It answers again.

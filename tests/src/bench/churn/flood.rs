@@ -1,7 +1,7 @@
 //! SYNs from forged sources, from a raw socket in a namespace.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket},
 };
 
 use crate::{fixture::Frame, netns::Namespace};
@@ -32,7 +32,7 @@ pub struct Flood {
 
 impl Flood {
     /// Sends about `rate` SYNs a second to `to`, each of which begins another flow.
-    pub fn start(ns: &Namespace, to: SocketAddrV4, rate: u32) -> Result<Self> {
+    pub fn start(ns: &Namespace, to: SocketAddr, rate: u32) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let sender = ns.spawn(move || send(to, rate, &stopped))?;
@@ -53,10 +53,15 @@ impl Drop for Flood {
     }
 }
 
-fn send(to: SocketAddrV4, rate: u32, stop: &AtomicBool) -> Result<u64> {
-    let raw =
-        socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).context("failed to make a raw socket")?;
-    let (begin, target) = (Instant::now(), SockaddrIn::from(to));
+fn send(to: SocketAddr, rate: u32, stop: &AtomicBool) -> Result<u64> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).context("failed to make a raw socket")?;
+    // The port of a raw socket's target is a protocol's number, or 0.
+    let target = SockaddrStorage::from(match to {
+        SocketAddr::V4(to) => SocketAddr::V4(to),
+        SocketAddr::V6(to) => SocketAddr::V6(SocketAddrV6::new(*to.ip(), 0, 0, 0)),
+    });
+    let begin = Instant::now();
     let mut sent = 0_u64;
     while !stop.load(Ordering::Relaxed) && begin.elapsed() < MOST {
         let due = (begin.elapsed().as_secs_f64() * f64::from(rate)) as u64;
@@ -71,8 +76,12 @@ fn send(to: SocketAddrV4, rate: u32, stop: &AtomicBool) -> Result<u64> {
     Ok(sent)
 }
 
-/// The `n`-th SYN: sources of 198.18.0.0/15, which nobody has (RFC 2544).
-fn syn(n: u32, to: SocketAddrV4) -> Vec<u8> {
-    let source = Ipv4Addr::from(0xc612_0000 | n.wrapping_mul(0x9e37_79b1) >> 15);
-    Frame::tcp((IpAddr::V4(source), 1024 + (n % 60_000) as u16), (IpAddr::V4(*to.ip()), to.port()), SYN).ip_packet()
+/// The `n`-th SYN: sources of 198.18.0.0/15 and 2001:2::/48, which nobody has (RFC 2544, RFC 5180).
+fn syn(n: u32, to: SocketAddr) -> Vec<u8> {
+    let host = n.wrapping_mul(0x9e37_79b1) >> 15;
+    let source: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::from(0xc612_0000 | host).into(),
+        SocketAddr::V6(_) => Ipv6Addr::from(0x2001_0002_0000_0000_0000_0000_0000_0000 | u128::from(host)).into(),
+    };
+    Frame::tcp((source, 1024 + (n % 60_000) as u16), (to.ip(), to.port()), SYN).ip_packet()
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::daemon::LIMIT;
 
 /// Within that time others hear of a flow: what changes its way sooner is promised nothing.
-const TOLD: Duration = Duration::from_millis(300);
+const TOLD: Duration = Duration::from_millis(500);
 
 /// Goes through all steps.
 pub fn run(play: &mut Play<'_>) -> Result<()> {
@@ -22,20 +22,22 @@ pub fn run(play: &mut Play<'_>) -> Result<()> {
         play.until_reach("b2", false)
     })?;
     play.step("two: one leaves", |play| {
-        play.order(&["add", "web", "10.77.0.14", "--name", "b4"])?;
+        let address = play.churn.address("b4")?;
+        play.order(&["add", "web", &address, "--name", "b4"])?;
         sleep(TOLD);
         play.churn.route(&BALANCERS[..1])?;
         play.churn.other.as_mut().context("there is no second balancer")?.leave(Signal::SIGTERM)?;
         play.until_reach("b4", true)
     })?;
     play.step("two: one joins", |play| {
-        play.churn.daemon.ok(&["backend", "weight", "web", "b1", "0"])?;
+        play.churn.order_at(&play.churn.daemon, &["weight", "web", "b1", "0"])?;
         play.opened()?;
         let other = play.churn.other.as_mut().context("there is no second balancer")?;
         other.launch()?;
         other.wait_ready(LIMIT)?;
         sleep(TOLD);
-        other.ok(&["backend", "weight", "web", "b1", "0"])?;
+        let other = play.churn.other.as_ref().context("there is no second balancer")?;
+        play.churn.order_at(other, &["weight", "web", "b1", "0"])?;
         play.churn.route(&BALANCERS[1..])?;
         play.until_reach("b1", false)?;
         sleep(TOLD);
@@ -54,8 +56,9 @@ pub fn run(play: &mut Play<'_>) -> Result<()> {
 fn reshuffle(churn: &Churn) -> Result<()> {
     let [first, second] = BALANCERS;
     for order in [&[second][..], &[second, first], &[first, second]] {
-        churn.route(order)?;
         sleep(TOLD);
+        churn.route(order)?;
     }
+    sleep(TOLD);
     Ok(())
 }

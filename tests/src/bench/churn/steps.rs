@@ -1,18 +1,17 @@
 //! What happens to the balancer, one thing after the other. A step does not wait until the slots that the one before it moves are at rest.
 
-use std::{net::SocketAddr, thread::sleep, time::Duration};
+use std::{thread::sleep, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
-    Churn, Figure, Flood, Options, Way,
+    Cell, Churn, Figure, Flood, Options,
     crowd::{Crowd, Tally},
 };
 
 /// Goes through all steps.
-pub fn run(churn: Churn, way: Way, options: &Options, show: &mut dyn FnMut(&Figure) -> Result<()>) -> Result<()> {
-    let mut play = Play::new(churn, way, options, show)?;
+pub fn run(play: &mut Play<'_>) -> Result<()> {
     play.planned()?;
     play.failure()?;
     play.restarts()?;
@@ -29,17 +28,17 @@ pub struct Play<'a> {
     // Clients end before the namespaces that they run in.
     crowd: Crowd,
     pub churn: Churn,
-    way: Way,
+    cell: Cell,
     pub options: Options,
-    show: &'a mut dyn FnMut(&Figure) -> Result<()>,
+    show: &'a dyn Fn(Figure),
     entries: u64,
     moving: u64,
 }
 
 impl<'a> Play<'a> {
-    pub fn new(churn: Churn, way: Way, options: &Options, show: &'a mut dyn FnMut(&Figure) -> Result<()>) -> Result<Self> {
+    pub fn new(churn: Churn, cell: Cell, options: &Options, show: &'a dyn Fn(Figure)) -> Result<Self> {
         let crowd = Crowd::new(&churn, options)?;
-        Ok(Self { churn, crowd, way, options: *options, show, entries: 0, moving: 0 })
+        Ok(Self { churn, crowd, cell, options: *options, show, entries: 0, moving: 0 })
     }
 
     fn planned(&mut self) -> Result<()> {
@@ -48,7 +47,8 @@ impl<'a> Play<'a> {
             play.until_reach("b2", false)
         })?;
         self.step("add", |play| {
-            play.order(&["add", "web", "10.77.0.14", "--name", "b4"])?;
+            let address = play.churn.address("b4")?;
+            play.order(&["add", "web", &address, "--name", "b4"])?;
             play.until_reach("b4", true)
         })?;
         for (step, backend, weight) in
@@ -100,8 +100,7 @@ impl<'a> Play<'a> {
     /// While the flood lasts new flows may stay with who is drained, for there is no room to remember them; none of them may break.
     fn flood(&mut self) -> Result<()> {
         self.step("flood", |play| {
-            let SocketAddr::V4(vip) = play.churn.vip else { bail!("forged SYNs are made for IPv4 only") };
-            let flood = Flood::start(&play.churn.stage.client.ns, vip, play.options.flood)?;
+            let flood = Flood::start(&play.churn.stage.client.ns, play.churn.vip, play.options.flood)?;
             sleep(Duration::from_millis(500));
             play.order(&["drain", "web", "b4"])?;
             play.opened()?;
@@ -120,14 +119,28 @@ impl<'a> Play<'a> {
     }
 
     pub fn step(&mut self, step: &'static str, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.step_then(step, act, |_| Ok(None))
+    }
+
+    /// The same; when all are counted, `then` tells how many packets backends have passed on to each other.
+    pub fn step_then(
+        &mut self,
+        step: &'static str,
+        act: impl FnOnce(&mut Self) -> Result<()>,
+        then: impl FnOnce(&Churn) -> Result<Option<u64>>,
+    ) -> Result<()> {
         (self.entries, self.moving) = (0, 0);
         act(self)?;
         self.look()?;
         self.crowd.ask_all()?;
         self.look()?;
-        let Tally { connections, broken, killed, because } = self.crowd.tally();
-        let (mode, entries, moving) = (self.way, self.entries, self.moving);
-        (self.show)(&Figure { mode, step, connections, broken, killed, entries, moving, because })
+        let tallies: Vec<_> = self.churn.protocols().iter().map(|protocol| (*protocol, self.crowd.tally(*protocol))).collect();
+        let caught = then(&self.churn)?;
+        for (protocol, Tally { connections, broken, killed, because }) in tallies {
+            let Self { cell, entries, moving, .. } = *self;
+            (self.show)(Figure { cell, protocol, step, connections, broken, killed, entries, moving, caught, because });
+        }
+        Ok(())
     }
 
     /// `mesh backend ...` on all balancers, and connections that begin right after it.
@@ -148,7 +161,7 @@ impl<'a> Play<'a> {
         self.crowd.open(&self.churn, &self.options)
     }
 
-    fn look(&mut self) -> Result<()> {
+    pub fn look(&mut self) -> Result<()> {
         let ledger = self.churn.ledger()?;
         self.entries = self.entries.max(ledger["entries"]["used"].as_u64().unwrap_or(0));
         self.moving = self.moving.max(ledger["moving"].as_u64().unwrap_or(0));

@@ -1,21 +1,20 @@
-//! A service that nobody translates, with clients that hold connections through it.
+//! A service, with clients that hold connections through it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    process::Stdio,
-    time::{Duration, Instant},
+    path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use nix::sys::signal::Signal;
-use serde::Serialize;
 use serde_json::Value;
 
+use super::setting;
+pub use super::setting::{Protocol, Setting, Way};
 use crate::{
-    daemon::{Daemon, LIMIT, Process, mesh_binary},
-    netns::Host,
+    daemon::{Daemon, LIMIT, Process},
     peer::{self, Held, HeldReport},
     stage::Stage,
 };
@@ -23,138 +22,82 @@ use crate::{
 /// Backends there are; the last is no member of the service at the start.
 pub const BACKENDS: [(&str, u8); 4] = [("b1", 11), ("b2", 12), ("b3", 13), ("b4", 14)];
 /// Time for a handshake: generous where a busy machine is slow.
-const HANDSHAKE: Duration = Duration::from_secs(2);
+pub const HANDSHAKE: Duration = Duration::from_secs(2);
 /// A request that takes longer has broken its connection.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How packets reach a backend: all but the first leave them as they are, so that the backend has to own the VIP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    Nat,
-    Dsr,
-    Tunnel,
-}
-
-impl Way {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nat => "nat",
-            Self::Dsr => "dsr",
-            Self::Tunnel => "tunnel",
-        }
-    }
-}
 
 /// A client, a balancer, four backends and the service `web`.
 #[derive(Debug)]
 pub struct Churn {
     // Ends before the namespaces that it runs in.
     pub daemon: Daemon,
-    _agents: Vec<Process>,
+    agents: Vec<(&'static str, Process)>,
     /// The second of two balancers.
     pub other: Option<Daemon>,
     pub stage: Stage,
     pub vip: SocketAddr,
     way: Way,
-    _key: Option<tempfile::TempDir>,
+    protocols: &'static [Protocol],
+    /// The balancers' key, and what agents say.
+    folder: tempfile::TempDir,
     config: String,
 }
 
-/// The two balancers' addresses.
+/// The two balancers' addresses, ...
 pub const BALANCERS: [&str; 2] = ["10.77.0.2", "10.77.0.3"];
+/// ... and those of IPv6.
+const BALANCERS_V6: [&str; 2] = ["fd77::2", "fd77::3"];
 
 impl Churn {
     /// `idle`: the longest silence of a flow that is promised to find its backend again.
     pub fn new(group: &str, way: Way, idle: Duration) -> Result<Self> {
-        Self::with(group, way, idle, "")
+        Self::of(group, &Setting::plain(way, idle))
     }
 
     /// Two balancers that know each other, between which the client's kernel chooses by the flow's addresses and ports.
     pub fn pair(group: &str, way: Way, idle: Duration) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let key = folder.path().join("key");
-        std::fs::write(&key, "0123456789abcdef")?;
-        let lines = |n: usize| {
-            format!(
-                "hash_key: 000102030405060708090a0b0c0d0e0f\npeers: {{listen: '{}:7946', nodes: ['{}:7946'], key_file: '{}', interval: 50ms, lost: 1s}}\n",
-                BALANCERS[n],
-                BALANCERS[1 - n],
-                key.display()
-            )
-        };
-        let mut churn = Self::build(group, way, idle, &lines(0), Some(&lines(1)))?;
-        churn._key = Some(folder);
-        churn.stage.client.ns.sysctl("net/ipv4/fib_multipath_hash_policy", "1")?;
-        churn.route(&BALANCERS)?;
-        Ok(churn)
-    }
-
-    /// From now on the client's packets go by these balancers.
-    pub fn route(&self, balancers: &[&str]) -> Result<()> {
-        let hops: String = balancers.iter().map(|address| format!(" nexthop via {address}")).collect();
-        self.stage.client.ns.ip(&format!("route replace {}/32{hops}", self.vip.ip()))
-    }
-
-    /// `mesh backend ...` on all balancers, one after the other.
-    pub fn order(&self, words: &[&str]) -> Result<()> {
-        let words = [&["backend"], words].concat();
-        [Some(&self.daemon), self.other.as_ref()].into_iter().flatten().try_for_each(|daemon| daemon.ok(&words).map(drop))
+        Self::of(group, &Setting { pair: true, ..Setting::plain(way, idle) })
     }
 
     /// The same with more lines in the configuration.
     pub fn with(group: &str, way: Way, idle: Duration, lines: &str) -> Result<Self> {
-        Self::build(group, way, idle, lines, None)
+        Self::of(group, &Setting { lines, ..Setting::plain(way, idle) })
     }
 
-    fn build(group: &str, way: Way, idle: Duration, lines: &str, second: Option<&str>) -> Result<Self> {
-        let hosts: Vec<_> = BACKENDS.into_iter().chain(second.map(|_| ("second", 3))).collect();
-        let mut stage = Stage::build(group, &hosts)?;
-        let vip: SocketAddr = "10.77.0.100:8080".parse()?;
+    /// Waits until all is at rest and every backend gets its share.
+    pub fn of(group: &str, setting: &Setting<'_>) -> Result<Self> {
+        let hosts: Vec<_> = BACKENDS.into_iter().chain(setting.pair.then_some(("second", 3))).collect();
+        let (mut stage, folder, vip) = (Stage::build(group, &hosts)?, tempfile::tempdir()?, setting.vip());
         let mut agents = Vec::new();
         for (name, _) in BACKENDS {
             stage.serve(name)?;
-            let host = &stage.backends[name];
-            match way {
-                Way::Nat => continue,
-                Way::Dsr => host.own_quietly(vip.ip())?,
-                Way::Tunnel => {
-                    let mut agent = host.ns.command(mesh_binary()?);
-                    agent.args(["agent", "--interface", "eth0", "--vip", &vip.ip().to_string()]);
-                    agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
-                    until_owned(host, vip)?;
-                }
+            agents.extend(setting.prepare(&stage, name, &folder.path().join(name))?.map(|agent| (name, agent)));
+            if setting.way.keeps_vip() {
+                stage.serve_at(name, vip)?;
             }
-            stage.serve_at(name, vip)?;
         }
-        let mut members = String::new();
-        for (name, _) in &BACKENDS[..3] {
-            members += &format!("{{name: {name}, address: \"{}\"}}, ", stage.address(name, false)?);
-        }
-        let config = format!(
-            "interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: 1s}}\nservices:\n  \
-             - {{name: web, vip: '{vip}', mode: {}, slots: 256, announce: {{address: eth0}}, \
-             health: {{type: tcp, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
-            HANDSHAKE.as_secs(),
-            idle.as_secs(),
-            way.name()
-        );
-        let text = format!("{lines}{config}");
+        let key = folder.path().join("key");
+        std::fs::write(&key, "0123456789abcdef")?;
+        let own = |n| if setting.pair { setting::peers(n, &key) } else { String::new() };
+        let config = setting.config(&stage)?;
+        let text = format!("{}{}{config}", own(0), setting.lines);
         let mut daemon = Daemon::new(&stage.balancer.ns, &text)?;
         daemon.launch()?;
-        let mut other = match second {
+        let mut other = None;
+        if setting.pair {
             // One of them answers for the VIP.
-            Some(lines) => {
-                Some(Daemon::new(&stage.backends["second"].ns, &(lines.to_owned() + &config.replace("announce: {address: eth0}, ", "")))?)
-            }
-            None => None,
-        };
-        if let Some(other) = &mut other {
-            other.launch()?;
-            other.wait_ready(LIMIT)?;
+            let config = format!("{}{}{}", own(1), setting.lines, config.replace("announce: {address: eth0}, ", ""));
+            let second = other.insert(Daemon::new(&stage.backends["second"].ns, &config)?);
+            second.launch()?;
+            second.wait_ready(LIMIT)?;
         }
         daemon.wait_ready(Duration::from_secs(90))?;
-        let churn = Self { daemon, _agents: agents, other, stage, vip, way, _key: None, config: text };
+        let churn = Self { daemon, agents, other, stage, vip, way: setting.way, protocols: setting.protocols(), folder, config: text };
+        if setting.pair {
+            let key = format!("net/{}/fib_multipath_hash_policy", if setting.v6 { "ipv6" } else { "ipv4" });
+            churn.stage.client.ns.sysctl(&key, "1")?;
+            churn.route(&BALANCERS)?;
+        }
         // From then on flows are promised something.
         std::thread::sleep(HANDSHAKE);
         churn.daemon.until("every backend gets its share of new connections", || {
@@ -162,6 +105,46 @@ impl Churn {
             Ok(counts.len() == 3 && counts.values().all(|n| *n >= 15))
         })?;
         Ok(churn)
+    }
+
+    /// From now on the client's packets go by these balancers (of [`BALANCERS`]).
+    pub fn route(&self, balancers: &[&str]) -> Result<()> {
+        let v6 = self.vip.is_ipv6();
+        let hop = |address: &&str| {
+            let n = BALANCERS.iter().position(|known| known == address).filter(|_| v6);
+            format!(" nexthop via {}", n.map_or(*address, |n| BALANCERS_V6[n]))
+        };
+        let hops: String = balancers.iter().map(hop).collect();
+        let (family, bits) = if v6 { ("-6 ", 128) } else { ("", 32) };
+        self.stage.client.ns.ip(&format!("{family}route replace {}/{bits}{hops}", self.vip.ip()))
+    }
+
+    /// `mesh backend ...` on all balancers, one after the other, and for all services where it is said for `web`.
+    pub fn order(&self, words: &[&str]) -> Result<()> {
+        [Some(&self.daemon), self.other.as_ref()].into_iter().flatten().try_for_each(|daemon| self.order_at(daemon, words))
+    }
+
+    /// The same on one of them.
+    pub fn order_at(&self, daemon: &Daemon, words: &[&str]) -> Result<()> {
+        for protocol in self.protocols {
+            let words = words.iter().map(|word| if *word == "web" { protocol.service() } else { word });
+            daemon.ok(&["backend"].into_iter().chain(words).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    pub fn protocols(&self) -> &'static [Protocol] {
+        self.protocols
+    }
+
+    /// Address of a backend's host, as services name it.
+    pub fn address(&self, name: &str) -> Result<String> {
+        Ok(self.stage.address(name, self.vip.is_ipv6())?.ip().to_string())
+    }
+
+    /// Each backend's agent, and the file that holds what it says.
+    pub fn agents(&self) -> impl Iterator<Item = (&Process, std::path::PathBuf)> {
+        self.agents.iter().map(|(name, agent)| (agent, Path::join(self.folder.path(), name)))
     }
 
     /// Gives the service these keys more than it had at the start (`name: value, `), in place of those that it was given last.
@@ -172,7 +155,13 @@ impl Churn {
 
     /// Connections that are asked in turn, with so long a pause after each turn.
     pub fn hold(&self, count: usize, pause: Duration) -> Result<Held> {
-        Held::open(&self.stage.client.ns, self.vip, count, pause, PATIENCE)
+        self.hold_by(Protocol::Tcp, count, pause)
+    }
+
+    /// The same by this protocol.
+    pub fn hold_by(&self, protocol: Protocol, count: usize, pause: Duration) -> Result<Held> {
+        let open = if protocol == Protocol::Udp { Held::open_udp } else { Held::open };
+        open(&self.stage.client.ns, self.vip, count, pause, PATIENCE)
     }
 
     /// Who answers new connections.
@@ -212,7 +201,7 @@ impl Churn {
     /// Starts a backend again that was killed.
     pub fn revive(&mut self, name: &'static str) -> Result<()> {
         self.stage.serve(name)?;
-        if self.way == Way::Nat { Ok(()) } else { self.stage.serve_at(name, self.vip) }
+        if self.way.keeps_vip() { self.stage.serve_at(name, self.vip) } else { Ok(()) }
     }
 
     /// Waits until nothing is on its way any more.
@@ -229,17 +218,6 @@ impl Churn {
     pub fn moving(&self) -> Result<u64> {
         self.ledger()?["moving"].as_u64().context("the status tells of no ledger")
     }
-}
-
-/// Waits until the agent has added the VIP, so that a server can listen on it.
-fn until_owned(host: &Host, vip: SocketAddr) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    let address = vip.ip().to_string();
-    while host.ns.command("ip").args(["-o", "address", "show", "dev", "lo", "to", &address]).output()?.stdout.is_empty() {
-        ensure!(Instant::now() < end, "the agent does not add {address}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 /// All connections are as they were.

@@ -165,7 +165,13 @@ fn plan_of(services: &[WantedService]) -> Plan {
             continue;
         }
         let offset = if vip.addr.is_ipv4() { 0 } else { 8 };
-        let members: Vec<PlannedBackend> = wanted.members.iter().map(|(i, state)| planned(backend_id(i + offset), *state)).collect();
+        let quic = (vip.proto == Proto::Udp && wanted.log2_slots > 0).then_some(1 + wanted.log2_slots % 2);
+        let members = wanted.members.iter().map(|(i, state)| PlannedBackend {
+            // Who has which id changes with the table.
+            quic: quic.map(|_| (*i as u32 + u32::from(wanted.owners[0])) % 9),
+            ..planned(backend_id(i + offset), *state)
+        });
+        let members: Vec<PlannedBackend> = members.collect();
         let owner = |i: usize| match usize::from(wanted.owners[i % wanted.owners.len()]) {
             o if members.is_empty() || o == 0 => SlotWord::NONE,
             o => (o % members.len()) as u16,
@@ -180,7 +186,7 @@ fn plan_of(services: &[WantedService]) -> Plan {
             name: format!("s{}", wanted.vip).parse().unwrap(),
             vip,
             mode: if wanted.nat { Mode::Nat } else { Mode::Dsr },
-            ways: crate::model::Ways::default(),
+            ways: crate::model::Ways { quic, ..Default::default() },
             when_empty: Default::default(),
             announce: None,
             no_backends: members.is_empty(),
@@ -204,6 +210,7 @@ fn planned(id: BackendId, state: BackendState) -> PlannedBackend {
         parts: Parts::ONE,
         capacity: None,
         backup: 0,
+        quic: None,
         sparing: Default::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! What the maps have to say of a service when its publication is done.
 
-use mesh_common::abi::{Backend, BackendState, Config, Mode, SlotFlags, SlotWord};
+use mesh_common::abi::{Backend, BackendState, Config, Mode, ServiceFlags, SlotFlags, SlotWord, Vip, quic_key, quic_service};
 use proptest::prelude::*;
 
 use super::world::World;
@@ -14,6 +14,14 @@ use crate::{
 };
 
 impl World {
+    /// Local indices that connection ids lead to, by their keys.
+    pub fn named(&self, vip: &Vip) -> Vec<(u64, u16)> {
+        let length = (vip.flags & ServiceFlags::QUIC) >> ServiceFlags::QUIC_SHIFT;
+        let all = self.image.ids.all().unwrap_or_default().into_iter();
+        let asked = all.filter(|(key, _)| length > 0 && quic_service(*key) == vip.service && (key >> 32) as u8 == length as u8);
+        asked.map(|(key, local)| (key, local as u16)).collect()
+    }
+
     pub fn check_published(&self, plan: &ServicePlan) -> Result<(), TestCaseError> {
         let vip = self.find(&vip_key(&plan.vip)).ok_or_else(|| TestCaseError::fail(format!("{} is not found", plan.vip)))?;
         let nat = plan.mode == Mode::Nat;
@@ -37,6 +45,12 @@ impl World {
             }
         }
         let service = &self.layout.services[&vip.service];
+        let named = self.named(&vip);
+        prop_assert!(plan.ways.quic.is_some() || named.is_empty() && service.ids.is_empty());
+        for (member, id) in plan.members.iter().filter_map(|m| Some((m, m.quic?))) {
+            let key = quic_key(service.id, plan.ways.quic.unwrap_or_default(), id);
+            prop_assert_eq!(named.iter().find(|(found, _)| *found == key).map(|(_, local)| *local), service.local(&member.id));
+        }
         for member in &plan.members {
             let entry = at(service.local(&member.id).unwrap());
             // Who is drained and nobody stands in for goes on.

@@ -104,6 +104,13 @@ impl World {
     }
 
     pub fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
+        self.happens(act)?;
+        let missed = self.layout.services.values().find(|s| s.is_astir() && !self.layout.astir.contains(&s.id));
+        prop_assert!(missed.is_none(), "nobody looks at {missed:?} after {act:?}");
+        Ok(())
+    }
+
+    fn happens(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match act {
             Act::Publish { services, ready, source } => {
                 self.set_hops(*ready, *source);
@@ -280,8 +287,12 @@ impl World {
     /// Packets come: they read VIPs, slots and backends.
     fn look(&mut self) {
         for vip in self.reachable() {
-            for word in self.image.slots.table(vip.table.base(), 1 << vip.table.log2_slots()) {
-                for local in [word.target(), word.default(), word.secondary()].into_iter().filter(|l| *l != SlotWord::NONE) {
+            let named = self.named(&vip);
+            let slots = self.image.slots.table(vip.table.base(), 1 << vip.table.log2_slots());
+            for owners in
+                slots.map(|word| [word.target(), word.default(), word.secondary()]).chain(named.into_iter().map(|(_, local)| [local; 3]))
+            {
+                for local in owners.into_iter().filter(|l| *l != SlotWord::NONE) {
                     let addr = self.image.backends.get((vip.backend_base + u32::from(local)) as usize).addr.0;
                     let known = |r: &Read| (r.base, r.local, r.addr) == (vip.backend_base, local, addr);
                     match self.reads.iter_mut().find(|r| known(r)) {

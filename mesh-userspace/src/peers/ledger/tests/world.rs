@@ -12,8 +12,8 @@ use mesh_common::{
 use proptest::test_runner::TestCaseError;
 
 use node::wins;
-pub use nouns::{Act, FLOWS, Fault, HELD_UP, LOST, TIMES, TOLD};
-use nouns::{Flow, SILENCE, START, STEP, TICK, address, global, id, local, local_of, vip};
+pub use nouns::{Act, FLOWS, Fault, HELD_UP, LOST, TIMES, TOLD, address, id, vip};
+use nouns::{Flow, SILENCE, START, STEP, TICK, global, local, local_of};
 
 use crate::peers::ledger::{Entry, Kind, Machine, Options, Report, Words};
 

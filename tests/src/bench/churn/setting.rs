@@ -1,0 +1,173 @@
+//! What a world of clients, balancers and backends is to be: who forwards how, and what hosts and daemons are told for that.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::world::{BACKENDS, BALANCERS, HANDSHAKE, PATIENCE};
+use crate::{
+    daemon::{Process, mesh_binary},
+    netns::Host,
+    stage::Stage,
+};
+
+/// How packets reach a backend: the last two leave them as they are, so that the backend has to own the VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    Nat,
+    Dnat,
+    Dsr,
+    Tunnel,
+}
+
+/// A connection's protocol, and the name of the service for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// What a world is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    pub way: Way,
+    pub v6: bool,
+    /// Two balancers that know each other.
+    pub pair: bool,
+    /// A service `dns` of UDP beside `web`.
+    pub udp: bool,
+    /// Backends of `tunnel` pass on what they do not know.
+    pub second_chance: bool,
+    /// The longest silence of a flow that is promised to find its backend again.
+    pub idle: Duration,
+    /// Old flows are waited for so long before they are remembered one by one.
+    pub patience: Duration,
+    /// More lines of the configuration.
+    pub lines: &'a str,
+}
+
+impl Way {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dnat => "dnat",
+            Self::Dsr => "dsr",
+            Self::Tunnel => "tunnel",
+        }
+    }
+
+    /// Backends get packets for the VIP.
+    pub fn keeps_vip(self) -> bool {
+        matches!(self, Self::Dsr | Self::Tunnel)
+    }
+}
+
+impl Protocol {
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Tcp => "web",
+            Self::Udp => "dns",
+        }
+    }
+}
+
+impl Setting<'_> {
+    /// One balancer and a TCP service of IPv4.
+    pub const fn plain(way: Way, idle: Duration) -> Setting<'static> {
+        Setting { way, v6: false, pair: false, udp: false, second_chance: false, idle, patience: Duration::from_secs(1), lines: "" }
+    }
+
+    pub fn protocols(&self) -> &'static [Protocol] {
+        if self.udp { &[Protocol::Tcp, Protocol::Udp] } else { &[Protocol::Tcp] }
+    }
+
+    pub fn vip(&self) -> SocketAddr {
+        let address: IpAddr = if self.v6 { [0xfd77, 0, 0, 0, 0, 0, 0, 0x100].into() } else { [10, 77, 0, 100].into() };
+        (address, crate::stage::PORT).into()
+    }
+
+    /// The configuration, but for lines that are the balancer's own.
+    pub fn config(&self, stage: &Stage) -> Result<String> {
+        let members = BACKENDS[..3].iter().map(|(name, _)| Ok(format!("{{name: {name}, address: \"{}\"}}", stage.address(name, self.v6)?)));
+        let members = members.collect::<Result<Vec<_>>>()?.join(", ");
+        let client: IpAddr = if self.v6 { stage.client.v6.into() } else { stage.client.v4.into() };
+        let more = match self.way {
+            Way::Dnat => format!("reply_via: '{client}', "),
+            Way::Tunnel if self.second_chance => "encap: gue, ".into(),
+            _ => String::new(),
+        };
+        let mut text = format!(
+            "interfaces: [{{name: eth0, hook: xdp}}]\nledger: {{handshake: {}s, idle: {}s, patience: {}s}}\nservices:\n",
+            HANDSHAKE.as_secs(),
+            self.idle.as_secs(),
+            self.patience.as_secs()
+        );
+        for protocol in self.protocols() {
+            let kind = if *protocol == Protocol::Udp { "protocol: udp, " } else { "" };
+            text += &format!(
+                "  - {{name: {}, vip: '{}', {kind}mode: {}, {more}slots: 256, announce: {{address: eth0}}, \
+                 health: {{type: tcp, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
+                protocol.service(),
+                self.vip(),
+                self.way.name()
+            );
+        }
+        Ok(text)
+    }
+
+    /// What a backend's host needs for the mode. What is returned runs beside it, and writes to `log`.
+    pub fn prepare(&self, stage: &Stage, name: &str, log: &std::path::Path) -> Result<Option<Process>> {
+        let (host, vip) = (&stage.backends[name], self.vip());
+        match self.way {
+            Way::Nat => {}
+            Way::Dnat => {
+                host.ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
+                host.ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
+                for key in ["all", "eth0"] {
+                    host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
+                    host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
+                }
+            }
+            Way::Dsr => host.own_quietly(vip.ip())?,
+            Way::Tunnel => {
+                let mut agent = host.ns.command(mesh_binary()?);
+                agent.args(["agent", "--interface", "eth0", "--vip", &vip.ip().to_string()]);
+                agent.args(["--second-chance", if self.second_chance { "link" } else { "off" }]);
+                let log = fs::File::create(log).with_context(|| format!("failed to make {}", log.display()))?;
+                let agent = Process::spawn(agent.stdout(log.try_clone()?).stderr(log))?;
+                until_owned(host, vip)?;
+                return Ok(Some(agent));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Lines of the configuration of the `n`-th of two balancers.
+pub fn peers(n: usize, key: &std::path::Path) -> String {
+    format!(
+        "hash_key: 000102030405060708090a0b0c0d0e0f\npeers: {{listen: '{}:7946', nodes: ['{}:7946'], key_file: '{}', interval: 50ms, lost: 3s}}\n",
+        BALANCERS[n],
+        BALANCERS[1 - n],
+        key.display()
+    )
+}
+
+/// Waits until the agent has added the VIP, so that a server can listen on it.
+fn until_owned(host: &Host, vip: SocketAddr) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    // An address that is not there yet, or that the kernel still asks others about, can't be listened at.
+    while host.ns.enter(|| std::net::TcpListener::bind(vip))?.is_err() {
+        ensure!(Instant::now() < end, "the agent does not add {vip}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
