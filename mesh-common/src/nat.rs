@@ -215,6 +215,12 @@ const fn own_word(macs: Macs, ports: u32) -> u64 {
     macs.dst | (ports as u64 >> 16) << 48
 }
 
+/// The port in such a word, as it stood in the packet.
+#[inline(always)]
+const fn asked_port(own_word: u64) -> u16 {
+    (own_word >> 48) as u16
+}
+
 /// The Ethernet addresses of a frame as it came.
 #[inline(always)]
 pub(crate) fn received_macs(ethernet: &[u8; 12]) -> Macs {

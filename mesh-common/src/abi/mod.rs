@@ -32,7 +32,7 @@ pub use flow::{FlowLogStats, FlowRecord};
 pub use fragment::{FRAGMENT_WAYS, FRAGMENTED, Fragmented};
 pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
-pub use quic::{QUIC_ID_MOST, quic_key, quic_service};
+pub use quic::{QUIC_ID_MOST, quic_key, quic_length, quic_service};
 pub use reason::{Action, REASONS, Reason};
 pub use schedule::{BackendLoad, FLOW_WAYS, FlowBucket, FlowEntry, FlowWord, Schedule, ScheduleStats, Scheduler};
 pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKind};

@@ -7,6 +7,11 @@ pub const fn quic_key(service: u32, length: u8, id: u32) -> u64 {
     (service as u64 & 0xff_ffff) << 40 | (length as u64) << 32 | id as u64
 }
 
+/// Bytes of the server id in such a key.
+pub const fn quic_length(key: u64) -> u8 {
+    (key >> 32) as u8
+}
+
 /// Id of the service in such a key.
 pub const fn quic_service(key: u64) -> u32 {
     (key >> 40) as u32

@@ -12,7 +12,7 @@ use crate::{
     forward::Arrival,
     hash,
     header::TCP,
-    nat::{Life, Parties, client_word, index, life, own_word, port_range, received_macs},
+    nat::{Life, Parties, asked_port, client_word, index, life, own_word, port_range, received_macs},
     packet::Packet,
     put, read,
     schedule::{self, Choice},
@@ -196,7 +196,7 @@ fn claim<'a, A: Address, T: Tables>(
             let (first, count) = port_range(config);
             let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
             point = point.wrapping_add(step << 32);
-            let asked = (read!(opening, Opening.own_mac as u64) >> 48) as u16;
+            let asked = asked_port(read!(opening, Opening.own_mac as u64));
             let hash = hash::reply_ports(addresses, ports(backend.port_for(asked), port), read!(opening, Opening.proto as u8));
             let place = hash::range(hash, read!(config, Config.nat.flows as u32));
             if let Some(flow) = tables.nat_flow(place)

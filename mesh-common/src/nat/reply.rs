@@ -7,7 +7,7 @@ use crate::{
     forward::{Run, Sending, Sign, Sink},
     handshake, hash,
     header::Headers,
-    nat::{Life, Parties, Translated, port_range},
+    nat::{Life, Parties, Translated, asked_port, port_range},
     packet::Packet,
     read,
     rewrite::{Edit, Macs, Translation},
@@ -103,7 +103,7 @@ fn from_backend<'a, A: Translated, T: Tables>(
     proto: u8,
 ) -> Option<Candidate<'a>> {
     let parties = Parties::of(flow);
-    let asked = (read!(flow, NatFlow.own_mac as u64) >> 48) as u16;
+    let asked = asked_port(read!(flow, NatFlow.own_mac as u64));
     let backend = Candidate::at(tables, read!(service, ServiceInfo.backend_base as u32), parties.backend())?;
     let source = config.source(parties.nat_source() as u64);
     let kind = read!(service, ServiceInfo.proto as u16);

@@ -35,7 +35,7 @@ pub use diagnostic::{ConfigError, Diagnostic, Place};
 pub use ledger::Ledger;
 pub use peers::Peers;
 use placed::{Syntax, innermost_failure, split_place, with_places};
-pub use quic::fits as quic_fits;
+pub use quic::server_id_fits;
 pub use resolve::Findings;
 pub use resolved::{
     Api, Check, Config, FlowLog, Heartbeat, HeartbeatListener, Instance, Interface, Judgement, Limits, Log, Nat, NatTimeouts, PhiJudgement,

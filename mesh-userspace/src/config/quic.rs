@@ -1,10 +1,12 @@
 //! Backends that QUIC connection ids name.
 
+use std::collections::HashMap;
+
 use mesh_common::abi::{Proto, QUIC_ID_MOST};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{placed::Placed, resolve::Findings, written};
+use super::{forms::BackendForm, placed::Placed, resolve::Findings, written};
 use crate::model::{Endpoint, VipAddr, quic_fits, quic_id};
 
 /// Server ids in QUIC connection ids, as servers write them (draft-ietf-quic-load-balancers, in the clear): behind the first octet. Who has which: `quic_server_id`.
@@ -27,23 +29,24 @@ pub(super) fn resolve_quic(written: &written::Service, vip: VipAddr, findings: &
 }
 
 /// The backends of one service have ids that fit it, each its own. `quic`: [`resolve_quic`].
-pub(super) fn check_ids(quic: Option<u8>, backends: &[(&written::Backend, &Placed<()>, &Endpoint)], findings: &mut Findings<'_>) {
-    let mut taken: Vec<(u32, &Endpoint)> = Vec::new();
-    for (written, at, endpoint) in backends {
-        let at = Placed { value: (), place: written.quic_server_id.as_ref().map_or_else(|| at.place.clone(), |id| id.place.clone()) };
-        if let Err((why, remedy)) = fits(quic, endpoint, taken.iter().map(|(_, other)| *other)) {
+pub(super) fn check_ids(quic: Option<u8>, backends: &[(&Placed<BackendForm>, Endpoint)], findings: &mut Findings<'_>) {
+    let mut taken: HashMap<u32, &Endpoint> = HashMap::new();
+    for (written, endpoint) in backends {
+        let id = written.value.0.quic_server_id.as_ref();
+        let at = Placed { value: (), place: id.map_or_else(|| written.place.clone(), |id| id.place.clone()) };
+        if let Err((why, remedy)) = server_id_fits(quic, endpoint, |id| taken.get(&id).copied()) {
             findings.error(&at, why, remedy);
         } else if let Some(length) = quic {
-            taken.push((quic_id(endpoint, length), endpoint));
+            taken.insert(quic_id(endpoint, length), endpoint);
         }
     }
 }
 
-/// A backend can have its server id beside `others`; else why not, and what to do.
-pub fn fits<'a>(
+/// A backend can have its server id beside those that others have (`taken`: who has an id); else why not, and what to do.
+pub fn server_id_fits<'a>(
     quic: Option<u8>,
     endpoint: &Endpoint,
-    mut others: impl Iterator<Item = &'a Endpoint>,
+    taken: impl FnOnce(u32) -> Option<&'a Endpoint>,
 ) -> Result<(), (String, &'static str)> {
     let Some(length) = quic else {
         return match endpoint.quic_server_id {
@@ -58,7 +61,7 @@ pub fn fits<'a>(
     if !quic_fits(id, length) {
         return Err((format!("server id {id} has more than {length} bytes"), "write a smaller one, or a larger `server_id_length`"));
     }
-    match others.find(|other| other.id != endpoint.id && quic_id(other, length) == id) {
+    match taken(id).filter(|other| other.id != endpoint.id) {
         Some(other) => {
             let whose = if endpoint.quic_server_id.is_none() { " (the end of its address)" } else { "" };
             Err((

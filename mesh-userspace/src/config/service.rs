@@ -303,7 +303,7 @@ fn announce(written: &written::Service, findings: &mut Findings<'_>) -> Option<S
 }
 
 fn backends(written: &written::Service, vip: VipAddr, mode: Mode, quic: Option<u8>, findings: &mut Findings<'_>) -> Vec<Endpoint> {
-    let (mut all, mut ids, mut places) = (Vec::new(), HashSet::new(), Vec::new());
+    let (mut all, mut ids) = (Vec::new(), HashSet::new());
     for placed in &written.backends {
         let Some(endpoint) = resolve_backend(&placed.value.0, placed, vip, mode, findings) else { continue };
         if !ids.insert(endpoint.id) {
@@ -313,10 +313,8 @@ fn backends(written: &written::Service, vip: VipAddr, mode: Mode, quic: Option<u
                 "remove one of the two; `weight` gives it a larger share",
             );
         }
-        places.push((&placed.value.0, Placed { value: (), place: placed.place.clone() }));
-        all.push(endpoint);
+        all.push((placed, endpoint));
     }
-    let listed: Vec<_> = places.iter().zip(&all).map(|((written, at), endpoint)| (*written, at, endpoint)).collect();
-    check_ids(quic, &listed, findings);
-    all
+    check_ids(quic, &all, findings);
+    all.into_iter().map(|(_, endpoint)| endpoint).collect()
 }

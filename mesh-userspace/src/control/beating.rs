@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{Heartbeat, words::Span},
     discovery::{SourceKey, Update},
-    events::Grounds,
+    events::{Grounds, millis},
     health::{Health, TargetKey},
     model::{BackendId, ServiceName},
     plan::Seen,
@@ -232,7 +232,6 @@ impl Lease {
     }
 
     pub fn view(&self, now: Instant) -> BeatView {
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         BeatView {
             ttl_ms: millis(self.ttl),
             age_ms: self.last.map(|last| millis(now.saturating_duration_since(last))),

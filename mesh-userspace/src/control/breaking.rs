@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     dataplane::BackendRows,
-    events::Grounds,
+    events::{Grounds, millis},
     health::{
         Health, TargetKey,
         breaker::{Case, Full, Gate, Row, Ward},
@@ -95,7 +95,7 @@ impl Daemon {
         let ward = self.breaking.wards.get(service)?;
         let (rules, case) = (ward.rules()?, ward.case(id)?);
         let breaker = case.breaker();
-        let millis = |at: Instant| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
+        let millis = |at: Instant| millis(at.saturating_duration_since(now));
         Some(BreakerView { state: breaker.circuit(), next_ms: breaker.until(rules).map(millis), reading: *case.reading() })
     }
 

@@ -14,7 +14,7 @@ use super::{
     view::Admin,
 };
 use crate::{
-    events::{What, unix_ms},
+    events::{What, millis, unix_ms},
     model::{BackendId, Scheduler, ServiceName, VipAddr},
 };
 
@@ -56,7 +56,7 @@ impl Daemon {
                 begun: stats.flows,
             };
             let what = drain.step(count, now, unix_ms(clock));
-            let took_ms = u64::try_from(drain.took(now, clock).as_millis()).unwrap_or(u64::MAX);
+            let took_ms = millis(drain.took(now, clock));
             due.push((key.clone(), what, count.open, took_ms));
         }
         for (key, what, left, took_ms) in due {

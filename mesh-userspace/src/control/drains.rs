@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::words::Span,
-    events::unix_ms,
+    events::{millis, unix_ms},
     model::{BackendId, ServiceName},
 };
 
@@ -179,7 +179,7 @@ const KEPT: Duration = Duration::from_secs(600);
 impl DrainSpec {
     /// What is remembered of a drain that begins at `now`.
     pub fn order(self, now: SystemTime) -> DrainOrder {
-        let deadline_ms = self.deadline.map(|d| unix_ms(now).saturating_add(u64::try_from(d.0.as_millis()).unwrap_or(u64::MAX)));
+        let deadline_ms = self.deadline.map(|d| unix_ms(now).saturating_add(millis(d.0)));
         DrainOrder { since_ms: unix_ms(now), deadline_ms, then: self.then, cut: false }
     }
 }
@@ -237,7 +237,7 @@ impl Drain {
 
     pub fn took(&self, now: Instant, clock: SystemTime) -> Duration {
         let end = self.ended.map_or(now, |(at, _)| at);
-        let until = unix_ms(clock).saturating_sub(u64::try_from(now.saturating_duration_since(end).as_millis()).unwrap_or(0));
+        let until = unix_ms(clock).saturating_sub(millis(now.saturating_duration_since(end)));
         Duration::from_millis(until.saturating_sub(self.order.since_ms))
     }
 
@@ -257,7 +257,7 @@ impl Drain {
             ended: self.ended.map(|(_, how)| how),
             then: self.order.then,
             since_ms: self.order.since_ms,
-            took_ms: u64::try_from(self.took(now, clock).as_millis()).unwrap_or(u64::MAX),
+            took_ms: millis(self.took(now, clock)),
             deadline_ms: self.order.deadline_ms,
             flows_at_start: first.open,
             flows: last.open,
@@ -300,10 +300,6 @@ impl Drain {
         let seconds = to.saturating_duration_since(*from).as_secs_f64();
         if seconds > 0.0 { difference(older, newer) as f64 / seconds } else { 0.0 }
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for DrainEnd {

@@ -9,6 +9,7 @@ use mesh_common::abi::SlotFlags;
 use super::{daemon::Daemon, view::Usage};
 use crate::{
     dataplane::Journey,
+    events::millis,
     model::{BackendId, ServiceName, VipAddr},
 };
 
@@ -103,7 +104,7 @@ impl Daemon {
                 to: journey.to,
                 stage: Stage::of(journey),
                 slots: journey.slots,
-                longest_ms: journey.longest.as_millis() as u64,
+                longest_ms: millis(journey.longest),
             })
         };
         let mut views: Vec<_> = self.plane.journeys().iter().filter_map(view).collect();

@@ -9,10 +9,9 @@ use super::{
     view::{Admin, Origin},
 };
 use crate::{
-    config,
-    config::{Findings, placed::Placed, resolve_backend},
+    config::{Findings, placed::Placed, resolve_backend, server_id_fits},
     events::What,
-    model::{BackendId, Endpoint, ServiceName},
+    model::{BackendId, Endpoint, ServiceName, quic_id},
     state::{Change, Presence},
 };
 
@@ -77,7 +76,9 @@ impl Core {
         if merged.has(&endpoint.id) {
             return Err(ControlError::Conflict(format!("service `{service}` has the backend {} already", endpoint.id)));
         }
-        config::quic_fits(merged.spec.ways.quic, &endpoint, merged.endpoints.iter())
+        let quic = merged.spec.ways.quic;
+        let has = |other: &&Endpoint, id| quic.is_some_and(|length| quic_id(other, length) == id);
+        server_id_fits(quic, &endpoint, |id| merged.endpoints.iter().find(|other| has(other, id)))
             .map_err(|(why, remedy)| ControlError::Invalid(format!("{why}: {remedy}")))?;
         let Endpoint { id, weight, name, zone, capacity, backup, limits, quic_server_id, .. } = endpoint;
         self.room_for_backends(1)?;

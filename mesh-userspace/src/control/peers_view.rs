@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    events::millis,
     health::Peer,
     peers::ledger::{Counts, Standing, View},
 };
@@ -118,12 +119,6 @@ impl FlowsView {
 
 impl From<Peer> for PeerView {
     fn from(Peer { address, age, fresh, doubts }: Peer) -> Self {
-        Self {
-            address,
-            age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            fresh,
-            doubts,
-            flows: FlowsView::default(),
-        }
+        Self { address, age_ms: age.map(millis), fresh, doubts, flows: FlowsView::default() }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         Counters, LayoutError, NatReport, ServiceCounters, Sum,
         net::{Resolution, nexthop::Resolutions},
     },
-    events::unix_ms,
+    events::{millis, unix_ms},
     health::{Suspicion, TargetKey, TargetStatus},
     model::{BackendId, ServiceName, VipAddr},
     plan::{PlannedBackend, ServicePlan},
@@ -116,8 +116,8 @@ impl Facts<'_> {
             refused: stats.refused,
             elsewhere: stats.elsewhere,
             settled: self.nat.settled.slots,
-            settle_ms: self.nat.settled.took.as_millis() as u64,
-            settle_longest_ms: self.nat.settled.longest.as_millis() as u64,
+            settle_ms: millis(self.nat.settled.took),
+            settle_longest_ms: millis(self.nat.settled.longest),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::{HashMap as BpfMap, MapData, MapError};
-use mesh_common::abi::{quic_key, quic_service};
+use mesh_common::abi::{quic_key, quic_length, quic_service};
 
 use super::{
     image::Image,
@@ -90,8 +90,7 @@ pub fn step(service: &mut Service, wanted: &ServicePlan, locals: &[u16]) -> Step
     };
     let named = wanted.members.iter().zip(locals);
     let mut ids: BTreeMap<u64, u16> = named.filter_map(|(m, local)| Some((quic_key(service.id, length, m.quic?), *local))).collect();
-    let of_length = |key: u64| (key >> 32) as u8 == length;
-    for (key, local) in service.ids.iter().filter(|(key, local)| of_length(**key) && !locals.contains(local)) {
+    for (key, local) in service.ids.iter().filter(|(key, local)| quic_length(**key) == length && !locals.contains(local)) {
         ids.entry(*key).or_insert(*local);
     }
     let new = ids.iter().filter(|(key, local)| service.ids.get(key) != Some(local));

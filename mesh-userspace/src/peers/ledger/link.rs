@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::{Entry, Kind, Machine, Options, Report, View};
 use crate::{
     dataplane::replica::{Found, Replica},
+    events::millis,
     model::{BackendId, VipAddr},
     peers::datagram::{Channel, Sealer},
 };
@@ -68,7 +69,6 @@ pub struct Line {
 impl Link {
     /// Speaks to `peers` from now on. `tag`: what nodes have in common that find the same slot for a flow.
     pub fn start(line: Line, peers: &crate::config::Peers, tag: u64, replica: Replica) -> std::io::Result<Arc<Self>> {
-        let millis = |span: Duration| span.as_millis() as u64;
         let options = Options { start: line.start, tag, lost: millis(peers.lost), interval: millis(peers.interval) };
         let machine = Machine::new(options, peers.nodes.iter().copied(), 0);
         let state = State { machine, directory: HashMap::new(), missing: HashSet::new(), foreign: HashSet::new(), no_room: 0 };
@@ -144,7 +144,7 @@ impl Link {
     }
 
     fn now(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        millis(self.began.elapsed())
     }
 
     fn run(&self, line: &Line, mut replica: Replica, interval: Duration) {

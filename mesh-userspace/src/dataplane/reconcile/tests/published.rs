@@ -1,6 +1,6 @@
 //! What the maps have to say of a service when its publication is done.
 
-use mesh_common::abi::{Backend, BackendState, Config, Mode, ServiceFlags, SlotFlags, SlotWord, Vip, quic_key, quic_service};
+use mesh_common::abi::{Backend, BackendState, Config, Mode, ServiceFlags, SlotFlags, SlotWord, Vip, quic_key, quic_length, quic_service};
 use proptest::prelude::*;
 
 use super::world::World;
@@ -18,7 +18,7 @@ impl World {
     pub fn named(&self, vip: &Vip) -> Vec<(u64, u16)> {
         let length = (vip.flags & ServiceFlags::QUIC) >> ServiceFlags::QUIC_SHIFT;
         let all = self.image.ids.all().unwrap_or_default().into_iter();
-        let asked = all.filter(|(key, _)| length > 0 && quic_service(*key) == vip.service && (key >> 32) as u8 == length as u8);
+        let asked = all.filter(|(key, _)| length > 0 && quic_service(*key) == vip.service && quic_length(*key) == length as u8);
         asked.map(|(key, local)| (key, local as u16)).collect()
     }
 
