@@ -197,7 +197,9 @@ fn lost_to_ledger(old: &ServicePlan, new: &ServicePlan) -> f64 {
     if old.vip.proto == Proto::Udp && new.ways.choosing.is_any() && !old.ways.choosing.is_any() {
         return (1.0 - shares().map(|(_, s)| s.share * s.share).sum::<f64>()).clamp(0.0, 1.0);
     }
-    shares().filter(|(m, _)| m.state.keeps_old() && !keeps(m.id, Some(new))).map(|(_, s)| s.share).sum()
+    let lost = shares().filter(|(m, _)| m.state.keeps_old() && !keeps(m.id, Some(new)));
+    // The sum of no floats is -0.
+    lost.fold(0.0, |sum, (_, s)| sum + s.share)
 }
 
 /// Whether a backend keeps the flows that it has. One that is taken out of its service does, until they end.

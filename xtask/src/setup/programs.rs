@@ -21,12 +21,13 @@ const PROGRAMS: &[Program] = &[
     Program { name: "knotd", package: "knot", needed: &[Need::Peers] },
     Program { name: "knsupdate", package: "knot-dnsutils", needed: &[Need::Peers] },
     Program { name: "haproxy", package: "haproxy", needed: &[Need::Peers, Need::Bench] },
-    Program { name: "nft", package: "nftables", needed: &[Need::Bench] },
+    Program { name: "nft", package: "nftables", needed: &[Need::Test, Need::Peers, Need::Bench] },
     Program { name: "dnsmasq", package: "dnsmasq-base", needed: &[Need::Peers] },
     Program { name: "nginx", package: "nginx-light", needed: &[Need::Test, Need::Peers, Need::Bench] },
     // Modules are no programs; their files prove them as well.
     Program { name: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream", needed: &[Need::Bench] },
     Program { name: "curl", package: "curl", needed: &[Need::Test] },
+    Program { name: "iperf3", package: "iperf3", needed: &[Need::Test] },
     Program { name: "ping", package: "iputils-ping", needed: &[Need::Test] },
     Program { name: "wrk", package: "wrk", needed: &[Need::Test] },
     Program { name: "/usr/lib/python3/dist-packages/grpc/__init__.py", package: "python3-grpcio", needed: &[Need::Peers] },
@@ -35,7 +36,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "zooinspector", package: "zookeeper", needed: &[Need::Peers] },
     Program { name: "prometheus", package: "prometheus", needed: &[Need::Peers] },
     Program { name: "promtool", package: "prometheus", needed: &[Need::Peers] },
-    Program { name: "python3", package: "python3", needed: &[Need::Image] },
+    Program { name: "python3", package: "python3", needed: &[Need::Peers, Need::Image] },
     Program { name: "systemd-analyze", package: "systemd", needed: &[Need::Image] },
     Program { name: "dpkg", package: "dpkg", needed: &[Need::Image] },
     Program { name: "dpkg-shlibdeps", package: "dpkg-dev", needed: &[Need::Image] },
@@ -84,6 +85,53 @@ mod tests {
         assert_eq!(names(Need::Build), Vec::<&str>::new());
         assert_eq!(names(Need::Demo), ["ip"]);
         assert_eq!(names(Need::Image), ["python3", "systemd-analyze", "dpkg", "dpkg-shlibdeps", "buildah", "podman", "crun"]);
+    }
+
+    /// What each Debian has, or what comes with `ip`.
+    const THERE: [&str; 13] =
+        ["cargo", "dpkg-deb", "env", "nice", "nsenter", "nstat", "setpriv", "sh", "ss", "tar", "tc", "timeout", "unshare"];
+
+    /// What is set up for the tests and benches of a file.
+    fn needs_of(path: &str) -> &'static [Need] {
+        match path {
+            _ if path.contains("/bench/ipvs") => &[Need::Counted],
+            _ if path.contains("/bench/") || path.contains("/bench.rs") => &[Need::Bench],
+            _ if path.starts_with("tests/tests/image_") => &[Need::Test, Need::Image],
+            _ if path.contains("/registry/") => &[Need::Peers],
+            _ if path.starts_with("tests/tests/peer_") || path.starts_with("tests/tests/kube_") => &[Need::Test, Need::Peers],
+            _ => &[Need::Test],
+        }
+    }
+
+    /// Programs that the lines of a file start by a name that stands there.
+    fn started(text: &str) -> impl Iterator<Item = &str> {
+        let calls = ["command(\"", "Command::new(\""];
+        calls
+            .into_iter()
+            .flat_map(|call| text.split(call).skip(1))
+            .filter_map(|rest| rest.split_once('"'))
+            .map(|(path, _)| path.rsplit('/').next().unwrap_or(path))
+    }
+
+    #[test]
+    fn what_the_tests_start_is_set_up_for_them() -> anyhow::Result<()> {
+        let root = crate::workspace::root();
+        let mut folders = vec![root.join("tests/src"), root.join("tests/tests")];
+        let mut missing = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder)?.flatten().map(|entry| entry.path()) {
+                if entry.is_dir() {
+                    folders.push(entry);
+                    continue;
+                }
+                let path = entry.strip_prefix(&root)?.display().to_string();
+                let text = std::fs::read_to_string(&entry)?;
+                let known = |name: &&str| THERE.contains(name) || needed(needs_of(&path)).any(|p| p.name == *name);
+                missing.extend(started(&text).filter(|name| !known(name)).map(|name| format!("{path}: {name}")));
+            }
+        }
+        assert!(missing.is_empty(), "not set up for who starts it: {missing:#?}");
+        Ok(())
     }
 
     #[test]
