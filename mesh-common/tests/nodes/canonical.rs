@@ -27,6 +27,9 @@ impl<const FLOWS: usize> World<FLOWS> {
                 *by = 1 - *by;
             }
         }
+        for by in other.bound.iter_mut().flatten() {
+            *by = 1 - *by;
+        }
         self.named().min(other.named())
     }
 
@@ -76,9 +79,11 @@ impl<const FLOWS: usize> World<FLOWS> {
 
     fn sort_flows(&mut self) {
         let mut order: [usize; FLOWS] = std::array::from_fn(|flow| flow);
-        order.sort_by_key(|flow| (self.flows[*flow], self.nodes.map(|node| node.entries[*flow])));
+        order.sort_by_key(|flow| (self.flows[*flow], self.bound[*flow], self.nodes.map(|node| node.entries[*flow])));
         let flows = self.flows;
         self.flows = order.map(|flow| flows[flow]);
+        let bound = self.bound;
+        self.bound = order.map(|flow| bound[flow]);
         for node in &mut self.nodes {
             let entries = node.entries;
             node.entries = order.map(|flow| entries[flow]);

@@ -41,7 +41,7 @@ pub struct Remembered {
     pub begun: bool,
 }
 
-const NEVER: u8 = u8::MAX;
+pub const NEVER: u8 = u8::MAX;
 const NOBODY: u8 = u8::MAX;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -72,14 +72,15 @@ pub struct Node<const FLOWS: usize> {
 }
 
 impl<const FLOWS: usize> Node<FLOWS> {
-    pub fn new(setup: &Setup) -> Self {
+    /// All is at rest with this backend.
+    pub fn new(owner: u8, setup: &Setup) -> Self {
         Self {
-            word: [0, 0, if setup.deaths > 0 { 1 } else { NOBODY }, 0],
+            word: [owner, owner, if setup.deaths > 0 { 1 } else { NOBODY }, 0],
             since: setup.old(),
             seen: setup.old(),
             refused: setup.old(),
             recording: NEVER,
-            wish: 0,
+            wish: owner,
             asks: None,
             knows_dead: [false; BACKENDS],
             looked: false,
@@ -323,6 +324,10 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
     }
 
     fn promote(&mut self) {
+        let defaulted = self.node.only_prepares() && self.node.entries[self.flow].is_some_and(|entry| entry.backend == self.node.default());
+        if defaulted && self.setup.fault == Some(Fault::Defaulted) {
+            return;
+        }
         if let Some(entry) = &mut self.node.entries[self.flow] {
             (entry.pending, entry.age, entry.known, entry.begun) = (None, 0, NEVER, true);
         }

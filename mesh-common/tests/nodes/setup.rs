@@ -20,6 +20,8 @@ pub struct Setup {
     /// The longest silence, and within how many further ticks the other hears of an entry: with 0, in any order within the same one.
     pub idle: u8,
     pub lag: u8,
+    /// The nodes have begun with defaults of their own, and have not had the same since.
+    pub parted: bool,
     /// Wishes of one node or the other that there can still be, and backends that can still die.
     pub wishes: u8,
     pub deaths: u8,
@@ -43,10 +45,26 @@ pub enum Fault {
     ElsewhereForgotten,
     /// An entry that there was no room for is acknowledged.
     Shrugs,
+    /// Who remembers SYNs for others alone lets a flow's entry end where its own default leads to the same backend: sound if all have begun with one default.
+    Defaulted,
 }
 
-pub const ALL: Setup =
-    Setup { handshakes: true, strays: false, full: false, cramped: 0, others: false, idle: 2, lag: 0, wishes: 1, deaths: 0, fault: None };
+pub const ALL: Setup = Setup {
+    handshakes: true,
+    strays: false,
+    full: false,
+    cramped: 0,
+    others: false,
+    idle: 2,
+    lag: 0,
+    parted: false,
+    wishes: 1,
+    deaths: 0,
+    fault: None,
+};
+
+/// After a start: the second node has found another backend well first.
+pub const PARTED: Setup = Setup { parted: true, wishes: 0, ..ALL };
 
 impl Setup {
     /// The shortest in which everything that can happen within and beyond a time still can.

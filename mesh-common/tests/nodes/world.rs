@@ -33,6 +33,8 @@ pub enum Flow {
 pub struct World<const FLOWS: usize> {
     pub nodes: [Node<FLOWS>; 2],
     pub flows: [Flow; FLOWS],
+    /// Flows that only this node can know the backend of.
+    pub bound: [Option<u8>; FLOWS],
     pub dead: [bool; BACKENDS],
     pub wanted: u8,
     pub setup: Setup,
@@ -77,9 +79,15 @@ pub struct Broken {
 }
 
 impl<const FLOWS: usize> World<FLOWS> {
-    /// All is at rest with backend 0.
+    /// All is at rest with backend 0; where nodes have begun apart, with 1 on the second.
     pub fn new(setup: Setup) -> Self {
-        Self { nodes: [Node::new(&setup); 2], flows: [Flow::None; FLOWS], dead: [false; BACKENDS], wanted: 0, setup }
+        let nodes = [0, u8::from(setup.parted)].map(|owner| Node::new(owner, &setup));
+        Self { nodes, flows: [Flow::None; FLOWS], bound: [None; FLOWS], dead: [false; BACKENDS], wanted: 0, setup }
+    }
+
+    /// The same, where this is wanted from the beginning.
+    pub fn wanting(self, wanted: u8) -> Self {
+        Self { wanted, ..self }
     }
 
     /// All that can happen next, and whether there is room for an entry.
@@ -120,7 +128,10 @@ impl<const FLOWS: usize> World<FLOWS> {
     /// A flow does not change its balancer before the others can have been told of it, nor is its tuple used again within that moment.
     fn may_go_by(&self, flow: usize, node: usize) -> bool {
         let elsewhere = matches!(self.flows[flow], Flow::Opening { by: Some(by), .. } if usize::from(by) != node);
+        let elsewhere = elsewhere || self.bound[flow].is_some_and(|bound| usize::from(bound) != node);
         let over = self.flows[flow] == Flow::None;
+        // Nor by a node that goes by no entries yet where the other has told of one: it is to hear why within that moment.
+        let elsewhere = elsewhere || self.setup.parted && over && self.nodes[node].is_steady() && self.nodes[node].entries[flow].is_some();
         !elsewhere && self.nodes[1 - node].entries[flow].is_none_or(|entry| !(entry.begins() || over && entry.is_owed()))
     }
 
@@ -195,7 +206,15 @@ impl<const FLOWS: usize> World<FLOWS> {
     }
 
     /// The world after the event.
-    pub fn after(mut self, event: Event, room: bool) -> Result<Self, Broken> {
+    pub fn after(self, event: Event, room: bool) -> Result<Self, Broken> {
+        let mut world = self.told_on(event, room)?;
+        if self.setup.parted {
+            world.bind(event, &self.flows);
+        }
+        Ok(world)
+    }
+
+    fn told_on(mut self, event: Event, room: bool) -> Result<Self, Broken> {
         let setup = self.setup;
         match event {
             Event::Tick => self.tick(),
@@ -279,6 +298,9 @@ impl<const FLOWS: usize> World<FLOWS> {
         {
             reached[usize::from(to)] = 0;
             *by = if refused { Some(node as u8) } else { *by };
+            if refused && setup.parted {
+                self.bound[flow] = Some(node as u8);
+            }
         }
     }
 
