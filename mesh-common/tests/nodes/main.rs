@@ -28,6 +28,7 @@
 //! | larger: a planned change with any number of flows | 3,725,055 |
 //! | larger: a planned change, delays of a tick | 8,858,692 |
 //! | larger: a planned change where nodes never have to have room for what they are told | 3,831,583 |
+//! | larger: a start that left nodes with other defaults, delays of a tick; the same and a planned change | 1,537,227; 9,060,000 |
 //! | larger: two planned changes | 9,000,000 and more: it was not seen to end |
 
 mod apart;
