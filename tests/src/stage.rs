@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -78,12 +78,7 @@ impl Stage {
             } else {
                 host.own_quietly(vip.ip())?;
             }
-            let end = Instant::now() + Duration::from_secs(20);
-            // An address that the agent has not put there yet can't be listened at.
-            while host.ns.enter(|| TcpListener::bind(vip))?.is_err() {
-                ensure!(Instant::now() < end, "{name} does not own {vip}");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            host.until_owned(vip)?;
             self.serve_at(name, vip)?;
         }
         Ok(agents)

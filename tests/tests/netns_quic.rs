@@ -2,7 +2,7 @@
 //! moves of their clients to other ports and addresses.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     process::Stdio,
     thread::sleep,
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bench::churn::unbroken,
-    daemon::{Daemon, LIMIT, Process, mesh_binary, wait_for},
+    daemon::{Daemon, LIMIT, Process, mesh_binary},
     netns::Host,
     peer::{QuicHeld, QuicServer, ServerId},
     stage::{PORT, Stage},
@@ -80,10 +80,7 @@ fn prepare(stage: &Stage, host: &Host, mode: &str) -> Result<Option<Process>> {
             let mut agent = host.ns.command(mesh_binary()?);
             agent.args(["agent", "--interface", "eth0", "--vip", VIPS[0], "--vip", VIPS[1]]);
             let agent = Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?;
-            for vip in vips() {
-                // An address that is not there yet can't be listened at.
-                wait_for("the agent has put the VIP there", || Ok(host.ns.enter(|| UdpSocket::bind(vip))?.is_ok()))?;
-            }
+            vips().into_iter().try_for_each(|vip| host.until_owned(vip))?;
             return Ok(Some(agent));
         }
         "dnat" => {

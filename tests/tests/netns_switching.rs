@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bench::churn::unbroken,
     daemon::{Daemon, Process, mesh_binary},
-    netns::Host,
     peer::Held,
     stage::Stage,
 };
@@ -81,25 +80,13 @@ fn prepare(stage: &mut Stage, mode: &str) -> Result<Vec<Process>> {
                 let mut agent = host.ns.command(mesh_binary()?);
                 agent.args(["agent", "--interface", "eth0", "--vip", VIPS[0], "--vip", VIPS[1]]);
                 agents.push(Process::spawn(agent.stdout(Stdio::null()).stderr(Stdio::null()))?);
-                vips()?.iter().try_for_each(|vip| until_owned(host, vip.ip()))?;
+                vips()?.into_iter().try_for_each(|vip| host.until_owned(vip))?;
             }
             _ => vips()?.iter().try_for_each(|vip| host.own_quietly(vip.ip()))?,
         }
         stage.serve_at_all(name, &vips()?)?;
     }
     Ok(agents)
-}
-
-fn until_owned(host: &Host, vip: IpAddr) -> Result<()> {
-    let family = if vip.is_ipv6() { "-6" } else { "-4" };
-    for _ in 0..1000 {
-        let shown = host.ns.command("ip").args([family, "-o", "address", "show", "dev", "lo", "to", &vip.to_string()]).output()?.stdout;
-        if !shown.is_empty() && !String::from_utf8_lossy(&shown).contains("tentative") {
-            return Ok(());
-        }
-        sleep(Duration::from_millis(20));
-    }
-    anyhow::bail!("the agent does not add {vip}")
 }
 
 fn number(daemon: &Daemon, at: &str) -> Result<u64> {

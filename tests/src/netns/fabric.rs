@@ -1,10 +1,11 @@
 //! Hosts on one Ethernet: each is a namespace with `eth0`, all joined by a bridge in a namespace of its own.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use anyhow::Result;
 
 use super::{Namespace, link, xdp_pass};
+use crate::daemon::wait_for;
 
 /// Hosts have `10.77.0.<number>/24` ...
 pub const V4_PREFIX: [u8; 3] = [10, 77, 0];
@@ -73,6 +74,12 @@ impl Host {
         self.ns.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
         // Without a wait for duplicates, so that a server can listen at once.
         self.ns.ip(&format!("address add {vip}/{bits} dev lo{}", if vip.is_ipv6() { " nodad" } else { "" }))
+    }
+
+    /// Waits until the host has the address and a server can listen there: one that an agent has not added yet, or that the kernel still asks others
+    /// about, can't be listened at.
+    pub fn until_owned(&self, vip: SocketAddr) -> Result<()> {
+        wait_for(&format!("{} owns {vip}", self.ns.name()), || Ok(self.ns.enter(|| TcpListener::bind(vip))?.is_ok()))
     }
 
     /// Has packets to another host on the same Ethernet go by a third one, until it is unplugged.

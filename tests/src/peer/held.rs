@@ -1,8 +1,9 @@
 //! Long connections, and flows of datagrams: opened once, asked again and again, so that one that breaks is seen.
 
 use std::{
+    fmt::Display,
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::load::body_of;
+use super::{load::body_of, unspecified};
 use crate::netns::Namespace;
 
 /// Connections that are held open and asked in turn until stopped.
@@ -39,6 +40,22 @@ pub struct HeldReport {
     pub requests: u64,
     /// What broke it: an error, or an answer by somebody else.
     pub broken: Option<String>,
+}
+
+impl HeldReport {
+    /// One whose first request was answered.
+    pub(super) fn begun(owner: String) -> Self {
+        Self { owner, requests: 1, broken: None }
+    }
+
+    /// Takes in who has answered the next request.
+    pub(super) fn note(&mut self, answer: Result<String, impl Display>) {
+        match answer {
+            Ok(who) if who == self.owner => self.requests += 1,
+            Ok(who) => self.broken = Some(format!("answered by {who}")),
+            Err(e) => self.broken = Some(format!("{e:#}")),
+        }
+    }
 }
 
 impl Held {
@@ -127,10 +144,9 @@ impl Connection {
     }
 
     fn open_udp(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
         let end = Instant::now() + timeout;
         loop {
-            let socket = UdpSocket::bind((any, 0))?;
+            let socket = UdpSocket::bind((unspecified(to), 0))?;
             socket.set_read_timeout(Some(timeout.min(AGAIN)))?;
             socket.connect(to)?;
             match Self::on(Line::Udp(socket, timeout)) {
@@ -143,18 +159,15 @@ impl Connection {
 
     fn on(mut line: Line) -> io::Result<Self> {
         let owner = line.ask(0)?;
-        Ok(Self { line, report: HeldReport { owner, requests: 1, broken: None } })
+        Ok(Self { line, report: HeldReport::begun(owner) })
     }
 
     fn ask_again(&mut self) {
         if self.report.broken.is_some() {
             return;
         }
-        match self.line.ask(self.report.requests) {
-            Ok(who) if who == self.report.owner => self.report.requests += 1,
-            Ok(who) => self.report.broken = Some(format!("answered by {who}")),
-            Err(e) => self.report.broken = Some(e.to_string()),
-        }
+        let answer = self.line.ask(self.report.requests);
+        self.report.note(answer);
     }
 }
 

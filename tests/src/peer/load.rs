@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::unspecified;
 use crate::netns::Namespace;
 
 /// One finished request.
@@ -85,8 +86,7 @@ fn work(to: SocketAddr, pause: Duration, timeout: Duration, stop: &AtomicBool, a
 
 /// Sends a datagram `times` times from one port, each of which has to come back behind the name of who answers; that name. `timeout` is for each.
 pub fn ask_udp(to: SocketAddr, question: &str, times: usize, timeout: Duration) -> Result<String> {
-    let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((unspecified(to), 0))?;
     socket.set_read_timeout(Some(timeout))?;
     socket.connect(to)?;
     let (mut answer, mut len) = ([0; 128], 0);

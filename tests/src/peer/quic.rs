@@ -20,7 +20,7 @@ use quinn::{
 use rcgen::CertifiedKey;
 use tokio::{runtime::Runtime, time};
 
-use super::HeldReport;
+use super::{HeldReport, unspecified};
 use crate::netns::Namespace;
 
 /// Bytes of a connection id.
@@ -145,7 +145,7 @@ struct Held {
 async fn open(client: &Endpoint, config: ClientConfig, to: SocketAddr, timeout: Duration) -> Result<Held> {
     let connection = time::timeout(timeout, client.connect_with(config, to, NAME)?).await.context("no answer to the handshake")??;
     let owner = ask(&connection, timeout).await?;
-    Ok(Held { connection, report: HeldReport { owner, requests: 1, broken: None } })
+    Ok(Held { connection, report: HeldReport::begun(owner) })
 }
 
 async fn ask_on(mut held: Vec<Held>, shared: Arc<Shared>, pause: Duration, timeout: Duration) {
@@ -162,11 +162,8 @@ impl Held {
         if self.report.broken.is_some() {
             return;
         }
-        match ask(&self.connection, timeout).await {
-            Ok(who) if who == self.report.owner => self.report.requests += 1,
-            Ok(who) => self.report.broken = Some(format!("answered by {who}")),
-            Err(e) => self.report.broken = Some(format!("{e:#}")),
-        }
+        let answer = ask(&self.connection, timeout).await;
+        self.report.note(answer);
     }
 }
 
@@ -250,8 +247,4 @@ fn transport() -> Result<Arc<TransportConfig>> {
     let mut transport = TransportConfig::default();
     transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE)?)).max_concurrent_bidi_streams(VarInt::from_u32(64));
     Ok(Arc::new(transport))
-}
-
-fn unspecified(like: SocketAddr) -> IpAddr {
-    if like.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }
 }

@@ -38,6 +38,12 @@ impl Play {
         unbroken(&before.finish())
     }
 
+    /// Connections that nothing has been asked on.
+    fn connect(&self) -> Result<Vec<TcpStream>> {
+        let vip = self.vip;
+        Ok(self.stage.client.ns.enter(|| (0..HELD).map(|_| TcpStream::connect_timeout(&vip, PATIENCE)).collect::<Result<_, _>>())??)
+    }
+
     /// The client loses packets with these flags; gone with what is returned.
     fn lose(&self, way: &str, port: &str) -> Result<Lossy> {
         let ns = self.stage.client.ns.alias()?;
@@ -64,10 +70,9 @@ fn knows_what_is_half_open(group: &str, setting: Setting) -> Result<()> {
     let play = Play::new(group, setting)?;
     play.ns(DRAINED)?.sysctl("net/ipv4/tcp_syncookies", "0")?;
     play.keeps_new_ones()?;
-    let (client, vip, before) = (&play.stage.client.ns, play.vip, play.resets()?);
+    let before = play.resets()?;
     let lossy = play.lose("output", "dport")?;
-    let streams: Vec<TcpStream> =
-        client.enter(|| (0..HELD).map(|_| TcpStream::connect_timeout(&vip, PATIENCE)).collect::<Result<_, _>>())??;
+    let streams = play.connect()?;
     let half_open = play.sockets(play.ns(DRAINED)?, "syn-recv")?;
     ensure!(half_open > 0, "no connection is half open with {DRAINED}");
     let mut owners = BTreeSet::new();
@@ -85,9 +90,8 @@ fn knows_what_is_half_open(group: &str, setting: Setting) -> Result<()> {
 fn knows_what_waits_for_its_time(group: &str, setting: Setting) -> Result<()> {
     let play = Play::new(group, setting)?;
     play.keeps_new_ones()?;
-    let (client, vip, before) = (&play.stage.client.ns, play.vip, play.resets()?);
-    let streams: Vec<TcpStream> =
-        client.enter(|| (0..HELD).map(|_| TcpStream::connect_timeout(&vip, PATIENCE)).collect::<Result<_, _>>())??;
+    let (client, before) = (&play.stage.client.ns, play.resets()?);
+    let streams = play.connect()?;
     let answered = streams.into_iter().map(ask_and_close).collect::<Result<Vec<_>>>()?;
     ensure!(answered.iter().any(|(owner, _)| owner == DRAINED), "no connection was with {DRAINED}");
     let again = count(client, "TcpRetransSegs")?;

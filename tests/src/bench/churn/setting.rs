@@ -3,17 +3,16 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::world::{BACKENDS, BALANCERS, HANDSHAKE, PATIENCE};
+use super::world::{BACKENDS, BALANCERS, HANDSHAKE};
 use crate::{
     daemon::{Process, mesh_binary},
-    netns::Host,
     stage::Stage,
 };
 
@@ -143,7 +142,7 @@ impl Setting<'_> {
                 agent.args(["--second-chance", if self.second_chance { "link" } else { "off" }]);
                 let log = fs::File::create(log).with_context(|| format!("failed to make {}", log.display()))?;
                 let agent = Process::spawn(agent.stdout(log.try_clone()?).stderr(log))?;
-                until_owned(host, vip)?;
+                host.until_owned(vip)?;
                 return Ok(Some(agent));
             }
         }
@@ -159,15 +158,4 @@ pub fn peers(n: usize, key: &std::path::Path) -> String {
         BALANCERS[1 - n],
         key.display()
     )
-}
-
-/// Waits until the agent has added the VIP, so that a server can listen on it.
-fn until_owned(host: &Host, vip: SocketAddr) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    // An address that is not there yet, or that the kernel still asks others about, can't be listened at.
-    while host.ns.enter(|| std::net::TcpListener::bind(vip))?.is_err() {
-        ensure!(Instant::now() < end, "the agent does not add {vip}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
