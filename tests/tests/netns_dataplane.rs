@@ -30,7 +30,10 @@ use nix::{
 };
 
 const VIP: &str = "10.77.0.100";
+/// For how long something is waited for that has to come, ...
 const PATIENCE: Duration = Duration::from_secs(10);
+/// ... and an answer that must not come.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Runs `f` in the host's network namespace with mounts of its own, so that the bpf file system mounted there goes when `f` is done.
 fn privately<T: Send>(host: &Host, f: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
@@ -246,7 +249,7 @@ fn what_the_kernel_half_says_is_logged() -> Result<()> {
             let _reader = plane.kernel_log()?;
             let deadline = Instant::now() + PATIENCE;
             loop {
-                ask(&client, 20_000, SocketAddr::new(VIP.parse()?, 80))?;
+                ask(&client, 20_000, SocketAddr::new(VIP.parse()?, 80), SILENCE)?;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let said = SAID.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if said.iter().any(|line| line.contains("WARN") && line.contains("too many flows")) {
@@ -264,11 +267,11 @@ fn what_the_kernel_half_says_is_logged() -> Result<()> {
     })
 }
 
-/// One request from the client; who has answered.
-fn ask(client: &Host, from: u16, vip: SocketAddr) -> Result<Option<String>> {
+/// One request from the client; who has answered within `patience`.
+fn ask(client: &Host, from: u16, vip: SocketAddr, patience: Duration) -> Result<Option<String>> {
     client.ns.enter(|| {
         let socket = UdpSocket::bind((client.v4, from))?;
-        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.set_read_timeout(Some(patience))?;
         socket.send_to(b"who", vip)?;
         let mut answer = [0; 64];
         match socket.recv_from(&mut answer) {
@@ -327,8 +330,8 @@ fn forwards(choice: HookChoice, hook: Hook) -> Result<()> {
         plane.apply(&both, &hops);
         let mut who = BTreeMap::new();
         for port in 20_000..20_032 {
-            let name =
-                ask(&client, port, vip)?.with_context(|| format!("request from port {port} got no answer: {:?}", plane.counters()))?;
+            let name = ask(&client, port, vip, PATIENCE)?;
+            let name = name.with_context(|| format!("request from port {port} got no answer: {:?}", plane.counters()))?;
             who.insert(port, name);
         }
         ensure!(who.values().any(|n| n == "b1") && who.values().any(|n| n == "b2"), "{who:?}");
@@ -338,7 +341,8 @@ fn forwards(choice: HookChoice, hook: Hook) -> Result<()> {
         // Nobody is there, and packets go on.
         drop(plane);
         for (&port, name) in &who {
-            ensure!(ask(&client, port, vip)?.as_ref() == Some(name), "flow from {port} has left {name}");
+            let who = ask(&client, port, vip, PATIENCE)?;
+            ensure!(who.as_ref() == Some(name), "flow from {port} has left {name} for {who:?}");
         }
         let before = (hook != Hook::Clsact).then(|| link_id(&link)).transpose()?;
         let (mut plane, adopted) = Dataplane::open(&options(bpffs, choice))?;
@@ -350,10 +354,12 @@ fn forwards(choice: HookChoice, hook: Hook) -> Result<()> {
         // A draining backend keeps its flows, and gets none.
         plane.apply(&one, &hops);
         for (&port, name) in &who {
-            ensure!(ask(&client, port, vip)?.as_ref() == Some(name), "flow from {port} has left {name}");
+            let who = ask(&client, port, vip, PATIENCE)?;
+            ensure!(who.as_ref() == Some(name), "flow from {port} has left {name} for {who:?}");
         }
         for port in 21_000..21_016 {
-            ensure!(ask(&client, port, vip)?.as_deref() == Some("b2"), "a new flow went to a draining backend");
+            let who = ask(&client, port, vip, PATIENCE)?;
+            ensure!(who.as_deref() == Some("b2"), "a new flow went to {who:?}, and b1 drains");
         }
         let counters = plane.counters()?;
         let web = &counters.services[0];
@@ -364,7 +370,7 @@ fn forwards(choice: HookChoice, hook: Hook) -> Result<()> {
 
         // The service goes: its flows go with it, and its places come back.
         plane.apply(&Plan::default(), &hops);
-        ensure!(ask(&client, 20_000, vip)?.is_none(), "a removed service answers");
+        ensure!(ask(&client, 20_000, vip, SILENCE)?.is_none(), "a removed service answers");
         let deadline = Instant::now() + PATIENCE;
         while !plane.counters()?.services.is_empty() {
             ensure!(Instant::now() < deadline, "the service is never forgotten");

@@ -33,7 +33,7 @@ fn backends_register_themselves_and_live_as_long_as_they_beat() -> Result<()> {
         daemon.ok(&[&["backend", "heartbeat", "web", &backend][..], more].concat())
     };
     beat(&daemon, one, &["--name", "b1", "--load", "0.25"])?;
-    beat(&daemon, two, &["--ttl", "2s"])?;
+    beat(&daemon, two, &[])?;
     let seen = state(&daemon, one)?.context("b1 is not there")?;
     ensure!(seen["state"] == "active" && seen["name"] == "b1" && seen["origin"] == "source", "{seen}");
     ensure!(seen["health"]["heartbeat"]["load"] == 0.25 && seen["health"]["health"] == "up", "{seen}");
@@ -42,6 +42,7 @@ fn backends_register_themselves_and_live_as_long_as_they_beat() -> Result<()> {
     daemon.until("both answer", || Ok((0..40).map(|_| ask()).collect::<Result<std::collections::BTreeSet<_>>>()?.len() == 2))?;
 
     // Missing beats fail it, and then it is forgotten.
+    beat(&daemon, two, &["--ttl", "2s"])?;
     daemon.until("b2 is gone", || Ok(state(&daemon, two)?.is_none()))?;
     let events = daemon.ok(&["events"])?;
     ensure!(events.contains("no heartbeat for 2s"), "{events}");
