@@ -1,5 +1,5 @@
 //! Clients of every patience: short connections all the time, long ones that are asked often, and some that are silent for nearly as long as they may be;
-//! and flows of datagrams of the latter two kinds.
+//! and flows of datagrams, or connections of QUIC, of the latter two kinds.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,12 @@ use super::{
     Churn, Options,
     world::{PATIENCE, Protocol},
 };
-use crate::peer::{Answer, Held, Load};
+use crate::peer::{Answer, Held, HeldReport, Load, QuicHeld};
 
 /// Silence of a connection that is asked often.
 const BUSY: Duration = Duration::from_millis(200);
+/// The same of QUIC, where both ends are in this process and much dearer than the kernel's.
+const BUSY_QUIC: Duration = Duration::from_secs(1);
 
 /// All connections of one world.
 pub struct Crowd {
@@ -31,9 +33,45 @@ pub struct Tally {
     pub because: Vec<String>,
 }
 
+/// Connections that were opened at once.
+enum Connections {
+    Plain(Held),
+    Quic(QuicHeld),
+}
+
+impl Connections {
+    fn open(churn: &Churn, protocol: Protocol, count: usize, pause: Duration) -> Result<Self> {
+        Ok(match protocol {
+            Protocol::Tcp | Protocol::Udp => Self::Plain(churn.hold_by(protocol, count, pause)?),
+            Protocol::Quic => Self::Quic(QuicHeld::open(&churn.stage.client.ns, churn.at(protocol), count, pause, PATIENCE)?),
+        })
+    }
+
+    fn move_on(&self, churn: &Churn) -> Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Quic(held) => held.rebind(&churn.stage.client.ns, None),
+        }
+    }
+
+    fn turns(&self) -> u64 {
+        match self {
+            Self::Plain(held) => held.turns(),
+            Self::Quic(held) => held.turns(),
+        }
+    }
+
+    fn so_far(&self) -> Vec<HeldReport> {
+        match self {
+            Self::Plain(held) => held.so_far(),
+            Self::Quic(held) => held.so_far(),
+        }
+    }
+}
+
 struct Generation {
     protocol: Protocol,
-    held: Held,
+    held: Connections,
     pause: Duration,
     opened: usize,
     /// Broken ones that have been counted.
@@ -51,19 +89,20 @@ impl Crowd {
     /// Opens connections and flows of each patience, to be held until the end.
     pub fn open(&mut self, churn: &Churn, options: &Options) -> Result<()> {
         // What a busy machine may be late by is left of the silence that is promised.
-        for pause in [BUSY, options.idle.mul_f64(0.8)] {
-            for protocol in churn.protocols() {
-                let held = churn.hold_by(*protocol, options.each, pause)?;
-                self.generations.push(Generation {
-                    protocol: *protocol,
-                    held,
-                    pause,
-                    opened: options.each,
-                    counted: vec![false; options.each],
-                });
+        let silent = options.idle.mul_f64(0.8);
+        for &protocol in churn.protocols() {
+            let busy = if protocol == Protocol::Quic { BUSY_QUIC } else { BUSY };
+            for pause in [busy, silent] {
+                let held = Connections::open(churn, protocol, options.each, pause)?;
+                self.generations.push(Generation { protocol, held, pause, opened: options.each, counted: vec![false; options.each] });
             }
         }
         Ok(())
+    }
+
+    /// Those of QUIC go on from other ports: only their ids say whose they are.
+    pub fn move_on(&self, churn: &Churn) -> Result<()> {
+        self.generations.iter().try_for_each(|generation| generation.held.move_on(churn))
     }
 
     /// From now on this backend's connections may break.
@@ -98,7 +137,7 @@ impl Crowd {
         for generation in self.generations.iter_mut().filter(|generation| generation.protocol == protocol) {
             generation.tally(dead.map(|(name, _)| name), &mut tally);
         }
-        if protocol == Protocol::Udp {
+        if protocol != Protocol::Tcp {
             return tally;
         }
         for answer in self.short.drain() {

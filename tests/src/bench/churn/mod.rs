@@ -47,6 +47,8 @@ pub struct Options {
 pub enum Part {
     /// All that happens to one balancer.
     One,
+    /// The same to a service that goes by QUIC's connection ids, whose clients move to other ports in each step.
+    Quic,
     /// Two balancers between which a router chooses, of which one leaves and comes back.
     Two,
     /// The ledger is lost amid changes, and backends pass on what they do not know.
@@ -96,7 +98,7 @@ pub struct Figure {
 /// The worlds of these modes, families and parts, the longest first.
 pub fn cells(modes: &[Way], families: &[Family], parts: &[Part]) -> Vec<Cell> {
     let makes_sense = |cell: &Cell| match cell.part {
-        Part::One => true,
+        Part::One | Part::Quic => true,
         // Flows that are translated live on one node.
         Part::Two => cell.mode != Way::Nat,
         Part::Chance => cell.mode == Way::Tunnel,
@@ -142,7 +144,11 @@ impl Cell {
         let setting = Setting {
             v6: self.family == Family::V6,
             pair: self.part == Part::Two,
-            udp: self.part != Part::Chance,
+            beside: match self.part {
+                Part::One | Part::Two => Some(Protocol::Udp),
+                Part::Quic => Some(Protocol::Quic),
+                Part::Chance => None,
+            },
             ..Setting::plain(self.mode, options.idle)
         };
         let chance = Setting {
@@ -155,7 +161,7 @@ impl Cell {
         let churn = Churn::of(&group, if self.part == Part::Chance { &chance } else { &setting });
         let mut play = Play::new(churn.context("no world")?, self, options, show)?;
         match self.part {
-            Part::One => steps::run(&mut play),
+            Part::One | Part::Quic => steps::run(&mut play),
             Part::Two => pair::run(&mut play),
             Part::Chance => chance::run(&mut play),
         }
@@ -182,8 +188,8 @@ impl Figure {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cell, step, connections, broken, killed, entries, moving, .. } = self;
-        let by = if self.protocol == Protocol::Udp { "udp" } else { "tcp" };
-        write!(f, "{cell} {by}  {step:<17} {connections:>11} {broken:>7} {killed:>7} {entries:>8} {moving:>7}")?;
+        let by = self.protocol.name();
+        write!(f, "{cell} {by:<4} {step:<17} {connections:>11} {broken:>7} {killed:>7} {entries:>8} {moving:>7}")?;
         if let Some(caught) = self.caught {
             write!(f, "  {caught} packets passed on by backends")?;
         }
@@ -199,7 +205,7 @@ mod tests {
     fn every_mode_and_family_has_its_worlds() {
         let all = cells(Way::value_variants(), Family::value_variants(), Part::value_variants());
         let count = |part| all.iter().filter(|cell| cell.part == part).count();
-        assert_eq!((count(Part::One), count(Part::Two), count(Part::Chance)), (8, 6, 2));
+        assert_eq!((count(Part::One), count(Part::Quic), count(Part::Two), count(Part::Chance)), (8, 8, 6, 2));
         let mut groups: Vec<_> = all.iter().map(|cell| cell.group()).collect();
         groups.sort_unstable();
         groups.dedup();

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::world::{BACKENDS, BALANCERS, HANDSHAKE};
 use crate::{
     daemon::{Process, mesh_binary},
-    stage::Stage,
+    stage::{PORT, Stage},
 };
 
 /// How packets reach a backend: the last two leave them as they are, so that the backend has to own the VIP.
@@ -32,7 +32,11 @@ pub enum Way {
 pub enum Protocol {
     Tcp,
     Udp,
+    Quic,
 }
+
+/// Bytes of the server ids in QUIC's connection ids: the last ones of backends' addresses, which end in the hosts' numbers.
+pub const SERVER_ID: usize = 2;
 
 /// What a world is to be.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +45,8 @@ pub struct Setting<'a> {
     pub v6: bool,
     /// Two balancers that know each other.
     pub pair: bool,
-    /// A service `dns` of UDP beside `web`.
-    pub udp: bool,
+    /// A service of another protocol beside `web`.
+    pub beside: Option<Protocol>,
     /// Backends of `tunnel` pass on what they do not know.
     pub second_chance: bool,
     /// The longest silence of a flow that is promised to find its backend again.
@@ -74,6 +78,32 @@ impl Protocol {
         match self {
             Self::Tcp => "web",
             Self::Udp => "dns",
+            Self::Quic => "quic",
+        }
+    }
+
+    /// Of the service, and of its backends.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Tcp | Self::Udp => PORT,
+            Self::Quic => 8443,
+        }
+    }
+
+    /// What the configuration says of such a service alone.
+    fn keys(self) -> String {
+        match self {
+            Self::Tcp => String::new(),
+            Self::Udp => "protocol: udp, ".into(),
+            Self::Quic => format!("protocol: udp, quic: {{server_id_length: {SERVER_ID}}}, "),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Quic => "quic",
         }
     }
 }
@@ -81,22 +111,24 @@ impl Protocol {
 impl Setting<'_> {
     /// One balancer and a TCP service of IPv4.
     pub const fn plain(way: Way, idle: Duration) -> Setting<'static> {
-        Setting { way, v6: false, pair: false, udp: false, second_chance: false, idle, patience: Duration::from_secs(1), lines: "" }
+        Setting { way, v6: false, pair: false, beside: None, second_chance: false, idle, patience: Duration::from_secs(1), lines: "" }
     }
 
     pub fn protocols(&self) -> &'static [Protocol] {
-        if self.udp { &[Protocol::Tcp, Protocol::Udp] } else { &[Protocol::Tcp] }
+        match self.beside {
+            None | Some(Protocol::Tcp) => &[Protocol::Tcp],
+            Some(Protocol::Udp) => &[Protocol::Tcp, Protocol::Udp],
+            Some(Protocol::Quic) => &[Protocol::Tcp, Protocol::Quic],
+        }
     }
 
     pub fn vip(&self) -> SocketAddr {
         let address: IpAddr = if self.v6 { [0xfd77, 0, 0, 0, 0, 0, 0, 0x100].into() } else { [10, 77, 0, 100].into() };
-        (address, crate::stage::PORT).into()
+        (address, PORT).into()
     }
 
     /// The configuration, but for lines that are the balancer's own.
     pub fn config(&self, stage: &Stage) -> Result<String> {
-        let members = BACKENDS[..3].iter().map(|(name, _)| Ok(format!("{{name: {name}, address: \"{}\"}}", stage.address(name, self.v6)?)));
-        let members = members.collect::<Result<Vec<_>>>()?.join(", ");
         let client: IpAddr = if self.v6 { stage.client.v6.into() } else { stage.client.v4.into() };
         let more = match self.way {
             Way::Dnat => format!("reply_via: '{client}', "),
@@ -110,12 +142,16 @@ impl Setting<'_> {
             self.patience.as_secs()
         );
         for protocol in self.protocols() {
-            let kind = if *protocol == Protocol::Udp { "protocol: udp, " } else { "" };
+            let (kind, port) = (protocol.keys(), protocol.port());
+            let member = |(name, _): &(&str, u8)| {
+                Ok(format!("{{name: {name}, address: \"{}\"}}", SocketAddr::new(stage.address(name, self.v6)?.ip(), port)))
+            };
+            let members = BACKENDS[..3].iter().map(member).collect::<Result<Vec<_>>>()?.join(", ");
             text += &format!(
                 "  - {{name: {}, vip: '{}', {kind}mode: {}, {more}slots: 256, announce: {{address: eth0}}, \
-                 health: {{type: tcp, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
+                 health: {{type: tcp, port: {PORT}, interval: 500ms, timeout: 5s}}, backends: [{members}]}}\n",
                 protocol.service(),
-                self.vip(),
+                SocketAddr::new(self.vip().ip(), port),
                 self.way.name()
             );
         }

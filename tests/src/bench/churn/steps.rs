@@ -62,7 +62,7 @@ impl<'a> Play<'a> {
     fn failure(&mut self) -> Result<()> {
         self.step("failure", |play| {
             play.crowd.bury("b3");
-            play.churn.stage.kill("b3")?;
+            play.churn.kill("b3")?;
             // Until then some are refused.
             play.churn.daemon.until("b3 is not sent anything", || Ok(play.churn.owners(40).is_ok_and(|names| !names.contains("b3"))))?;
             play.crowd.mourned();
@@ -131,6 +131,7 @@ impl<'a> Play<'a> {
     ) -> Result<()> {
         (self.entries, self.moving) = (0, 0);
         act(self)?;
+        self.crowd.move_on(&self.churn)?;
         self.look()?;
         self.crowd.ask_all()?;
         self.look()?;

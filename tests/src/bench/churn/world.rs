@@ -11,11 +11,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::setting;
+use super::setting::{self, SERVER_ID};
 pub use super::setting::{Protocol, Setting, Way};
 use crate::{
     daemon::{Daemon, LIMIT, Process},
-    peer::{self, Held, HeldReport},
+    peer::{self, Held, HeldReport, QuicServer, ServerId},
     stage::Stage,
 };
 
@@ -38,6 +38,7 @@ pub struct Churn {
     pub vip: SocketAddr,
     way: Way,
     protocols: &'static [Protocol],
+    quic: BTreeMap<&'static str, QuicServer>,
     /// The balancers' key, and what agents say.
     folder: tempfile::TempDir,
     config: String,
@@ -92,7 +93,9 @@ impl Churn {
             second.wait_ready(LIMIT)?;
         }
         daemon.wait_ready(Duration::from_secs(90))?;
-        let churn = Self { daemon, agents, other, stage, vip, way: setting.way, protocols: setting.protocols(), folder, config: text };
+        let (way, protocols, quic) = (setting.way, setting.protocols(), BTreeMap::new());
+        let mut churn = Self { daemon, agents, other, stage, vip, way, protocols, quic, folder, config: text };
+        BACKENDS.iter().try_for_each(|(name, _)| churn.serve_quic(name))?;
         if setting.pair {
             let key = format!("net/{}/fib_multipath_hash_policy", if setting.v6 { "ipv6" } else { "ipv4" });
             churn.stage.client.ns.sysctl(&key, "1")?;
@@ -158,7 +161,7 @@ impl Churn {
         self.hold_by(Protocol::Tcp, count, pause)
     }
 
-    /// The same by this protocol.
+    /// The same by TCP or UDP.
     pub fn hold_by(&self, protocol: Protocol, count: usize, pause: Duration) -> Result<Held> {
         let open = if protocol == Protocol::Udp { Held::open_udp } else { Held::open };
         open(&self.stage.client.ns, self.vip, count, pause, PATIENCE)
@@ -198,10 +201,36 @@ impl Churn {
         links[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("no XDP program is attached: {links}"))
     }
 
+    /// Where this protocol's clients find their service.
+    pub fn at(&self, protocol: Protocol) -> SocketAddr {
+        SocketAddr::new(self.vip.ip(), protocol.port())
+    }
+
+    /// Kills a backend's servers.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        self.quic.remove(name);
+        self.stage.kill(name)
+    }
+
     /// Starts a backend again that was killed.
     pub fn revive(&mut self, name: &'static str) -> Result<()> {
         self.stage.serve(name)?;
-        if self.way.keeps_vip() { self.stage.serve_at(name, self.vip) } else { Ok(()) }
+        if self.way.keeps_vip() {
+            self.stage.serve_at(name, self.vip)?;
+        }
+        self.serve_quic(name)
+    }
+
+    /// Has a backend serve QUIC, where there is such a service.
+    fn serve_quic(&mut self, name: &'static str) -> Result<()> {
+        if !self.protocols.contains(&Protocol::Quic) {
+            return Ok(());
+        }
+        let number = BACKENDS.iter().find(|(known, _)| *known == name).with_context(|| format!("no backend {name}"))?.1;
+        let own = if self.way.keeps_vip() { self.vip } else { self.stage.address(name, self.vip.is_ipv6())? };
+        let (at, id) = (SocketAddr::new(own.ip(), Protocol::Quic.port()), ServerId { id: number.into(), length: SERVER_ID });
+        self.quic.insert(name, QuicServer::start(&self.stage.backends[name].ns, name, at, Some(id))?);
+        Ok(())
     }
 
     /// Waits until nothing is on its way any more.
