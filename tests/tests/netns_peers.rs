@@ -31,8 +31,12 @@ impl Pair {
         let config = |n: usize, more: &str| -> Result<String> {
             let file = folder.path().join(n.to_string());
             fs::write(&file, keys[n])?;
-            let peers =
-                format!("peers: {{listen: '{}', nodes: ['{}'], key_file: '{}', interval: 50ms}}\n", NODES[n], NODES[1 - n], file.display());
+            let peers = format!(
+                "peers: {{listen: '{}', nodes: ['{}'], key_file: '{}', interval: 500ms}}\n",
+                NODES[n],
+                NODES[1 - n],
+                file.display()
+            );
             let names = BACKENDS.map(|(name, _)| name);
             let service = mesh_tests::world::config(&stage, &names, &format!("mode: nat, health: http{more}"))?;
             Ok(peers + &service)

@@ -47,7 +47,7 @@ impl Alarmed {
         let service = mesh_tests::world::config(&stage, &names, &service)?;
         let config = |n: usize| {
             format!(
-                "ledger: {{handshake: {}s, idle: 30s}}\npeers: {{listen: '{}', nodes: ['{}'], key_file: '{}', interval: 50ms}}\n{service}",
+                "ledger: {{handshake: {}s, idle: 30s}}\npeers: {{listen: '{}', nodes: ['{}'], key_file: '{}', interval: 500ms}}\n{service}",
                 HANDSHAKE.as_secs(),
                 NODES[n],
                 NODES[1 - n],
