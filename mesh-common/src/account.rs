@@ -7,11 +7,11 @@ use crate::{
     abi::{Action, BackendStats, REASONS, Reason, ReasonStats},
     aside::{Aside, Cause},
     flow_log::Beginning,
-    forward::{Run, Sending, Sign, Sink, Verdict},
+    forward::{Run, Sending, Sign, Sink, Way},
     handshake,
     header::tcp,
     packet::Packet,
-    rewrite::Rewrite,
+    rewrite::{Edit, Rewrite},
     tables::Tables,
 };
 
@@ -32,26 +32,38 @@ impl Exit {
     /// As a number, all of which is always said: a verifier refuses to keep what may be or not, as which interface a dropped packet leaves by.
     pub const fn word(self) -> u64 {
         match self {
-            Self::Pass => 0,
             Self::Drop => 1,
-            Self::Transmit => 2,
-            Self::Redirect(ifindex) => 3 | (ifindex as u64) << 32,
+            Self::Pass => 2,
+            Self::Transmit => 3,
+            Self::Redirect(ifindex) => 4 | (ifindex as u64) << 32,
         }
     }
 
     pub const fn from_word(word: u64) -> Self {
         match word as u32 {
-            0 => Self::Pass,
             1 => Self::Drop,
-            2 => Self::Transmit,
+            2 => Self::Pass,
+            3 => Self::Transmit,
             _ => Self::Redirect((word >> 32) as u32),
         }
     }
 }
 
-/// Takes a packet all the way: decides, tells `watch` the verdict, changes the packet and counts it.
+/// Who is told what is decided.
+pub trait Watch {
+    /// The packet is not sent on.
+    fn ended(&self, service: u32, reason: Reason);
+
+    /// The packet is about to be sent. `sending` reads all that is known of that.
+    #[inline(always)]
+    fn sent(&self, sending: impl FnOnce() -> Sending) {
+        let _ = sending;
+    }
+}
+
+/// Takes a packet all the way: decides, tells `watch` what was decided, changes the packet and counts it.
 #[inline(always)]
-pub fn process<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Fn(&Verdict)) -> Exit {
+pub fn process<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Watch) -> Exit {
     Exit::from_word(Run { packet, tables, sink: Settle { watch } }.start())
 }
 
@@ -60,13 +72,13 @@ struct Settle<W> {
     watch: W,
 }
 
-impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W> {
+impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
     /// [`Exit::word`].
     type Done = u64;
 
     #[inline(always)]
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
-        (self.watch)(&Verdict::End { service, reason });
+        self.watch.ended(service, reason);
         if reason.is_told() {
             return packet.aside(tables, Cause::new(service, reason));
         }
@@ -76,8 +88,9 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W>
 
     #[inline(always)]
     fn note(&self, tables: &T, sign: Sign) {
-        if sign.opens || sign.flags & tcp::RST != 0 || sign.drawn != 0 {
-            seldom(tables, sign.stats, sign.drawn, sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
+        if sign.tells() {
+            let drawn = if sign.drawn { sign.hash } else { 0 };
+            seldom(tables, sign.stats, drawn, sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
         }
     }
 
@@ -87,36 +100,41 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Fn(&Verdict)> Sink<P, T> for Settle<W>
     }
 
     #[inline(always)]
-    fn send(self, packet: &mut P, tables: &T, sending: Sending) -> u64 {
-        (self.watch)(&Verdict::Send(sending));
-        send(packet, tables, &sending)
+    fn send(self, packet: &mut P, tables: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> u64 {
+        self.watch.sent(|| way.sending(service(), edit()));
+        send(packet, tables, way, service, edit)
     }
 
     #[inline(always)]
     fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> u64 {
-        (self.watch)(&Verdict::End { service: cause.service(), reason: cause.reason() });
+        self.watch.ended(cause.service(), cause.reason());
         packet.aside(tables, cause)
     }
 }
 
 #[inline(always)]
-fn send<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T, sending: &Sending) -> u64 {
-    let replied = sending.reason == Reason::Replied;
-    let stats = tables.backend_stats(sending.stats);
-    // Of a packet in several buffers, what is beyond the first.
-    let bytes = packet.size().max(sending.end) as u64;
-    let exit = match sending.ifindex {
+fn send<P: Packet + Rewrite, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    way: Way,
+    service: impl FnOnce() -> u32,
+    edit: impl FnOnce() -> Edit,
+) -> u64 {
+    let replied = way.reason == Reason::Replied;
+    let stats = tables.backend_stats(way.stats);
+    let bytes = way.bytes as u64;
+    let exit = match way.ifindex {
         0 => Exit::Transmit.word(),
         ifindex if ifindex == packet.ifindex() => Exit::Transmit.word(),
         Sending::TO_HOST => Exit::Pass.word(),
         ifindex => Exit::Redirect(ifindex).word(),
     };
-    if !packet.rewrite(&sending.edit) {
-        ended(tables, sending.service, Reason::Malformed, packet.size());
+    if !packet.rewrite(way.room, edit) {
+        ended(tables, service(), Reason::Malformed, packet.size());
         return Exit::Drop.word();
     }
     let Some(stats) = stats else {
-        ended(tables, sending.service, sending.reason, bytes as usize);
+        ended(tables, service(), way.reason, way.bytes);
         return exit;
     };
     match (replied, exit == Exit::Transmit.word()) {

@@ -4,8 +4,8 @@ use crate::{
     abi::{Backend, BackendState, Config, Reason, ServiceInfo, Vip, VipKind},
     aside::Cause,
     flow::{Address, Tuple, either, load_address, ports},
-    forward::{self, Arrival, Run, Sending, Sign, Sink},
-    header::{Headers, Network, TCP},
+    forward::{self, Arrival, Run, Sending, Sign, Sink, Way},
+    header::{Headers, Network, Sound, TCP},
     nat::{Translated, received_macs},
     packet::Packet,
     read,
@@ -19,14 +19,14 @@ use crate::{
 #[inline(always)]
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     let backend = match arrival.owner(run.packet, run.tables) {
-        Ok(backend) if arrival.network.ttl > 1 => backend,
+        Ok(backend) if arrival.ttl(run.packet) > 1 => backend,
         Ok(_) => return run.end(arrival.service(), Reason::TtlExceeded),
         Err(reason) => return run.end(arrival.service(), reason),
     };
     let headers = &arrival.headers;
-    run.forward_unremembered(arrival, backend, || {
+    run.forward_unremembered(arrival, backend, 0, || {
         let tuple = Tuple {
-            src: arrival.network.src,
+            src: arrival.src,
             dst: load_address!(A, backend.entry, Backend.addr),
             ports: ports(headers.ports as u16, backend.port_for((headers.ports >> 16) as u16)),
         };
@@ -51,7 +51,7 @@ pub(crate) fn find<'a, A: Translated, P: Packet, T: Tables>(
     headers: &Headers<A>,
 ) -> Option<Answer<'a, A>> {
     let network = A::network(packet, headers.l3)?;
-    let (id, service, backend) = source(tables, config, &headers.tuple(&network), headers.proto)?;
+    let (id, service, backend) = source(tables, config, &headers.tuple(network.src), headers.proto)?;
     Some(Answer { id, service, backend, network })
 }
 
@@ -144,9 +144,9 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     headers: &Headers<A>,
     answer: Answer<'_, A>,
 ) -> S::Done {
-    let Answer { id, service, backend, network: Network { end, ttl, .. } } = answer;
-    let flags = match headers.check(run.packet) {
-        Ok((_, flags)) if ttl > 1 => flags,
+    let Answer { id, service, backend, network: Network { ttl, .. } } = answer;
+    let (flags, bytes) = match headers.check(run.packet) {
+        Ok(Sound { flags, bytes, .. }) if ttl > 1 => (flags, bytes),
         Ok(_) => return run.end(id, Reason::TtlExceeded),
         Err(Reason::Fragment) => return run.aside(Cause::fragment(id, Reason::Fragment)),
         Err(reason) => return run.end(id, reason),
@@ -154,14 +154,15 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };
     let stats = backend.stats();
     // Handshakes are watched by the client's packets: an answer does not know its flow's hash.
-    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, drawn: 0 });
-    let tuple = Tuple {
+    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, hash: 0, drawn: false });
+    let tuple = || Tuple {
         src: load_address!(A, service, ServiceInfo.addr),
         dst: headers.dst,
         ports: ports(either(read!(service, ServiceInfo.port as u16), headers.ports as u16), (headers.ports >> 16) as u16),
     };
-    let network = A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP });
-    run.send(Sending { reason: Reason::Replied, service: id, stats, ifindex, end, edit: Edit { macs, network } })
+    let network = || A::edit(Translation { tuple: tuple(), l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP });
+    let way = Way { reason: Reason::Replied, stats, ifindex, bytes, room: 0 };
+    run.send(way, || id, || Edit { macs, network: network() })
 }
 
 /// Ethernet addresses and interface of an answer. `None`: the next hop that the service names is not resolved.

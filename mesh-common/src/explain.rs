@@ -8,11 +8,11 @@ use crate::{
     abi::{Explained, Reason, TableRef, Vip},
     aside::Cause,
     flow::{Address, Tuple},
-    forward::{Arrival, Run, Sending, Sign, Sink},
+    forward::{Arrival, Run, Sign, Sink, Way},
     nat::Opening,
     packet::Packet,
     put, read,
-    rewrite::{Network, Outer},
+    rewrite::{Edit, Network, Outer},
     schedule::Choice,
     shared::Shared,
     tables::Tables,
@@ -63,8 +63,8 @@ impl<P, T> Sink<P, T> for Tell<'_> {
     }
 
     #[inline(always)]
-    fn send(self, _: &mut P, _: &T, sending: Sending) -> Reason {
-        let out = self.out;
+    fn send(self, _: &mut P, _: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> Reason {
+        let (out, sending) = (self.out, way.sending(service(), edit()));
         put!(out, Explained.service as u32, sending.service);
         put!(out, Explained.stats as u32, sending.stats);
         put!(out, Explained.ifindex as u32, sending.ifindex);

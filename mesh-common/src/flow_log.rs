@@ -59,7 +59,7 @@ impl Beginning {
             _ => 0,
         };
         Self {
-            client: arrival.network.src.words(),
+            client: arrival.src.words(),
             key: hash::last(arrival.hash ^ begun << 16),
             whose: arrival.service() as u64 | (stats as u64) << 32,
             ports: arrival.headers.ports as u64 | (A::FAMILY as u64) << 32,

@@ -1,6 +1,11 @@
 //! The decision: frame + tables -> verdict. Nothing is changed here but NAT flows.
 
+mod sink;
+
 use network_types::eth::EtherType;
+
+use sink::Tell;
+pub(crate) use sink::{Sign, Sink, Way};
 
 use crate::{
     abi::{Config, LedgerEntry, Mode, Reason, ServiceFlags, TableRef, Vip, VipHalf},
@@ -9,7 +14,7 @@ use crate::{
     flow::{Address, Tuple, load_address},
     flow_log::{self, Beginning},
     guard, handshake, hash,
-    header::{self, Headers, tcp},
+    header::{self, Headers, Ip, Sound, tcp},
     ledger::rules::Sent,
     nat::{self, Translated},
     packet::{Packet, u32_at},
@@ -17,7 +22,7 @@ use crate::{
     rewrite::{Edit, Network},
     schedule,
     select::{self, Candidate},
-    shared::{Shared, opaque},
+    shared::Shared,
     tables::Tables,
     tunnel,
 };
@@ -41,8 +46,8 @@ pub struct Sending {
     pub stats: u32,
     /// Interface to leave by; 0 = the one that the packet came in by; [`Sending::TO_HOST`].
     pub ifindex: u32,
-    /// Bytes of the frame up to the end of the IP packet.
-    pub end: usize,
+    /// Bytes of the frame, as they are counted.
+    pub bytes: usize,
     pub edit: Edit,
 }
 
@@ -51,28 +56,16 @@ impl Sending {
     pub const TO_HOST: u32 = u32::MAX;
 }
 
-/// What a packet that is sent on tells of its flow. Of most packets that is nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sign {
-    /// Index of the backend's counters.
-    pub stats: u32,
-    pub reply: bool,
-    /// The packet opens a flow.
-    pub opens: bool,
-    /// TCP flags; 0 for UDP.
-    pub flags: u8,
-    /// Hash of the flow if its handshake is watched, else 0.
-    pub drawn: u64,
-}
-
 /// A packet that was found to be for a VIP, with what is known of it.
 pub(crate) struct Arrival<'a, A> {
     pub config: Shared<'a, Config>,
     pub vip: Shared<'a, Vip>,
     pub headers: Headers<A>,
-    pub network: header::Network<A>,
+    pub src: A,
     /// TCP flags; 0 for UDP.
     pub flags: u8,
+    /// As in [`Sound`].
+    pub bytes: usize,
     /// Hash of the flow.
     pub hash: u64,
 }
@@ -95,49 +88,6 @@ impl<A> Arrival<'_, A> {
 #[inline(always)]
 pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T) -> Verdict {
     Run { packet: &mut { packet }, tables, sink: Tell }.start()
-}
-
-/// Where decisions end. What is done with one is compiled into each of the places that decisions are made at, so that nothing of a verdict has to
-/// be kept in memory, where a verifier loses track of what it means.
-pub(crate) trait Sink<P, T> {
-    type Done;
-
-    /// Is told which service the packet is for, before anything is decided.
-    #[inline(always)]
-    fn arrived<A: Address>(&self, _: &Arrival<'_, A>) {}
-    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
-    /// A packet is about to be sent.
-    fn note(&self, tables: &T, sign: Sign);
-    /// The packet begins a flow that nobody translates and that is to be told of.
-    #[inline(always)]
-    fn begins(&self, _: &T, _: Beginning) {}
-    fn send(self, packet: &mut P, tables: &T, sending: Sending) -> Self::Done;
-    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Self::Done;
-}
-
-/// The verdict itself is all that is wanted.
-struct Tell;
-
-impl<P, T> Sink<P, T> for Tell {
-    type Done = Verdict;
-
-    #[inline(always)]
-    fn end(self, _: &mut P, _: &T, service: u32, reason: Reason) -> Verdict {
-        Verdict::End { service, reason }
-    }
-
-    #[inline(always)]
-    fn note(&self, _: &T, _: Sign) {}
-
-    #[inline(always)]
-    fn send(self, _: &mut P, _: &T, sending: Sending) -> Verdict {
-        Verdict::Send(sending)
-    }
-
-    #[inline(always)]
-    fn aside(self, _: &mut P, _: &T, cause: Cause) -> Verdict {
-        Verdict::End { service: cause.service(), reason: cause.reason() }
-    }
 }
 
 /// One packet on its way through the engine.
@@ -165,30 +115,25 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
     }
 
     #[inline(always)]
-    pub(crate) fn send(self, sending: Sending) -> S::Done {
-        self.sink.send(self.packet, self.tables, sending)
+    pub(crate) fn send(self, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> S::Done {
+        self.sink.send(self.packet, self.tables, way, service, edit)
     }
 
-    /// Sends a client's packet to `backend`. What is changed in it is asked for last, so that little has to be kept until then.
+    /// Sends a client's packet to `backend`, with `room` bytes more and with what `network` says changed.
     #[inline(always)]
     pub(crate) fn forward<A>(
         self,
         arrival: &Arrival<'_, A>,
         backend: Candidate<'_>,
         opens: bool,
-        network: impl FnOnce() -> Network,
+        room: usize,
+        network: impl Fn() -> Network,
     ) -> S::Done {
         let stats = backend.stats();
-        let drawn = handshake::drawn(arrival.config, arrival.hash);
-        self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, drawn });
-        self.send(Sending {
-            reason: Reason::Forwarded,
-            service: arrival.service(),
-            stats,
-            ifindex: backend.ifindex(),
-            end: arrival.network.end,
-            edit: Edit { macs: backend.macs(), network: network() },
-        })
+        let drawn = handshake::is_drawn(arrival.config, arrival.hash);
+        self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, hash: arrival.hash, drawn });
+        let way = Way { reason: Reason::Forwarded, stats, ifindex: backend.ifindex(), bytes: arrival.bytes, room };
+        self.send(way, || arrival.service(), || Edit { macs: backend.macs(), network: network() })
     }
 
     /// [`Self::forward`] where flows are not remembered: one begins with a SYN or, without handshakes, with whatever comes.
@@ -197,15 +142,16 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         self,
         arrival: &Arrival<'_, A>,
         backend: Candidate<'_>,
-        network: impl FnOnce() -> Network,
+        room: usize,
+        network: impl Fn() -> Network,
     ) -> S::Done {
         let opens = arrival.connects();
-        if flow_log::is_drawn(arrival.hash, read!(arrival.config, Config.flow_sample as u32))
-            && (opens || arrival.headers.proto != header::TCP)
+        if (opens || arrival.headers.proto != header::TCP)
+            && flow_log::is_drawn(arrival.hash, read!(arrival.config, Config.flow_sample as u32))
         {
             self.sink.begins(self.tables, Beginning::new(arrival, backend.stats(), arrival.sent(self.packet)));
         }
-        self.forward(arrival, backend, opens, network)
+        self.forward(arrival, backend, opens, room, network)
     }
 
     /// Leaves the packet to [`crate::aside::take`].
@@ -324,13 +270,13 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
             quic::note(run.packet, run.tables, vip, headers.l4);
         }
     }
-    let (network, flags) = match headers.check(run.packet) {
+    let Sound { src, flags, bytes } = match headers.check(run.packet) {
         Ok(sound) => sound,
         Err(Reason::Fragment) => return run.aside(Cause::fragment(service(), Reason::Fragment)),
         Err(reason) => return run.end(service(), reason),
     };
-    let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, headers, network, flags, hash };
+    let hash = hash::flow(&headers.tuple(src), hash::key(config), read!(vip, Vip.seed as u64));
+    let arrival = Arrival { config, vip, headers, src, flags, bytes, hash };
     run.sink.arrived(&arrival);
     match read!(vip, Vip.mode as u8) {
         DSR => dsr(run, &arrival),
@@ -345,7 +291,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 #[inline(always)]
 fn dsr<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match arrival.owner(run.packet, run.tables) {
-        Ok(backend) => run.forward_unremembered(arrival, backend, || Network::Untouched),
+        Ok(backend) => run.forward_unremembered(arrival, backend, 0, || Network::Untouched),
         Err(reason) => run.end(arrival.service(), reason),
     }
 }
@@ -358,7 +304,7 @@ impl<'a, A: Address> Arrival<'a, A> {
         if wanted & ServiceFlags::FEWER_FIELDS == 0 {
             return self.hash;
         }
-        let tuple = Tuple { src: self.network.src, dst: self.headers.dst, ports: self.headers.ports };
+        let tuple = Tuple { src: self.src, dst: self.headers.dst, ports: self.headers.ports };
         hash::fields(&tuple, self.headers.proto, hash::key(self.config), wanted)
     }
 
@@ -377,10 +323,21 @@ impl<'a, A: Address> Arrival<'a, A> {
     /// The same, and who else may have the flow: a live backend of `tunnel` by GUE, or [`crate::abi::SlotWord::NONE`].
     #[inline(always)]
     pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
+        let at = self.slot();
+        let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
+        // Not before: what is known by then would have to be kept meanwhile.
+        let asked = schedule::ask_for_owner(tables, self);
         let base = read!(self.vip, Vip.backend_base as u32);
-        // However it came about, a verifier follows what comes of it once.
-        let asked = opaque(schedule::ask_for_owner(tables, self), self.hash);
-        select::owners(tables, self.slot(), base, asked, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
+        select::owners(tables, (at, slot), base, asked, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
+    }
+
+    /// TTL or hop limit.
+    #[inline(always)]
+    pub(crate) fn ttl<P: Packet>(&self, packet: &P) -> u8
+    where
+        A: Ip,
+    {
+        A::network(packet, self.headers.l3).map_or(0, |network| network.ttl)
     }
 
     /// What the packet tells of its flow to the ledger.

@@ -8,7 +8,7 @@ use crate::{
     answer::Answered,
     flow::{V4, V6},
     forward, hash,
-    header::{Headers, Ip, tcp},
+    header::{Headers, Ip, Sound, tcp},
     packet::Packet,
     read,
     shared::Shared,
@@ -57,7 +57,7 @@ pub(crate) fn refused<A: Ip, P: Packet, T: Tables>(
         return None;
     }
     // What is not sound is not counted.
-    let (network, flags) = headers.check(packet).ok()?;
+    let Sound { src, flags, .. } = headers.check(packet).ok()?;
     let connects = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     let wanted = wanted & if connects { ASKED } else { ASKED & !ServiceFlags::RATES };
     if wanted == 0 {
@@ -66,7 +66,7 @@ pub(crate) fn refused<A: Ip, P: Packet, T: Tables>(
     let last = read!(vip, Vip.service_limit as u64);
     let limits = read!(vip, Vip.source_limit as u32) as u64 | last << 32;
     let question = Question(wanted as u64 | (A::FAMILY as u64) << 16 | (read!(vip, Vip.service as u32) as u64) << 32);
-    match tables.guard(network.src.words(), limits, question.0, (last >> 32) as u32) {
+    match tables.guard(src.words(), limits, question.0, (last >> 32) as u32) {
         0 => None,
         reason => Some(Reason::from_u8(reason as u8)),
     }

@@ -41,10 +41,10 @@ pub enum Step {
     End = 4,
 }
 
-/// The hash of a flow whose handshakes are watched; 0 of another.
+/// Whether the handshakes of a flow of this hash are watched.
 #[inline(always)]
-pub(crate) fn drawn(config: Shared<'_, Config>, hash: u64) -> u64 {
-    if (hash >> Config::SAMPLE_SHIFT) as u32 & read!(config, Config.sample_mask as u32) == 0 { hash } else { 0 }
+pub(crate) fn is_drawn(config: Shared<'_, Config>, hash: u64) -> bool {
+    (hash >> Config::SAMPLE_SHIFT) as u32 & read!(config, Config.sample_mask as u32) == 0
 }
 
 /// Looks at a packet of the client's (or, if `answer`, of the backend's) in a flow that was drawn. `flags` are those of TCP.

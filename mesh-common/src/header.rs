@@ -54,29 +54,57 @@ pub(crate) struct Network<A> {
     pub src: A,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// The first of several fragments.
+}
+
+/// How far the packet goes, by its IP header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    /// It is the first of several fragments.
     pub fragment: bool,
-    /// Offset of the packet's end in the frame, by its own account.
+    /// Offset of its end in the frame.
     pub end: usize,
+}
+
+/// What is known of a packet that is sound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sound<A> {
+    pub src: A,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// Bytes of the frame, in however many buffers, as they are counted.
+    pub bytes: usize,
 }
 
 /// Families of IP headers.
 pub(crate) trait Ip: Address {
     /// The IP header at `l3`; `None` where the frame ends before it does.
     fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>>;
+    fn extent<P: Packet>(packet: &P, l3: usize) -> Option<Extent>;
+    /// The traffic class (DSCP and ECN).
+    fn class<P: Packet>(packet: &P, l3: usize) -> Option<u8>;
 }
 
 impl Ip for V4 {
     #[inline(always)]
     fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>> {
+        let ip = packet.at::<{ Ipv4Hdr::LEN }>(l3)?;
+        Some(Network { src: V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip)), ttl: ip[offset_of!(Ipv4Hdr, ttl)] })
+    }
+
+    #[inline(always)]
+    fn extent<P: Packet>(packet: &P, l3: usize) -> Option<Extent> {
         const MORE_OR_OFFSET: u16 = 0x3fff_u16.to_be();
         let ip = packet.at::<{ Ipv4Hdr::LEN }>(l3)?;
-        Some(Network {
-            src: V4(u32_at::<{ offset_of!(Ipv4Hdr, src_addr) }, _>(ip)),
-            ttl: ip[offset_of!(Ipv4Hdr, ttl)],
+        Some(Extent {
             fragment: u16_at::<{ offset_of!(Ipv4Hdr, frags) }, _>(ip) & MORE_OR_OFFSET != 0,
             end: l3 + u16::from_be(u16_at::<{ offset_of!(Ipv4Hdr, tot_len) }, _>(ip)) as usize,
         })
+    }
+
+    #[inline(always)]
+    fn class<P: Packet>(packet: &P, l3: usize) -> Option<u8> {
+        // All of the header, as others ask: a compiler then leaves the question out.
+        packet.at::<{ Ipv4Hdr::LEN }>(l3).map(|ip| ip[1])
     }
 }
 
@@ -85,12 +113,19 @@ impl Ip for V6 {
     fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>> {
         const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
         let ip = packet.at::<{ Ipv6Hdr::LEN }>(l3)?;
-        Some(Network {
-            src: V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]),
-            ttl: ip[offset_of!(Ipv6Hdr, hop_limit)],
-            fragment: false,
-            end: l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<{ offset_of!(Ipv6Hdr, payload_len) }, _>(ip)) as usize,
-        })
+        Some(Network { src: V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]), ttl: ip[offset_of!(Ipv6Hdr, hop_limit)] })
+    }
+
+    #[inline(always)]
+    fn extent<P: Packet>(packet: &P, l3: usize) -> Option<Extent> {
+        const LENGTH: usize = offset_of!(Ipv6Hdr, payload_len);
+        let ip = packet.at::<{ Ipv6Hdr::LEN }>(l3)?;
+        Some(Extent { fragment: false, end: l3 + Ipv6Hdr::LEN + u16::from_be(u16_at::<LENGTH, _>(ip)) as usize })
+    }
+
+    #[inline(always)]
+    fn class<P: Packet>(packet: &P, l3: usize) -> Option<u8> {
+        packet.at::<{ Ipv6Hdr::LEN }>(l3).map(|ip| (u32::from_be(u32_at::<0, _>(ip)) >> 20) as u8)
     }
 }
 
@@ -178,34 +213,40 @@ pub(crate) mod tcp {
 }
 
 impl<A: Ip> Headers<A> {
-    /// The IP header and the TCP flags (0 for UDP) of a packet that is sound: whole, with lengths that fit each other and the frame. Else what is
-    /// wrong with it.
+    /// What is known of a packet that is sound: whole, with lengths that fit each other and the frame. Else what is wrong with it.
     #[inline(always)]
-    pub(crate) fn check<P: Packet>(&self, packet: &P) -> Result<(Network<A>, u8), Reason> {
-        let Some(network) = A::network(packet, self.l3) else { return Err(Reason::Malformed) };
-        if self.fragment || network.fragment {
+    pub(crate) fn check<P: Packet>(&self, packet: &P) -> Result<Sound<A>, Reason> {
+        let Some(Extent { fragment, end }) = A::extent(packet, self.l3) else { return Err(Reason::Malformed) };
+        if self.fragment || fragment {
             return Err(Reason::Fragment);
         }
         let (flags, need) = if self.proto == TCP {
             let Some(tcp) = packet.at::<{ TcpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
             let [data_offset, flags] = u16_at::<12, _>(tcp).to_ne_bytes();
-            (flags, (data_offset >> 4) as usize * 4)
+            (flags, at_least(TcpHdr::LEN, (data_offset >> 4) as usize * 4)?)
         } else {
             let Some(udp) = packet.at::<{ UdpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
-            (0, u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize)
+            (0, at_least(UdpHdr::LEN, u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize)?)
         };
-        let least = if self.proto == TCP { TcpHdr::LEN } else { UdpHdr::LEN };
-        if need < least || network.end < self.l4 + need || !packet.holds(network.end) {
+        if end < self.l4 + need {
             return Err(Reason::Malformed);
         }
-        Ok((network, flags))
+        let Some(bytes) = packet.counted(end) else { return Err(Reason::Malformed) };
+        // Read last, so that it need not be kept meanwhile.
+        let Some(Network { src, .. }) = A::network(packet, self.l3) else { return Err(Reason::Malformed) };
+        Ok(Sound { src, flags, bytes })
     }
 
     /// The flow that the packet belongs to.
     #[inline(always)]
-    pub(crate) fn tuple(&self, network: &Network<A>) -> Tuple<A> {
-        Tuple { src: network.src, dst: self.dst, ports: self.ports }
+    pub(crate) fn tuple(&self, src: A) -> Tuple<A> {
+        Tuple { src, dst: self.dst, ports: self.ports }
     }
+}
+
+#[inline(always)]
+fn at_least(least: usize, length: usize) -> Result<usize, Reason> {
+    if length < least { Err(Reason::Malformed) } else { Ok(length) }
 }
 
 /// What a chain of IPv6 extension headers ends in: TCP or UDP at `offset`, or something that has no ports, which is why it is `odd`.

@@ -1,6 +1,7 @@
 //! The engine on the host: a frame in a vector, tables in vectors. For tests, and for explaining what the kernel would do.
 
 mod frame;
+mod seen;
 
 use core::cell::{Cell, RefCell};
 use std::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use frame::Frame;
+use seen::Seen;
 
 /// Tables in vectors, of one CPU and one thread. Sizes are those of the vectors; a new one has one half of eight VIP positions and room for a few
 /// of everything. Publish VIPs by [`HostTables::publish`], the rest by setting elements.
@@ -176,7 +178,7 @@ impl HostTables {
         let ReasonStats { packets, bytes } = self.received.get();
         self.received.set(ReasonStats { packets: packets + 1, bytes: bytes + frame.size() as u64 });
         let verdict = Cell::new(Verdict::End { service: 0, reason: Reason::NotForVip });
-        let exit = process(frame, self, |reached| verdict.set(*reached));
+        let exit = process(frame, self, Seen(&verdict));
         (verdict.get(), exit)
     }
 

@@ -35,7 +35,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match flow_of(run.packet, run.tables, arrival) {
-        Ok((backend, parties, opens)) => run.forward(arrival, backend, opens, || translation(arrival, backend, parties)),
+        Ok((backend, parties, opens)) => run.forward(arrival, backend, opens, 0, || translation(arrival, backend, parties)),
         Err(reason) => run.end(arrival.service(), reason),
     }
 }
@@ -65,21 +65,21 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
     arrival: &Arrival<'a, A>,
 ) -> Result<Option<(Candidate<'a>, Parties)>, Reason> {
     if let Some((flow, parties)) = index::find(tables, arrival) {
-        // Where an id names somebody else, the client's port has another connection now.
-        let index = quic::unless_another(tables, arrival.vip, parties.backend());
-        let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), index);
         let now = tables.tick();
         let tcp = arrival.headers.proto == TCP;
         let life = Life::of(flow);
         let expired = life.expired_by(tcp, now, arrival.config);
         // Whether the daemon has swept or not: a flow that has been silent for too long is no flow.
         let over = expired || arrival.connects() && life.is_closed(tcp);
+        // Where an id names somebody else, the client's port has another connection now.
+        let index = quic::unless_another(tables, arrival.vip, parties.backend());
+        let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), index);
         match backend.filter(|backend| backend.state().keeps_old()) {
             Some(backend) if !over => {
                 if !backend.ready() {
                     return Err(Reason::NextHop);
                 }
-                if arrival.network.ttl <= 1 {
+                if arrival.ttl(packet) <= 1 {
                     return Err(Reason::TtlExceeded);
                 }
                 if life.ends_by(tcp, arrival.flags) && read!(arrival.vip, Vip.flags as u16) & ServiceFlags::CHOOSES != 0 {

@@ -11,6 +11,16 @@ pub trait Packet {
     /// The frame has at least `len` bytes, in however many buffers.
     fn holds(&self, len: usize) -> bool;
 
+    /// Bytes of the frame as they are counted, if it has at least `len`: those of its first buffer, or, where that many are in several, `len`.
+    #[inline(always)]
+    fn counted(&self, len: usize) -> Option<usize> {
+        let size = self.size();
+        if len <= size {
+            return Some(size);
+        }
+        self.holds(len).then_some(len)
+    }
+
     /// Interface that the frame came in by.
     fn ifindex(&self) -> u32;
 

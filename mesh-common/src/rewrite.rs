@@ -19,13 +19,14 @@ use crate::{
 };
 
 pub(crate) use encap::class_of;
-pub use encap::{Encap, Outer, constant_sum, encapsulate, outer_protocol};
+pub use encap::{Encap, Outer, constant_sum, outer_protocol};
 
 /// A frame whose holder can carry out an [`Edit`].
 pub trait Rewrite {
-    /// Whether all of it was done; if not, the frame is spoiled.
+    /// Whether all of it was done; if not, the frame is spoiled. `room`: [`Network::room`] of what `edit` will say, which is asked when the frame has
+    /// grown.
     #[must_use]
-    fn rewrite(&mut self, edit: &Edit) -> bool;
+    fn rewrite(&mut self, room: usize, edit: impl FnOnce() -> Edit) -> bool;
 }
 
 /// What is changed in a frame that is sent on.
@@ -67,6 +68,15 @@ impl Macs {
     pub const fn words(self) -> (u64, u32) {
         (self.dst & MAC | self.src << 48, ((self.src & MAC) >> 16) as u32)
     }
+
+    /// Writes both to the first bytes of a frame. The first store goes beyond the first address, where the second one then stands: that is cheaper than
+    /// to put their words together.
+    #[inline(always)]
+    fn put<const N: usize>(self, frame: &mut [u8; N]) {
+        set(frame, 0, self.dst.to_ne_bytes());
+        set(frame, 6, (self.src as u32).to_ne_bytes());
+        set(frame, 10, ((self.src >> 32) as u16).to_ne_bytes());
+    }
 }
 
 const MAC: u64 = 0xffff_ffff_ffff;
@@ -76,19 +86,33 @@ pub const fn checksum_offset(tcp: bool) -> usize {
     if tcp { offset_of!(TcpHdr, check) } else { offset_of!(UdpHdr, check) }
 }
 
+impl Network {
+    /// Bytes that the frame grows by.
+    #[inline(always)]
+    pub const fn room(&self) -> usize {
+        match self {
+            Self::Encap(encap) => encap.room(),
+            _ => 0,
+        }
+    }
+}
+
 /// Carries out an edit by plain stores.
 #[inline(always)]
-pub fn by_stores<P: PacketMut>(packet: &mut P, edit: &Edit) -> bool {
+pub fn by_stores<P: PacketMut>(packet: &mut P, room: usize, edit: impl FnOnce() -> Edit) -> bool {
+    if room != 0 && !packet.grow(room) {
+        return false;
+    }
+    // Only now: to make room takes a call, and what was read before would have to be kept over that.
+    let edit = edit();
     let translated = match &edit.network {
         Network::Untouched => Some(()),
         Network::V4(to) => translate(packet, to, ipv4),
         Network::V6(to) => translate(packet, to, ipv6),
-        Network::Encap(encap) => return encapsulate(packet, edit.macs, encap).is_some(),
+        Network::Encap(encap) => return encap::put(packet, edit.macs, encap).is_some(),
     };
     let Some(ethernet) = packet.at_mut::<12>(0) else { return false };
-    let (first, rest) = edit.macs.words();
-    set(ethernet, 0, first.to_ne_bytes());
-    set(ethernet, 8, rest.to_ne_bytes());
+    edit.macs.put(ethernet);
     translated.is_some()
 }
 

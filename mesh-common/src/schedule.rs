@@ -107,7 +107,7 @@ const NAMED: u64 = 1 << 17;
 /// Notes what a choice has to know of a packet.
 #[inline(always)]
 pub(crate) fn note<A: Address, T: Tables>(tables: &T, opening: Shared<'_, Opening>, arrival: &Arrival<'_, A>) {
-    arrival.network.src.store::<Opening, { offset_of!(Opening, client) }, { offset_of!(Opening, client) + 8 }>(opening);
+    arrival.src.store::<Opening, { offset_of!(Opening, client) }, { offset_of!(Opening, client) + 8 }>(opening);
     put!(opening, Opening.hash as u64, arrival.hash);
     put!(opening, Opening.slot as u32, arrival.slot());
     put!(opening, Opening.table as u64, read!(arrival.vip, Vip.table as u64));

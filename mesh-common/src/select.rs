@@ -37,18 +37,16 @@ pub(crate) fn backend<T: Tables>(tables: &T, at: u32, base: u32) -> Result<(u16,
 #[inline(always)]
 pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,
-    at: u32,
+    (at, slot): (u32, SlotWord),
     base: u32,
     asked: u64,
     key: impl FnOnce() -> u64,
     sent: impl FnOnce() -> Sent,
 ) -> Result<(Candidate<'a>, u16), Reason> {
-    let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
     if asked == 0
         && slot.flags() == SlotFlags::STEADY
         && let Some(target) = Candidate::at(tables, base, slot.target())
-        && target.state().at_rest()
-        && target.ready()
+        && target.takes_all()
     {
         return Ok((target, SlotWord::NONE));
     }
@@ -65,7 +63,7 @@ pub(crate) fn owners<'a, T: Tables>(
 pub(crate) fn at_rest<T: Tables>(tables: &T, at: u32, base: u32) -> Option<u16> {
     let slot = tables.slot(at)?;
     let target = Candidate::at(tables, base, slot.target())?;
-    (slot.flags() == SlotFlags::STEADY && target.state().at_rest() && target.ready()).then_some(slot.target())
+    (slot.flags() == SlotFlags::STEADY && target.takes_all()).then_some(slot.target())
 }
 
 /// The backend that hears of a flow which nobody translates: without the ledger, for which the stack has no room where errors are relayed. In a slot on
@@ -145,6 +143,14 @@ impl<'a> Candidate<'a> {
     #[inline(always)]
     pub(crate) fn ready(self) -> bool {
         self.status & (Backend::READY as u32) << 8 != 0
+    }
+
+    /// At rest, and ready: by one comparison, for nearly all packets ask for it.
+    #[inline(always)]
+    fn takes_all(self) -> bool {
+        const WANTED: u32 = BackendState::Active as u32 | (Backend::READY as u32) << 8;
+        const EITHER: u32 = BackendState::Active as u32 ^ BackendState::Recovering as u32;
+        self.status & (0xff & !EITHER | (Backend::READY as u32) << 8) == WANTED
     }
 
     /// [`Backend::flags`].

@@ -333,10 +333,11 @@ pub(crate) fn opaque(x: u64, _noise: u64) -> u64 {
 /// is small.
 #[inline(always)]
 #[cfg(target_arch = "bpf")]
-pub fn in_order(mut x: u64) -> u64 {
-    // SAFETY: a register is copied to itself.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) x, options(nostack, preserves_flags)) };
-    x
+pub fn in_order(x: u64) -> u64 {
+    let copy;
+    // SAFETY: a register is copied.
+    unsafe { core::arch::asm!("{0} = {1}", lateout(reg) copy, in(reg) x, options(nostack, preserves_flags)) };
+    copy
 }
 
 #[inline(always)]

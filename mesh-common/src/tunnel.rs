@@ -11,7 +11,7 @@ use crate::{
     header::{Ip, TCP},
     packet::Packet,
     read,
-    rewrite::{Encap, Network, Outer, class_of},
+    rewrite::{Encap, Network, Outer},
     select::Candidate,
     tables::Tables,
 };
@@ -32,34 +32,57 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
         Ok(owners) => owners,
         Err(reason) => return run.end(arrival.service(), reason),
     };
-    let udp = (backend.flags() & Backend::GUE != 0).then(|| source_port(arrival.hash));
     let v6 = backend.flags() & Backend::V6 != 0;
-    let other = if udp.is_some() { second_chance(run.tables, arrival, other, v6) } else { None };
-    let list = if other.is_some() { gue::room(v6) } else { 0 };
-    let room = room(v6, udp.is_some()) + list;
-    if !fits(run.packet, arrival, room, backend.mtu()) {
+    // Each kind by itself: to ask at each step again which one it is takes longer.
+    match (backend.flags() & Backend::GUE != 0, v6) {
+        (false, false) => wrap::<false, A, P, T, S>(run, arrival, backend, None, None),
+        (false, true) => wrap::<true, A, P, T, S>(run, arrival, backend, None, None),
+        (true, _) => {
+            let other = second_chance(run.tables, arrival, other, v6);
+            let port = Some(source_port(arrival.hash));
+            if v6 {
+                wrap::<true, A, P, T, S>(run, arrival, backend, port, other)
+            } else {
+                wrap::<false, A, P, T, S>(run, arrival, backend, port, other)
+            }
+        }
+    }
+}
+
+/// Puts the outer header in front: an IPv6 one if `V6`, for GUE if there is a source `port` for it, which also names `other`.
+#[inline(always)]
+fn wrap<const V6_OUTER: bool, A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(
+    run: Run<'_, P, T, S>,
+    arrival: &Arrival<'_, A>,
+    backend: Candidate<'_>,
+    port: Option<u16>,
+    other: Option<Candidate<'_>>,
+) -> S::Done {
+    let list = if other.is_some() { gue::room(V6_OUTER) } else { 0 };
+    let room = room(V6_OUTER, port.is_some()) + list;
+    let Some(len) = A::extent(run.packet, arrival.headers.l3).map(|extent| extent.end.wrapping_sub(arrival.headers.l3)) else {
+        return run.end(arrival.service(), Reason::Malformed);
+    };
+    if !fits(run.packet, arrival, len + room, room, backend.mtu()) {
         return run.aside(Cause::too_big(arrival.service(), backend.mtu().wrapping_sub(room as u16)));
     }
-    let Some(class) = run.packet.at::<4>(arrival.headers.l3).map(|ip| class_of(A::FAMILY, ip)) else {
+    let Some(class) = A::class(run.packet, arrival.headers.l3) else {
         return run.end(arrival.service(), Reason::Malformed);
     };
     // The length fits 16 bits, or the packet would not have fitted.
-    let len = arrival.network.end.wrapping_sub(arrival.headers.l3) as u16;
-    let encap = |outer| Encap { outer, l3: arrival.headers.l3, len, class, inner: A::FAMILY, udp, label: label(arrival.hash) };
-    if v6 {
-        run.forward_unremembered(arrival, backend, || {
+    let encap =
+        |outer| Encap { outer, l3: arrival.headers.l3, len: len as u16, class, inner: A::FAMILY, udp: port, label: label(arrival.hash) };
+    run.forward_unremembered(arrival, backend, room, || {
+        if V6_OUTER {
             let (src, dst) = (load_address!(V6, backend.entry, Backend.source), load_address!(V6, backend.entry, Backend.addr));
             let hop = other.map(|other| load_address!(V6, other.entry, Backend.addr));
-            Network::Encap(encap(Outer::V6 { src, dst, hop }))
-        })
-    } else {
-        run.forward_unremembered(arrival, backend, || {
-            let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
-            let sum = read!(backend.entry, Backend.addr_csum as u16);
-            let hop = other.map(|other| load_address!(V4, other.entry, Backend.addr));
-            Network::Encap(encap(Outer::V4 { src, dst, sum, hop }))
-        })
-    }
+            return Network::Encap(encap(Outer::V6 { src, dst, hop }));
+        }
+        let (src, dst) = (load_address!(V4, backend.entry, Backend.source), load_address!(V4, backend.entry, Backend.addr));
+        let sum = read!(backend.entry, Backend.addr_csum as u16);
+        let hop = other.map(|other| load_address!(V4, other.entry, Backend.addr));
+        Network::Encap(encap(Outer::V4 { src, dst, sum, hop }))
+    })
 }
 
 /// Who else may have the flow of a packet in the midst of one, to be named in its GUE header: the backend passes it on if it knows nothing of it. A slot at
@@ -93,17 +116,19 @@ pub(crate) const fn label(hash: u64) -> u32 {
     hash as u32 & 0xf_ffff
 }
 
-/// Whether the packet, or the largest segment that will be cut from it, fits the way to the backend with `room` bytes more.
+/// Whether the packet, of `len` bytes with the outer header, or the largest segment that will be cut from it, fits the way to the backend.
 #[inline(always)]
-fn fits<A: Ip, P: Packet>(packet: &P, arrival: &Arrival<'_, A>, room: usize, mtu: u16) -> bool {
+fn fits<A: Ip, P: Packet>(packet: &P, arrival: &Arrival<'_, A>, len: usize, room: usize, mtu: u16) -> bool {
+    if len <= mtu as usize {
+        return true;
+    }
     let most = if mtu == 0 { u16::MAX } else { mtu } as usize;
-    let len = arrival.network.end.wrapping_sub(arrival.headers.l3);
-    if len + room <= most {
+    if len <= most {
         return true;
     }
     match packet.segment() {
         0 => false,
-        segment => len + room <= u16::MAX as usize && headers(packet, arrival) + segment + room <= most,
+        segment => len <= u16::MAX as usize && headers(packet, arrival) + segment + room <= most,
     }
 }
 

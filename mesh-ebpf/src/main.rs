@@ -37,7 +37,7 @@ mod entry {
     #[inline(always)]
     pub fn mesh_xdp(ctx: XdpContext) -> u32 {
         let mut frame = XdpFrame::new(&ctx);
-        match account::process(&mut frame, &Maps, report::rare) {
+        match account::process(&mut frame, &Maps, report::Rare) {
             Exit::Pass => xdp_action::XDP_PASS,
             Exit::Drop => xdp_action::XDP_DROP,
             Exit::Transmit => xdp_action::XDP_TX,
@@ -50,7 +50,7 @@ mod entry {
     #[inline(always)]
     pub fn mesh_tc(ctx: TcContext) -> i32 {
         let mut skb = Skb::new(&ctx);
-        match account::process(&mut skb, &Maps, report::rare) {
+        match account::process(&mut skb, &Maps, report::Rare) {
             Exit::Pass => TC_ACT_UNSPEC,
             Exit::Drop => TC_ACT_SHOT,
             Exit::Transmit => redirect(skb.ifindex()),

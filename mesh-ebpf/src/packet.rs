@@ -140,8 +140,8 @@ impl XdpFrame {
 
 impl Rewrite for XdpFrame {
     #[inline(always)]
-    fn rewrite(&mut self, edit: &Edit) -> bool {
-        by_stores(self, edit)
+    fn rewrite(&mut self, room: usize, edit: impl FnOnce() -> Edit) -> bool {
+        by_stores(self, room, edit)
     }
 }
 
@@ -384,7 +384,8 @@ impl Packet for Skb {
 
 impl Rewrite for Skb {
     #[inline(always)]
-    fn rewrite(&mut self, edit: &Edit) -> bool {
+    fn rewrite(&mut self, _: usize, edit: impl FnOnce() -> Edit) -> bool {
+        let edit = edit();
         let network = match &edit.network {
             Network::Untouched => Some(()),
             Network::V4(to) => self.ipv4(to),

@@ -1,17 +1,19 @@
 //! What the kernel half says in words: events that an operator has to know of, rarely. A forwarded packet never gets here.
 
 use aya_log_ebpf::{error, warn};
-use mesh_common::{abi::Reason, forward::Verdict};
+use mesh_common::{abi::Reason, account::Watch};
 
 use crate::maps::Maps;
 
-/// Logs a verdict that tells of a shortage or a contradiction, about once a second and CPU at most. The loader removes all of it by a log level of 0.
-#[inline(always)]
-pub fn rare(verdict: &Verdict) {
-    if let Verdict::End { service, reason } = *verdict
-        && matches!(reason, Reason::NatFull | Reason::HalfOpenLimit | Reason::BadTable)
-    {
-        mesh_say(service, reason as u32);
+/// Logs what tells of a shortage or a contradiction, about once a second and CPU at most. The loader removes all of it by a log level of 0.
+pub struct Rare;
+
+impl Watch for Rare {
+    #[inline(always)]
+    fn ended(&self, service: u32, reason: Reason) {
+        if matches!(reason, Reason::NatFull | Reason::HalfOpenLimit | Reason::BadTable) {
+            mesh_say(service, reason as u32);
+        }
     }
 }
 

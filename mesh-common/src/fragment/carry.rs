@@ -91,7 +91,8 @@ pub(crate) fn wrap<A: Icmp, P: Patch + Rewrite>(packet: &mut P, course: Shared<'
     let done = read!(entry, Fragmented.done as u8);
     let (gue, v6) = (done & Fragmented::GUE != 0, done & Fragmented::OUTER_V6 != 0);
     let (len, mtu) = (read!(course, Course.len as u32) as usize, read!(entry, Fragmented.mtu as u16) as usize);
-    if len + tunnel::room(v6, gue) > if mtu == 0 { u16::MAX as usize } else { mtu } {
+    let room = tunnel::room(v6, gue);
+    if len + room > if mtu == 0 { u16::MAX as usize } else { mtu } {
         return Reason::TooBig as u8;
     }
     let Some(class) = packet.at::<4>(l3).map(|ip| class_of(A::FAMILY, ip)) else { return Reason::Malformed as u8 };
@@ -100,11 +101,11 @@ pub(crate) fn wrap<A: Icmp, P: Patch + Rewrite>(packet: &mut P, course: Shared<'
     let encap = |outer| Encap { outer, l3, len: len as u16, class, inner: A::FAMILY, udp, label };
     let rewritten = if v6 {
         let (src, dst) = (load_address!(V6, entry, Fragmented.new_src), load_address!(V6, entry, Fragmented.new_dst));
-        packet.rewrite(&Edit { macs: macs(entry), network: Network::Encap(encap(Outer::V6 { src, dst, hop: None })) })
+        packet.rewrite(room, || Edit { macs: macs(entry), network: Network::Encap(encap(Outer::V6 { src, dst, hop: None })) })
     } else {
         let (src, dst) = (load_address!(V4, entry, Fragmented.new_src), load_address!(V4, entry, Fragmented.new_dst));
         let sum = read!(entry, Fragmented.sum as u16);
-        packet.rewrite(&Edit { macs: macs(entry), network: Network::Encap(encap(Outer::V4 { src, dst, sum, hop: None })) })
+        packet.rewrite(room, || Edit { macs: macs(entry), network: Network::Encap(encap(Outer::V4 { src, dst, sum, hop: None })) })
     };
     if rewritten { 0 } else { Reason::Malformed as u8 }
 }

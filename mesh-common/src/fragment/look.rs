@@ -66,13 +66,13 @@ fn first<A: Identified, P: Packet, T: Tables>(
     put!(course, Course.flags as u8, flags);
     put!(course, Course.opens as u8, 0);
     let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: true, l3: ip.l3, l4: ip.l4 };
-    let network = Network { src: ip.src, ttl: ip.ttl, fragment: true, end: ip.end };
+    let network = Network { src: ip.src, ttl: ip.ttl };
     let key = (ports >> 16) | (ip.proto as u32) << 16 | (A::FAMILY as u32) << 24;
     match forward::find_service(tables, config, ip.dst, key) {
         Some(vip) => {
             quic::forget(tables);
-            let hash = hash::flow(&headers.tuple(&network), hash::key(config), read!(vip, Vip.seed as u64));
-            to_backend(packet, tables, course, &Arrival { config, vip, headers, network, flags, hash })
+            let hash = hash::flow(&headers.tuple(network.src), hash::key(config), read!(vip, Vip.seed as u64));
+            to_backend(packet, tables, course, &Arrival { config, vip, headers, src: ip.src, flags, bytes: ip.end, hash })
         }
         None => to_client(packet, tables, config, course, &headers, &network),
     }
@@ -110,7 +110,7 @@ fn to_backend<A: Identified, P: Packet, T: Tables>(
         put!(course, Course.opens as u8, 1);
         return Ok(Question::Open);
     }
-    if mode == Mode::Dnat as u8 && arrival.network.ttl <= 1 {
+    if mode == Mode::Dnat as u8 && arrival.ttl(packet) <= 1 {
         return Err(Reason::TtlExceeded);
     }
     put!(course, Course.opens as u8, arrival.connects() as u8);
@@ -150,7 +150,7 @@ fn to_client<A: Identified, P: Packet, T: Tables>(
         course::translate(course, answer.vip(), headers.dst, ports(answer.port(headers), (headers.ports >> 16) as u16), true);
         return Ok(Question::Known);
     }
-    let tuple = headers.tuple(network);
+    let tuple = headers.tuple(network.src);
     let found = nat::find_reply(tables, config, &tuple, headers.proto).ok_or(Reason::NotForVip)?;
     let (tcp, now) = (headers.proto == TCP, tables.tick());
     let life = Life::of(found.flow);

@@ -89,7 +89,7 @@ impl<T: Tables> Aside<T> for Frame<'_> {
 }
 
 impl Rewrite for Frame<'_> {
-    fn rewrite(&mut self, edit: &Edit) -> bool {
-        by_stores(self, edit)
+    fn rewrite(&mut self, room: usize, edit: impl FnOnce() -> Edit) -> bool {
+        by_stores(self, room, edit)
     }
 }

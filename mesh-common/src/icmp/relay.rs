@@ -14,7 +14,7 @@ use crate::{
     flow::{Tuple, V4, V6, either, load_address, ports},
     forward::{self, Arrival},
     fragment, hash,
-    header::{Headers, Network, TCP, UDP},
+    header::{Headers, TCP, UDP},
     icmp::{HEADER, Icmp, put_macs},
     nat,
     outline::Outline,
@@ -125,8 +125,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let hash = hash::flow(tuple, hash::key(config), read!(vip, Vip.seed as u64));
     let base = read!(vip, Vip.backend_base as u32);
     let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto, fragment: false, l3: 0, l4: 0 };
-    let network = Network { src: tuple.src, ttl: 0, fragment: false, end: 0 };
-    let arrival = Arrival { config, vip, headers, network, flags: 0, hash };
+    let arrival = Arrival { config, vip, headers, src: tuple.src, flags: 0, bytes: 0, hash };
     let backend = match read!(vip, Vip.mode as u8) {
         mode @ (DSR | DNAT | TUNNEL) => match select::about(tables, arrival.slot(), base) {
             Ok(backend) => {
@@ -234,8 +233,7 @@ fn carried<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared
     }
     let hash = hash::flow(&Tuple { src: ip.src, dst: ip.dst, ports }, hash::key(config), read!(vip, Vip.seed as u64));
     let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: false, l3: 0, l4: 0 };
-    let network = Network { src: ip.src, ttl: 0, fragment: false, end: 0 };
-    let arrival = Arrival { config, vip, headers, network, flags: 0, hash };
+    let arrival = Arrival { config, vip, headers, src: ip.src, flags: 0, bytes: 0, hash };
     let backend = select::about(tables, arrival.slot(), read!(vip, Vip.backend_base as u32)).ok()?;
     let (first, second) = (read!(backend.entry, Backend.addr as u64), backend.entry.load::<u64, { offset_of!(Backend, addr) + 8 }>());
     if [first, second] != to {

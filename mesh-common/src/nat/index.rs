@@ -28,7 +28,7 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, arrival: &Arrival<'
         }
         let parties = Parties::of(flow);
         if parties.client_port() == (arrival.headers.ports as u16)
-            && load_address!(A, flow, NatFlow.client) == arrival.network.src
+            && load_address!(A, flow, NatFlow.client) == arrival.src
             && read!(flow, NatFlow.service as u16) as u32 == arrival.service()
             && claimed()
         {

@@ -11,7 +11,7 @@ use crate::{
     flow::{Address, V4, V6, load_address, ports},
     forward::Arrival,
     hash,
-    header::TCP,
+    header::{Ip, Network, TCP},
     nat::{Life, Parties, asked_port, client_word, index, life, own_word, port_range, received_macs},
     packet::Packet,
     put, read,
@@ -60,7 +60,7 @@ pub struct Opening {
 
 /// Opens a flow for this packet.
 #[inline(always)]
-pub(crate) fn open<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<Parties, Reason> {
+pub(crate) fn open<A: Ip, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<Parties, Reason> {
     prepare(packet, tables, arrival)?;
     schedule::answer(tables);
     opened(tables.open_flow())
@@ -75,13 +75,16 @@ pub(crate) const fn opened(word: u64) -> Result<Parties, Reason> {
 
 /// Says what [`Tables::open_flow`] is to open for this packet, once [`schedule::answer`] has chosen for it.
 #[inline(always)]
-pub(crate) fn prepare<A: Address, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<(), Reason> {
+pub(crate) fn prepare<A: Ip, P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival<'_, A>) -> Result<(), Reason> {
+    // Read anew: to keep it from when the packet was checked would take room on the stack.
+    let Some(Network { src, ttl }) = A::network(packet, arrival.headers.l3) else { return Err(Reason::Malformed) };
+    let arrival = &Arrival { src, ..*arrival };
     if !arrival.may_open() {
         // Where nobody takes flows, the service says what becomes of them: they may be the host's.
         let vacant = tables.slot(arrival.slot()).is_some_and(|slot| slot.target() == SlotWord::NONE);
         return Err(if vacant { Reason::NoBackend } else { Reason::NoFlow });
     }
-    if arrival.network.ttl <= 1 {
+    if ttl <= 1 {
         return Err(Reason::TtlExceeded);
     }
     let Some(ethernet) = packet.at::<12>(0) else { return Err(Reason::Malformed) };

@@ -4,9 +4,9 @@ use crate::{
     abi::{Backend, Config, NatFlow, NatSource, Proto, Reason, ServiceFlags, ServiceInfo},
     aside::Cause,
     flow::{Tuple, either, load_address, ports},
-    forward::{Run, Sending, Sign, Sink},
+    forward::{Run, Sign, Sink, Way},
     handshake, hash,
-    header::Headers,
+    header::{Headers, Sound},
     nat::{Life, Parties, Translated, asked_port, port_range},
     packet::Packet,
     read,
@@ -30,10 +30,10 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         return run.foreign();
     }
     let Some(network) = A::network(run.packet, headers.l3) else { return run.foreign() };
-    let Some(found) = find(run.tables, config, &headers.tuple(&network), headers.proto) else { return run.foreign() };
+    let Some(found) = find(run.tables, config, &headers.tuple(network.src), headers.proto) else { return run.foreign() };
     let id = read!(found.flow, NatFlow.service as u16) as u32;
-    let flags = match headers.check(run.packet) {
-        Ok((_, flags)) if network.ttl > 1 => flags,
+    let (flags, bytes) = match headers.check(run.packet) {
+        Ok(Sound { flags, bytes, .. }) if network.ttl > 1 => (flags, bytes),
         Ok(_) => return run.end(id, Reason::TtlExceeded),
         Err(Reason::Fragment) => return run.aside(Cause::fragment(id, Reason::Fragment)),
         Err(reason) => return run.end(id, reason),
@@ -48,7 +48,8 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     }
     life.backend_sent(run.tables, found.flow, tcp, flags, now);
     let stats = found.backend.stats();
-    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, drawn: handshake::drawn(config, found.claim) });
+    let drawn = handshake::is_drawn(config, found.claim);
+    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, hash: found.claim, drawn });
     let tuple = Tuple {
         src: load_address!(A, found.service, ServiceInfo.addr),
         dst: load_address!(A, found.flow, NatFlow.client),
@@ -60,7 +61,8 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         return run.foreign();
     }
     let network_edit = A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp });
-    run.send(Sending { reason: Reason::Replied, service: id, stats, ifindex, end: network.end, edit: Edit { macs, network: network_edit } })
+    let way = Way { reason: Reason::Replied, stats, ifindex, bytes, room: 0 };
+    run.send(way, || id, || Edit { macs, network: network_edit })
 }
 
 /// The flow that a packet is a reply to.

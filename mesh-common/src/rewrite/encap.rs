@@ -165,46 +165,46 @@ pub fn constant_sum(src: V4, dst: V4, protocol: u8) -> u16 {
     crate::checksum::fold(ipv4_first(0) as u64 + DONT_FRAGMENT as u64 + life as u64 + src.0 as u64 + dst.0 as u64)
 }
 
-/// Puts the outer header in by plain stores.
+/// Writes the outer header by plain stores into a frame that has grown by [`Encap::room`].
 #[inline(always)]
-pub fn encapsulate<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()> {
+pub(super) fn put<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()> {
     const V4_END: usize = EthHdr::LEN + Ipv4Hdr::LEN;
     const V6_END: usize = EthHdr::LEN + Ipv6Hdr::LEN;
-    const V4_LIST: usize = gue::room(false);
-    const V6_LIST: usize = gue::room(true);
+    const V4_LIST: usize = V4_END + UdpHdr::LEN;
+    const V6_LIST: usize = V6_END + UdpHdr::LEN;
     if encap.l3 != EthHdr::LEN {
         return tagged(packet, macs, encap);
     }
     match (encap.outer, encap.udp) {
         (Outer::V4 { src, dst, sum, .. }, None) => {
-            let head = grown::<V4_END, P>(packet, Ipv4Hdr::LEN)?;
+            let head = packet.at_mut::<V4_END>(0)?;
             ethernet(head, macs, encap);
             encap.ipv4::<{ EthHdr::LEN }, _>(head, src, dst, sum);
         }
         (Outer::V4 { src, dst, sum, hop }, Some(port)) => {
             if let Some(V4(hop)) = hop {
-                let list = grown::<{ EthHdr::LEN + V4_LIST }, P>(packet, V4_LIST)?;
-                set(list, EthHdr::LEN, gue::head(encap.inner, false).to_ne_bytes());
-                set(list, EthHdr::LEN + 8, hop.to_ne_bytes());
+                let list = packet.at_mut::<{ V4_LIST + gue::room(false) }>(0)?;
+                set(list, V4_LIST, gue::head(encap.inner, false).to_ne_bytes());
+                set(list, V4_LIST + 8, hop.to_ne_bytes());
             }
-            let head = grown::<{ V4_END + UdpHdr::LEN }, P>(packet, Ipv4Hdr::LEN + UdpHdr::LEN)?;
+            let head = packet.at_mut::<V4_LIST>(0)?;
             ethernet(head, macs, encap);
             encap.ipv4::<{ EthHdr::LEN }, _>(head, src, dst, sum);
             encap.udp::<V4_END, _>(head, port);
         }
         (Outer::V6 { src, dst, .. }, None) => {
-            let head = grown::<V6_END, P>(packet, Ipv6Hdr::LEN)?;
+            let head = packet.at_mut::<V6_END>(0)?;
             ethernet(head, macs, encap);
             encap.ipv6::<{ EthHdr::LEN }, _>(head, src, dst);
         }
         (Outer::V6 { src, dst, hop }, Some(port)) => {
             if let Some(V6([first, second])) = hop {
-                let list = grown::<{ EthHdr::LEN + V6_LIST }, P>(packet, V6_LIST)?;
-                set(list, EthHdr::LEN, gue::head(encap.inner, true).to_ne_bytes());
-                set(list, EthHdr::LEN + 8, first.to_ne_bytes());
-                set(list, EthHdr::LEN + 16, second.to_ne_bytes());
+                let list = packet.at_mut::<{ V6_LIST + gue::room(true) }>(0)?;
+                set(list, V6_LIST, gue::head(encap.inner, true).to_ne_bytes());
+                set(list, V6_LIST + 8, first.to_ne_bytes());
+                set(list, V6_LIST + 16, second.to_ne_bytes());
             }
-            let head = grown::<{ V6_END + UdpHdr::LEN }, P>(packet, Ipv6Hdr::LEN + UdpHdr::LEN)?;
+            let head = packet.at_mut::<V6_LIST>(0)?;
             ethernet(head, macs, encap);
             encap.ipv6::<{ EthHdr::LEN }, _>(head, src, dst);
             encap.udp::<V6_END, _>(head, port);
@@ -213,14 +213,11 @@ pub fn encapsulate<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> O
     Some(())
 }
 
-/// The same behind VLAN tags, which stay in front.
+/// The same behind VLAN tags, which go to the front.
 #[inline(always)]
 fn tagged<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()> {
     const TAGS: usize = 12;
-    let tags = u64_at::<0, _>(packet.at::<8>(TAGS)?);
-    if !packet.grow(encap.room()) {
-        return None;
-    }
+    let tags = u64_at::<0, _>(packet.at::<8>(encap.room() + TAGS)?);
     let mut l4 = encap.l3;
     match encap.outer {
         Outer::V4 { src, dst, sum, .. } => {
@@ -236,9 +233,7 @@ fn tagged<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()>
         encap.udp::<0, _>(packet.at_mut::<{ UdpHdr::LEN }>(l4)?, port);
     }
     let head = packet.at_mut::<22>(0)?;
-    let (first, rest) = macs.words();
-    set(head, 0, first.to_ne_bytes());
-    set(head, 8, rest.to_ne_bytes());
+    macs.put(head);
     if encap.l3 == EthHdr::LEN + 4 {
         set(head, TAGS, (tags as u32).to_ne_bytes());
         set(head, TAGS + 4, encap.ether_type().to_ne_bytes());
@@ -249,17 +244,9 @@ fn tagged<P: PacketMut>(packet: &mut P, macs: Macs, encap: &Encap) -> Option<()>
     Some(())
 }
 
-/// The first `N` bytes of a frame that has grown by `room`.
-#[inline(always)]
-fn grown<const N: usize, P: PacketMut>(packet: &mut P, room: usize) -> Option<&mut [u8; N]> {
-    if packet.grow(room) { packet.at_mut::<N>(0) } else { None }
-}
-
 #[inline(always)]
 fn ethernet<const N: usize>(head: &mut [u8; N], macs: Macs, encap: &Encap) {
-    let (first, rest) = macs.words();
-    set(head, 0, first.to_ne_bytes());
-    set(head, 8, rest.to_ne_bytes());
+    macs.put(head);
     set(head, 12, encap.ether_type().to_ne_bytes());
 }
 

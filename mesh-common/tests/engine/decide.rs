@@ -142,7 +142,7 @@ proptest! {
         let frame = Frame::new(&mut bytes, INGRESS);
         let told = decide(&frame, &world.tables);
         if let Verdict::Send(sending) = told {
-            prop_assert!(frame.holds(sending.end));
+            prop_assert!(frame.holds(sending.bytes));
         }
         let (verdict, exit) = world.tables.run(&mut Frame::new(&mut bytes, INGRESS));
         prop_assert_eq!(exit == Exit::Pass || exit == Exit::Drop, matches!(verdict, Verdict::End { .. }));
