@@ -78,6 +78,12 @@ pub(crate) fn about<T: Tables>(tables: &T, at: u32, base: u32) -> Result<Candida
     chosen(tables, base, unsteady(tables, base, slot)).map(|(_, backend)| backend)
 }
 
+/// Where new flows of a slot go.
+#[inline(always)]
+pub(crate) fn target<T: Tables>(tables: &T, at: u32, base: u32) -> Option<Candidate<'_>> {
+    Candidate::at(tables, base, tables.slot(at)?.target())
+}
+
 /// What [`unsteady`] has answered.
 #[inline(always)]
 fn chosen<T: Tables>(tables: &T, base: u32, answer: u32) -> Result<(u16, Candidate<'_>), Reason> {

@@ -13,7 +13,7 @@ use crate::{
     checksum, dnat,
     flow::{Tuple, V4, V6, either, load_address, ports},
     forward::{self, Arrival},
-    fragment, hash,
+    fragment, gue, hash,
     header::{Headers, TCP, UDP},
     icmp::{HEADER, Icmp, put_macs},
     nat,
@@ -23,7 +23,7 @@ use crate::{
     put, read,
     rewrite::{Macs, Rewrite, checksum_offset},
     select::{self, Candidate},
-    shared::{Shared, below, in_order},
+    shared::{Shared, below, blurred, in_order},
     tables::Tables,
 };
 
@@ -202,7 +202,11 @@ fn about_outer<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Sh
     let outer = A::outline(packet, ip.l4 + HEADER)?;
     let from = match outer.proto {
         IPIP | IPV6 => outer.l4,
-        UDP if u32_at::<0, _>(packet.at::<4>(outer.l4)?) >> 16 == u16::from_ne_bytes(GUE_PORT) as u32 => outer.l4 + 8,
+        UDP if u32_at::<0, _>(packet.at::<4>(outer.l4)?) >> 16 == u16::from_ne_bytes(GUE_PORT) as u32 => {
+            let head = gue::read(&View(packet), outer.l4 as u32 + 8, A::FAMILY as u8 == Family::V6 as u8)?;
+            // However long it is, a verifier follows what comes of it once.
+            outer.l4 + 8 + blurred::<0xff>(head.len as u64, outer.src.words()[0])
+        }
         _ => return None,
     };
     if outer.src != ip.dst || outer.piece.is_part() {
@@ -219,7 +223,18 @@ fn about_outer<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Sh
     }
 }
 
-/// The packet inside is one that a `tunnel` service sends to this backend.
+/// A packet as a reader of GUE has it.
+struct View<'a, P>(&'a P);
+
+impl<P: Packet> gue::Bytes for View<'_, P> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.at::<N>(offset as usize).copied()
+    }
+}
+
+/// The packet inside is one that a `tunnel` service sends to this backend: to whom its slot's flows are with, or, while the slot is on its way, to whom
+/// new ones go.
 #[inline(always)]
 fn carried<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared<'_, Config>, from: usize, to: [u64; 2]) -> Option<Cause> {
     let ip = A::outline(packet, from)?;
@@ -234,9 +249,11 @@ fn carried<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared
     let hash = hash::flow(&Tuple { src: ip.src, dst: ip.dst, ports }, hash::key(config), read!(vip, Vip.seed as u64));
     let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: false, l3: 0, l4: 0 };
     let arrival = Arrival { config, vip, headers, src: ip.src, flags: 0, bytes: 0, hash };
-    let backend = select::about(tables, arrival.slot(), read!(vip, Vip.backend_base as u32)).ok()?;
-    let (first, second) = (read!(backend.entry, Backend.addr as u64), backend.entry.load::<u64, { offset_of!(Backend, addr) + 8 }>());
-    if [first, second] != to {
+    let (at, base) = (arrival.slot(), read!(vip, Vip.backend_base as u32));
+    let is_at = |backend: Candidate<'_>| {
+        [read!(backend.entry, Backend.addr as u64), backend.entry.load::<u64, { offset_of!(Backend, addr) + 8 }>()] == to
+    };
+    if !select::about(tables, at, base).is_ok_and(is_at) && !select::target(tables, at, base).is_some_and(is_at) {
         return None;
     }
     put!(tables.relayed()?, Relayed.v6 as u32, (A::FAMILY as u8 == Family::V6 as u8) as u32);
