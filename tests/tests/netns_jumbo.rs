@@ -29,13 +29,27 @@ fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
     let mut text = format!("interfaces: [{{name: eth0, hook: {hook}}}]\nservices:\n");
     for (vip, v6) in VIPS.into_iter().zip([false, true]) {
         let backend = stage.address("b1", v6)?.ip();
+        let client: IpAddr = if v6 { stage.client.v6.into() } else { stage.client.v4.into() };
+        let via = if mode == "dnat" { format!("reply_via: \"{client}\", ") } else { String::new() };
         text += &format!(
-            "  - {{name: bulk{}, vip: \"{vip}\", port: {PORT}, mode: {mode}, announce: {{address: eth0}}, health: none, \
+            "  - {{name: bulk{}, vip: \"{vip}\", port: {PORT}, mode: {mode}, {via}announce: {{address: eth0}}, health: none, \
              backends: [{{address: \"{backend}\"}}]}}\n",
             if v6 { 6 } else { 4 }
         );
     }
     Ok(text)
+}
+
+/// Answers go back through the balancer.
+fn lead_back(stage: &Stage) -> Result<()> {
+    let ns = &stage.backends["b1"].ns;
+    ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
+    ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
+    for key in ["all", "eth0"] {
+        ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
+        ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
+    }
+    Ok(())
 }
 
 /// The sizes on both sides of what one frame carries, of two, and of what no frame carries; to the VIP, which the balancer answers for.
@@ -84,7 +98,11 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
         }
         _ => None,
     };
-    for vip in VIPS.into_iter().filter(|_| mode != "nat") {
+    if mode == "dnat" {
+        lead_back(&stage)?;
+    }
+    // Who translates leaves the VIP to the balancer.
+    for vip in VIPS.into_iter().filter(|_| !mode.ends_with("nat")) {
         let (host, vip): (_, IpAddr) = (&stage.backends["b1"], vip.parse()?);
         if mode == "dsr" {
             host.own_quietly(vip)?;
@@ -107,6 +125,8 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
         // Sent on in large frames: what went in those of 1500 bytes would be six times as many.
         let frames = 2 * BYTES / MTU;
         ensure!(forwarded > frames / 8, "{forwarded} packets were forwarded: {status}");
+        let replied = status.pointer("/reasons/replied/packets").and_then(Value::as_u64).unwrap_or(0);
+        ensure!(!mode.ends_with("nat") || replied > frames / 8, "{replied} answers came by: {status}");
         Ok(())
     };
     all().with_context(|| format!("{mode} by {hook}; log of the daemon:\n{}", daemon.log()))
@@ -130,4 +150,14 @@ fn tunnel_by_xdp() -> Result<()> {
 #[test]
 fn nat_by_tc() -> Result<()> {
     by("mesh-jumbo-nt", "tc", "nat")
+}
+
+#[test]
+fn dnat_by_xdp() -> Result<()> {
+    by("mesh-jumbo-ax", "xdp", "dnat")
+}
+
+#[test]
+fn dnat_by_tc() -> Result<()> {
+    by("mesh-jumbo-at", "tc", "dnat")
 }
