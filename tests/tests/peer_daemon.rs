@@ -9,14 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process},
+    daemon::{Daemon, LIMIT, Process},
     peer::Load,
     stage::Stage,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(30);
 const VIP: &str = "10.77.0.100:80";
 
 /// nginx in the balancer's namespace, with a list of backends.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, LIMIT},
     kube::{FakeApi, slice},
     peer::{self, Load},
     stage::{PORT, Stage},
@@ -17,7 +17,6 @@ use mesh_tests::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(30);
 const SLICES: &str = "discovery.k8s.io/v1/endpointslices";
 const SERVICES: &str = "v1/services";
 const CLASSES: &str = "gateway.networking.k8s.io/v1/gatewayclasses";

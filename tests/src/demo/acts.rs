@@ -14,7 +14,7 @@ use super::{
     summary::{Share, Summary},
 };
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, LIMIT},
     netns::remove_stale,
     peer::{Held, Load},
     stage::Stage,
@@ -212,7 +212,7 @@ impl<'a> Play<'a> {
         self.watch(Duration::from_secs(2))?;
         self.screen.headline("starting it again: it adopts what runs");
         self.daemon.launch()?;
-        self.daemon.wait_ready(Duration::from_secs(20))?;
+        self.daemon.wait_ready(LIMIT)?;
         self.watch(Duration::from_secs(2))?;
         self.summary.errors_without_daemon = self.board.errors_between(event, Instant::now());
         self.expect_no_errors(event, "while the daemon was dead and restarted");
