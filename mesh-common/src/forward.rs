@@ -349,7 +349,8 @@ impl<'a, A: Address> Arrival<'a, A> {
         let number = packet.at::<8>(self.headers.l4).map_or(0, |tcp| u32::from_be(u32_at::<4, _>(tcp)));
         match self.flags & (tcp::SYN | tcp::ACK | tcp::RST) {
             tcp::SYN => Sent::Syn { isn: number },
-            flags if flags & tcp::RST != 0 => Sent::Reset,
+            flags if flags & tcp::RST != 0 => Sent::Reset { seq: number },
+            _ if self.flags & tcp::FIN != 0 => Sent::Fin { seq: number },
             _ => Sent::Segment { seq: number },
         }
     }

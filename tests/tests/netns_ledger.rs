@@ -111,6 +111,28 @@ fn a_killed_daemon_leaves_its_changes_to_the_next() -> Result<()> {
     churn.rest()
 }
 
+/// A client has so few ports that it uses each one again within moments: no new connection goes by what is remembered of an old one, and slots come to
+/// rest while it goes on.
+#[test]
+fn a_client_with_few_ports_is_led_anew_and_holds_nothing_up() -> Result<()> {
+    const PORTS: usize = 64;
+    let churn = Churn::new("mesh-ledger-few", Way::Dsr, IDLE)?;
+    churn.stage.client.ns.sysctl("net/ipv4/ip_local_port_range", "50000 50063")?;
+    churn.daemon.ok(&["backend", "drain", "web", "b2"])?;
+    churn.daemon.until("slots are on their way", || Ok(churn.moving()? > 0))?;
+    churn.daemon.until("no port leads to b2", || Ok(!churn.owners(2 * PORTS)?.contains("b2")))?;
+    let mut asked = 0;
+    let end = Instant::now() + 6 * IDLE;
+    while churn.moving()? > 0 {
+        ensure!(Instant::now() < end, "slots are held up: {}", churn.daemon.ok(&["ledger", "ls"])?);
+        let who = churn.asked(PORTS)?;
+        ensure!(!who.contains_key("b2"), "{who:?}, and b2 is drained");
+        asked += PORTS;
+    }
+    ensure!(asked > 4 * PORTS, "slots were at rest after {asked} connections");
+    Ok(())
+}
+
 /// A backend whose host is gone says nothing any more: whoever gets its flows' next packets answers them by a RST, so that clients connect anew instead of
 /// waiting in vain.
 fn resets_the_dead(group: &str, way: Way, v6: bool) -> Result<()> {

@@ -48,7 +48,8 @@ pub struct LedgerBucket {
 
 const _: () = assert!(size_of::<LedgerBucket>() == 64);
 
-/// What an entry says: `isn:32 | seen:15 | flow:1 | backend:16`, from the low end.
+/// What an entry says: `isn:32 | seen:15 | flow:1 | backend:16`, from the low end; of a flow, `ended:1 | number:31` in place of the isn, the number without
+/// its lowest bit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LedgerWord(pub u64);
 
@@ -62,7 +63,7 @@ impl LedgerWord {
         Self(isn as u64 | ((now & Self::SEEN) as u64) << 32 | (backend as u64) << 48)
     }
 
-    /// A flow of `backend`.
+    /// A flow of `backend`, with number 0, that has not ended.
     pub const fn flow(backend: u16, now: u32) -> Self {
         Self(Self::FLOW | ((now & Self::SEEN) as u64) << 32 | (backend as u64) << 48)
     }
@@ -73,6 +74,21 @@ impl LedgerWord {
 
     pub const fn is_flow(self) -> bool {
         self.0 & Self::FLOW != 0
+    }
+
+    /// Of a flow: the same with this number, and whether its client has ended there.
+    pub const fn numbered(self, number: u32, ended: bool) -> Self {
+        Self(self.0 & !(u32::MAX as u64) | (number & !1) as u64 | ended as u64)
+    }
+
+    /// Of a flow: its number. It is even.
+    pub const fn number(self) -> u32 {
+        self.0 as u32 & !1
+    }
+
+    /// Of a flow: its client has ended at its number.
+    pub const fn has_ended(self) -> bool {
+        self.0 & 1 != 0
     }
 
     /// Of a pending entry: the initial sequence number.
@@ -102,7 +118,8 @@ pub struct LedgerConfig {
     pub handshake_ticks: u32,
     /// Ticks that the entry of a flow lives; at most [`LedgerWord::SEEN`] / 2.
     pub idle_ticks: u32,
-    pub reserved: u32,
+    /// Not 0: other nodes have flows of the same slots, so that ends of connections are not noted.
+    pub shared: u32,
 }
 
 /// What packets of slots that are not at rest have done. Per CPU.
@@ -116,4 +133,21 @@ pub struct LedgerStats {
     /// Packets that went to somebody who is not the slot's target.
     pub elsewhere: u64,
     pub reserved: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flows_number_is_kept_but_for_its_lowest_bit() {
+        for number in [0, 1, 2, 0x8000_0001, u32::MAX] {
+            for ended in [false, true] {
+                let word = LedgerWord::flow(0xfffe, 77).numbered(9, true).numbered(number, ended);
+                assert_eq!((word.number(), word.has_ended()), (number & !1, ended));
+                assert!(word.is_flow() && word.backend() == 0xfffe && word.age(78) == 1);
+                assert_eq!(word.touched(80), LedgerWord::flow(0xfffe, 80).numbered(number, ended));
+            }
+        }
+    }
 }

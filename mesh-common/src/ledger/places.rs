@@ -23,6 +23,7 @@ impl Sent {
     const SYN: u64 = 1 << 32;
     const SEGMENT: u64 = 2 << 32;
     const DATAGRAM: u64 = 3 << 32;
+    const FIN: u64 = 4 << 32;
     const RESET: u64 = 0;
 
     #[inline(always)]
@@ -31,18 +32,20 @@ impl Sent {
             Self::Syn { isn } => Self::SYN | isn as u64,
             Self::Segment { seq } => Self::SEGMENT | seq as u64,
             Self::Datagram => Self::DATAGRAM,
-            Self::Reset => Self::RESET,
+            Self::Fin { seq } => Self::FIN | seq as u64,
+            Self::Reset { seq } => Self::RESET | seq as u64,
         }
     }
 
     #[inline(always)]
     const fn unpack(word: u64) -> Self {
         let number = word as u32;
-        match word & 3 << 32 {
+        match word & 7 << 32 {
             Self::SYN => Self::Syn { isn: number },
             Self::SEGMENT => Self::Segment { seq: number },
             Self::DATAGRAM => Self::Datagram,
-            _ => Self::Reset,
+            Self::FIN => Self::Fin { seq: number },
+            _ => Self::Reset { seq: number },
         }
     }
 }
@@ -184,7 +187,11 @@ impl<T: Tables> Memory for Places<'_, T> {
         if self.own.is_none() || !self.live(self.word) {
             return None;
         }
-        let kind = if self.word.is_flow() { Kind::Flow } else { Kind::Pending { isn: self.word.isn() } };
+        let kind = if self.word.is_flow() {
+            Kind::Flow { number: self.word.number(), ended: self.word.has_ended() && self.notes_ends() }
+        } else {
+            Kind::Pending { isn: self.word.isn() }
+        };
         Some(Entry { backend: self.word.backend(), kind })
     }
 
@@ -195,7 +202,17 @@ impl<T: Tables> Memory for Places<'_, T> {
 
     #[inline(always)]
     fn promote(&mut self) {
-        self.change(LedgerWord::flow(self.word.backend(), self.now));
+        self.note(self.word.isn(), false);
+    }
+
+    #[inline(always)]
+    fn note(&mut self, number: u32, ended: bool) {
+        self.change(LedgerWord::flow(self.word.backend(), self.now).numbered(number, ended));
+    }
+
+    #[inline(always)]
+    fn notes_ends(&self) -> bool {
+        read!(self.config, Config.ledger.shared as u32) == 0
     }
 
     #[inline(always)]
@@ -209,7 +226,7 @@ impl<T: Tables> Memory for Places<'_, T> {
     fn remember(&mut self, entry: Entry) -> bool {
         let word = match entry.kind {
             Kind::Pending { isn } => LedgerWord::pending(entry.backend, isn, self.now),
-            Kind::Flow => LedgerWord::flow(entry.backend, self.now),
+            Kind::Flow { number, ended } => LedgerWord::flow(entry.backend, self.now).numbered(number, ended),
         };
         let mut done = false;
         if self.own.is_some() {

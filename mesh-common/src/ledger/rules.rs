@@ -7,10 +7,12 @@ use crate::abi::{SlotFlags, SlotWord};
 pub enum Sent {
     /// TCP, a SYN without ACK: it may begin a flow, repeat its beginning, or be a stray.
     Syn { isn: u32 },
+    /// TCP, the client's FIN: what comes after it only acknowledges, until the backend is done too.
+    Fin { seq: u32 },
     /// Any other TCP segment.
     Segment { seq: u32 },
     /// TCP, the client's RST: its flow is over, or a backend has answered for an older flow of the same tuple.
-    Reset,
+    Reset { seq: u32 },
     /// A protocol without handshake.
     Datagram,
 }
@@ -38,8 +40,9 @@ pub struct Entry {
 pub enum Kind {
     /// A SYN was sent there; the flow is recognised by its initial sequence number. Lives for the handshake time.
     Pending { isn: u32 },
-    /// Lives for the idle time.
-    Flow,
+    /// Lives for the idle time. `number`: where its client has ended, once it has (`ended`); before that, no less than the initial sequence numbers
+    /// that were seen of it, so that what is beyond ends this connection and not one before it.
+    Flow { number: u32, ended: bool },
 }
 
 /// How far behind its SYN a segment may be and still be taken as the first one to follow, in bytes: what a sender may send before it hears more.
@@ -51,8 +54,12 @@ pub trait Memory {
     fn entry(&self) -> Option<Entry>;
     /// The entry has been used.
     fn touch(&mut self);
-    /// The pending entry becomes one of a flow.
+    /// The pending entry becomes one of a flow, whose number is the SYN's.
     fn promote(&mut self);
+    /// The flow's entry says this from now on, and has been used.
+    fn note(&mut self, number: u32, ended: bool);
+    /// Ends of connections are noted: no other node has flows of the slot. One that is told late of an end would lead the tuple's next connection astray.
+    fn notes_ends(&self) -> bool;
     /// There is no entry any more.
     fn forget(&mut self);
     /// Makes an entry where none is live; whether there was room. Room is a place that is free or whose entry has expired; no live one gives way.
@@ -87,11 +94,11 @@ fn choose<M: Memory>(slot: SlotWord, sent: Sent, standing: impl Fn(u16) -> Stand
     // What is not asked for here is not looked up: most packets need one of three backends.
     match sent {
         Sent::Syn { isn } => begin(slot.flags(), Owners::of(slot, &standing), isn, memory),
-        Sent::Reset => {
+        Sent::Reset { .. } => {
             let (old, old_is_dead) = old_of(slot, &standing);
             (!old_is_dead).then_some(old)
         }
-        _ => go_on(slot.flags(), old_of(slot, &standing), memory),
+        _ => go_on(slot.flags(), old_of(slot, &standing), sent, memory),
     }
 }
 
@@ -141,15 +148,33 @@ fn old_of(slot: SlotWord, standing: &impl Fn(u16) -> Standing) -> (u16, bool) {
 #[inline(always)]
 fn by_entry<M: Memory>(entry: Entry, sent: Sent, memory: &mut M) -> Option<u16> {
     match (entry.kind, sent) {
+        // The client has ended, and begins beyond its end: as RFC 1122, 4.2.2.13 and RFC 6191 have it, this is another connection.
+        (Kind::Flow { number, ended: true }, Sent::Syn { isn }) if is_beyond(isn, number) => {
+            memory.forget();
+            return None;
+        }
+        // A late or forged SYN does not end a flow that lives. It may be another connection's all the same, whose end is beyond it.
+        (Kind::Flow { number, ended }, Sent::Syn { isn }) if memory.notes_ends() && (ended || is_beyond(isn, number)) => {
+            memory.note(if is_beyond(isn, number) { isn } else { number }, false);
+        }
+        (Kind::Flow { number, .. }, Sent::Fin { seq } | Sent::Reset { seq }) if memory.notes_ends() && is_beyond(seq, number) => {
+            memory.note(seq, true);
+        }
         // Whoever got the SYN may still hold a socket of the tuple's last use: then this is what frees it for the SYN's repetition.
-        (_, Sent::Reset) => {}
-        // A late or forged SYN does not end a flow that lives.
-        (Kind::Flow, _) => memory.touch(),
+        (_, Sent::Reset { .. }) => {}
+        (Kind::Flow { .. }, _) => memory.touch(),
         (Kind::Pending { isn }, Sent::Syn { isn: again }) if isn == again => memory.touch(),
-        (Kind::Pending { isn }, Sent::Segment { seq }) if seq.wrapping_sub(isn).wrapping_sub(1) < FIRST_FLIGHT => memory.promote(),
+        (Kind::Pending { isn }, Sent::Segment { seq } | Sent::Fin { seq }) if seq.wrapping_sub(isn).wrapping_sub(1) < FIRST_FLIGHT => {
+            memory.promote()
+        }
         (Kind::Pending { .. }, _) => return None,
     }
     Some(entry.backend)
+}
+
+/// Whether one sequence number comes after another.
+const fn is_beyond(number: u32, other: u32) -> bool {
+    number.wrapping_sub(other) as i32 > 0
 }
 
 /// A SYN of a flow without entry, or whose entry is another attempt's.
@@ -174,13 +199,23 @@ fn begin<M: Memory>(flags: SlotFlags, owners: Owners, isn: u32, memory: &mut M) 
     if flags.has(SlotFlags::STRICT) || owners.old_is_dead { None } else { Some(owners.old) }
 }
 
+/// A flow of which nothing is known but this packet. What is taken for its end may be the end of one before it.
+const fn learnt(sent: Sent) -> Kind {
+    let number = match sent {
+        Sent::Segment { seq } => seq.wrapping_sub(1),
+        Sent::Syn { isn: seq } | Sent::Fin { seq } | Sent::Reset { seq } => seq,
+        Sent::Datagram => 0,
+    };
+    Kind::Flow { number, ended: false }
+}
+
 /// A packet of a flow that lives by the slot's default.
 #[inline(always)]
-fn go_on<M: Memory>(flags: SlotFlags, (old, old_is_dead): (u16, bool), memory: &mut M) -> Option<u16> {
+fn go_on<M: Memory>(flags: SlotFlags, (old, old_is_dead): (u16, bool), sent: Sent, memory: &mut M) -> Option<u16> {
     if old_is_dead {
         return None;
     }
-    if flags.has(SlotFlags::LEARN) && !memory.remember(Entry { backend: old, kind: Kind::Flow }) {
+    if flags.has(SlotFlags::LEARN) && !memory.remember(Entry { backend: old, kind: learnt(sent) }) {
         memory.note_refusal();
         if flags.has(SlotFlags::STRICT) {
             return None;

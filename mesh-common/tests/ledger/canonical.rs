@@ -18,7 +18,7 @@ impl<const FLOWS: usize> World<FLOWS> {
     /// for every name.
     pub fn canonical(mut self) -> Self {
         for flow in 0..FLOWS {
-            self.name_attempts(flow);
+            if self.setup.ends { self.rank(flow) } else { self.name_attempts(flow) }
         }
         self.forget_what_is_over();
         let names = self.names();
@@ -66,6 +66,8 @@ impl<const FLOWS: usize> World<FLOWS> {
             let same = *attempt == present && self.flows[flow] != Flow::None;
             *attempt = u8::from(!same);
         }
+        // Nothing ends here.
+        self.entries[flow].iter_mut().for_each(|entry| (entry.number, entry.ended) = (0, false));
     }
 
     fn names(&self) -> Names {
@@ -104,8 +106,10 @@ impl<const FLOWS: usize> World<FLOWS> {
 
     fn sort_flows(&mut self) {
         let mut order: [usize; FLOWS] = std::array::from_fn(|flow| flow);
-        order.sort_by_key(|flow| (self.flows[*flow], self.entries[*flow]));
-        let (flows, entries) = (self.flows, self.entries);
+        order.sort_by_key(|flow| (self.flows[*flow], self.entries[*flow], self.attempts[*flow], self.courses[*flow]));
+        let (flows, entries, attempts, courses) = (self.flows, self.entries, self.attempts, self.courses);
+        self.attempts = order.map(|flow| attempts[flow]);
+        self.courses = order.map(|flow| courses[flow]);
         self.flows = order.map(|flow| flows[flow]);
         self.entries = order.map(|flow| entries[flow]);
     }

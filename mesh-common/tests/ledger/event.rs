@@ -8,6 +8,8 @@ pub enum Event {
     Tick,
     /// The first SYN of an attempt.
     Syn(usize),
+    /// The same, of a tuple whose connections have sequence numbers.
+    Anew(usize, Order),
     /// The same SYN once more.
     Again(usize),
     /// A SYN that is late (`true`) or forged.
@@ -16,6 +18,13 @@ pub enum Event {
     Ack(usize, u8),
     /// The client of an open flow sends something.
     Data(usize),
+    /// It ends: the backend may not have, yet; or it breaks off.
+    Fin(usize),
+    Reset(usize),
+    /// What a connection of the tuple has sent comes late, or once more.
+    Late(usize, Old),
+    /// A SYN that nobody has sent, with a number before all others or beyond them.
+    Forged(usize, bool),
     /// The client is done, and nobody tells.
     Close(usize),
     /// The operator or the plan wants this target and secondary.
@@ -31,6 +40,26 @@ pub enum Event {
     Elsewhere,
     /// Another flow can't be remembered.
     Refused,
+}
+
+/// Where a connection's numbers are among those that its tuple has had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    Beyond,
+    Before,
+    /// It begins before all, or before the greatest, and ends beyond all.
+    Around,
+    Within,
+}
+
+/// Which of the tuple's last two connections, and what of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Old {
+    Syn,
+    Fin,
+    PastSyn,
+    PastFin,
+    PastReset,
 }
 
 /// A flow that should have found its backend and did not.

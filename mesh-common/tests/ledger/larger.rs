@@ -2,7 +2,7 @@
 //! `MESH_LEDGER_WORLDS=40000000 cargo test -p mesh-common --release --test ledger -- --nocapture larger`.
 
 use crate::{
-    PLANNED,
+    ENDS, PLANNED,
     search::{asked_for, search},
     setup::{Left, Setup},
     world::World,
@@ -23,6 +23,11 @@ fn any_number_of_flows_outlives_planned_changes_and_one_of_health() {
 #[test]
 fn two_changes_of_health_break_no_flow() {
     all_of::<1>("one flow, planned changes, two changes of health", Setup { health: true, failures: Left::Few(2), ..PLANNED });
+}
+
+#[test]
+fn reused_tuples_outlive_planned_changes() {
+    all_of::<1>("one flow that ends, planned changes, what comes late", ENDS);
 }
 
 #[test]

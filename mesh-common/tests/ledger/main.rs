@@ -13,7 +13,7 @@
 //! | several slots | above; `netns_ledger`, `netns_second_chance` with real connections over 256 |
 //! | chained changes A to B to C, return to the old owner | every search (changes without number); `traces::chained_changes_and_a_return_break_no_flow` |
 //! | SYN repeated or late on both sides of a change, forged SYNs | `any_number_of_flows_outlives_planned_changes`; `traces::trace_3`, `_5`, `_12`, `_13` |
-//! | 5-tuple reuse | every search (flows close and begin anew at any moment); `traces::a_reused_tuple_is_another_flow` |
+//! | 5-tuple reuse | every search (flows close and begin anew at any moment); those with ends: `reused_tuples_...`, `traces::what_comes_after_an_end_begins_anew` |
 //! | ledger full, pending table full under flood | every search (room or none for each packet); `traces::a_full_ledger_moves_nobody`; the fixtures `cases::ledger`, on host and kernel; `netns_ledger::a_flood_holds_a_drain_up_and_breaks_nothing` |
 //! | SOFT, DOWN and return | `changes_of_health_break_no_flow`; `traces::trace_2`, `_4`, `_7` to `_11`; `cases::ledger` and `cases::slots` |
 //! | nobody takes new flows, and somebody does again | every search (`NOBODY` is wished at any moment); `traces::while_nobody_takes_new_flows_...` |
@@ -27,6 +27,7 @@
 //! The thirteen shortest traces that need one node have a test each, by number, in `traces`.
 
 mod canonical;
+mod ends;
 mod event;
 mod larger;
 mod recall;
@@ -46,6 +47,9 @@ const ENOUGH: usize = 4_000_000;
 
 /// Flows with handshakes, planned changes, and nothing else.
 const PLANNED: Setup = Setup { health: false, strays: false, brief: true, ..Setup::ALL };
+
+/// Connections end, and their tuples are used again.
+const ENDS: Setup = Setup { ends: true, strays: true, ..PLANNED };
 
 fn all_of<const FLOWS: usize>(name: &str, setup: Setup) {
     search(World::<FLOWS>::new(setup), ENOUGH).unbroken_in_all(name);
@@ -78,12 +82,30 @@ fn datagrams_outlive_planned_changes() {
     all_of::<1>("one flow without handshake, planned changes", Setup { handshakes: false, ..PLANNED });
 }
 
+/// A connection's end is remembered: what uses the tuple after it begins anew, whatever comes late.
+#[test]
+fn reused_tuples_outlive_a_planned_change() {
+    let setup = Setup { changes: Left::Few(1), ..ENDS };
+    all_of::<1>("one flow that ends, one planned change, what comes late", setup);
+}
+
+#[test]
+fn reused_tuples_outlive_a_change_of_health() {
+    let setup = Setup { health: true, failures: Left::Few(1), changes: Left::Few(0), ..ENDS };
+    all_of::<1>("one flow that ends, one change of health, what comes late", setup);
+}
+
 /// A search that finds nothing would find something.
 #[test]
 fn the_search_finds_a_rule_that_is_not_kept() {
     let faults = [Fault::RefusalsForgotten, Fault::ElsewhereForgotten, Fault::Untouched, Fault::Unpromoted, Fault::Evicts];
     for fault in faults {
         let found = search(World::<1>::new(Setup { strays: true, others: true, fault: Some(fault), ..PLANNED }), ENOUGH);
+        println!("{fault:?}: {:?} after {} worlds", found.broken, found.worlds);
+        assert!(found.broken.is_some(), "{fault:?} breaks no flow in {} worlds", found.worlds);
+    }
+    for fault in [Fault::Unnumbered, Fault::Unordered] {
+        let found = search(World::<1>::new(Setup { fault: Some(fault), ..ENDS }), ENOUGH);
         println!("{fault:?}: {:?} after {} worlds", found.broken, found.worlds);
         assert!(found.broken.is_some(), "{fault:?} breaks no flow in {} worlds", found.worlds);
     }

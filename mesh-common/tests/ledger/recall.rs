@@ -6,6 +6,7 @@ use mesh_common::{
 };
 
 use crate::{
+    ends::attempt,
     setup::Fault,
     world::{NOBODY, Remembered, World, isn},
 };
@@ -19,7 +20,7 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
     fn entry(&self) -> Option<Entry> {
         self.world.entries[self.flow].map(|found| Entry {
             backend: if found.backend == NOBODY { SlotWord::NONE } else { found.backend.into() },
-            kind: found.pending.map_or(Kind::Flow, |attempt| Kind::Pending { isn: isn(attempt) }),
+            kind: found.pending.map_or_else(|| self.flow(found), |attempt| Kind::Pending { isn: isn(attempt) }),
         })
     }
 
@@ -37,8 +38,19 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
             return;
         }
         if let Some(entry) = &mut self.world.entries[self.flow] {
-            (entry.pending, entry.age) = (None, 0);
+            entry.number = entry.pending.take().unwrap_or_default();
+            entry.age = 0;
         }
+    }
+
+    fn note(&mut self, number: u32, ended: bool) {
+        if let Some(entry) = &mut self.world.entries[self.flow] {
+            (entry.number, entry.ended, entry.age) = (attempt(number), ended, 0);
+        }
+    }
+
+    fn notes_ends(&self) -> bool {
+        true
     }
 
     fn forget(&mut self) {
@@ -49,11 +61,11 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
         if self.world.full || self.world.entries[self.flow].is_some() {
             return false;
         }
-        let pending = match entry.kind {
-            Kind::Pending { isn } => Some((isn >> 28) as u8),
-            Kind::Flow => None,
+        let (pending, number, ended) = match entry.kind {
+            Kind::Pending { isn } => (Some(attempt(isn)), 0, false),
+            Kind::Flow { number, ended } => (None, attempt(number), ended),
         };
-        self.world.entries[self.flow] = Some(Remembered { backend: entry.backend as u8, pending, age: 0 });
+        self.world.entries[self.flow] = Some(Remembered { backend: entry.backend as u8, pending, age: 0, number, ended });
         true
     }
 
@@ -75,6 +87,14 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
 }
 
 impl<const FLOWS: usize> Recall<'_, FLOWS> {
+    fn flow(&self, found: Remembered) -> Kind {
+        match self.world.setup.fault {
+            Some(Fault::Unnumbered) if !found.ended => Kind::Flow { number: 0, ended: false },
+            Some(Fault::Unordered) if found.ended => Kind::Flow { number: 0, ended: true },
+            _ => Kind::Flow { number: isn(found.number), ended: found.ended },
+        }
+    }
+
     fn has(&self, fault: Fault) -> bool {
         self.world.setup.fault == Some(fault)
     }

@@ -14,6 +14,8 @@ pub struct Setup {
     pub health: bool,
     /// Late and forged SYNs.
     pub strays: bool,
+    /// Connections end by a FIN or a RST, tuples are used again, and SYNs and FINs of before come late.
+    pub ends: bool,
     /// Any number of further flows, which have to do with these only by what is noted of the slot.
     pub others: bool,
     /// Times of [`BRIEF`], else of [`TIMES`].
@@ -38,6 +40,10 @@ pub enum Fault {
     Unpromoted,
     /// A live entry gives way to another flow's.
     Evicts,
+    /// Whatever says that a client has ended is taken for the present connection's.
+    Unnumbered,
+    /// A SYN of before counts as one after the end.
+    Unordered,
 }
 
 /// How often something can still happen.
@@ -52,6 +58,7 @@ impl Setup {
         handshakes: true,
         health: true,
         strays: true,
+        ends: false,
         others: false,
         brief: false,
         changes: Left::Many,

@@ -8,7 +8,7 @@ use mesh_common::{
 };
 
 use crate::{
-    event::Event,
+    event::{Event, Old, Order},
     setup::{Setup, TIMES},
     world::{Flow, Health, NOBODY, World, isn},
 };
@@ -225,15 +225,48 @@ fn a_reused_tuple_is_another_flow() {
     story.ack_reaches_soon(to.expect("the second attempt reaches somebody"));
 }
 
+/// A flow of A that ends while its slot is on the way to B.
+fn ended() -> Story {
+    let open = Story(World::new(Setup { ends: true, ..Setup::ALL }))
+        .then(Event::Wish(B, C))
+        .until(|world| world.word.flags().has(SlotFlags::PREPARE));
+    let open = open.then(Event::Anew(0, Order::Beyond)).then(Event::Ack(0, A)).until(|world| world.word.target() == u16::from(B));
+    open.then(Event::Fin(0)).then(Event::Data(0))
+}
+
+/// A tuple that is used again after an end is another flow, and what comes late of the one before does nothing to it.
+#[test]
+fn what_comes_after_an_end_begins_anew() {
+    let story = ended().then(Event::Close(0)).then(Event::Anew(0, Order::Beyond));
+    assert_eq!(story.reached(), Some(B), "{:?}", story.0);
+    let open = story.then(Event::Ack(0, B));
+    let late = [Old::PastSyn, Old::PastFin, Old::Syn, Old::PastReset, Old::Syn].map(|old| Event::Late(0, old));
+    late.into_iter().fold(open, Story::then).then(Event::Data(0));
+}
+
+/// Who has ended still acknowledges what its backend sends, whatever SYN comes late.
+#[test]
+fn a_late_syn_ends_no_half_closed_flow() {
+    ended().then(Event::Late(0, Old::Syn)).then(Event::Data(0)).then(Event::Fin(0)).then(Event::Data(0));
+}
+
+/// A SYN that is not beyond the end may be one of before: it goes where the entry leads, as ever.
+#[test]
+fn a_syn_that_is_not_beyond_the_end_changes_nothing() {
+    let story = ended().then(Event::Close(0)).then(Event::Anew(0, Order::Before));
+    assert_eq!(story.reached(), Some(A), "{:?}", story.0);
+    story.then(Event::Ack(0, A)).then(Event::Forged(0, true)).then(Event::Data(0));
+}
+
 /// A backend that still has a socket of the tuple's last use answers the SYN by an ACK, and the client by a RST whose number is that of the old flow: it has
 /// to reach that backend, or no SYN ever does anything but ask for one more. It moves no flow.
 #[test]
 fn a_reset_reaches_whoever_got_the_syn() {
     let mut story = Story::new().changed_to(B, C).began_with(B);
-    assert_eq!(story.0.deliver(0, Sent::Reset), Some(u16::from(B)));
+    assert_eq!(story.0.deliver(0, Sent::Reset { seq: 1 << 20 }), Some(u16::from(B)));
     story.ack_reaches_soon(B);
     let mut open = Story::new().open_with(A).changed_to(B, C).then(Event::Stray(0, false));
-    open.0.deliver(0, Sent::Reset);
+    open.0.deliver(0, Sent::Reset { seq: 1 << 20 });
     open.then(Event::Data(0));
 }
 

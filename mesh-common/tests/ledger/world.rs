@@ -11,6 +11,7 @@ use mesh_common::{
 };
 
 use crate::{
+    ends::Course,
     event::{Broken, Event},
     recall::Recall,
     setup::{Fault, Setup},
@@ -22,7 +23,7 @@ pub const NOBODY: u8 = u8::MAX;
 /// The present, as the code under test sees it.
 const NOW: u32 = 1000;
 /// Segments that are no longer of the first flight begin here.
-const LATER: u32 = 1 << 20;
+pub const LATER: u32 = 1 << 20;
 
 /// How a backend stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,9 +56,11 @@ pub enum Flow {
         reached: [u8; BACKENDS],
         disturbed: bool,
     },
+    /// `closing`: the client has ended, and the backend perhaps not.
     Open {
         owner: u8,
         idle: u8,
+        closing: bool,
     },
 }
 
@@ -67,6 +70,9 @@ pub struct Remembered {
     /// `None`: a flow; else the attempt.
     pub pending: Option<u8>,
     pub age: u8,
+    /// Of a flow: see [`Kind::Flow`](mesh_common::ledger::rules::Kind::Flow).
+    pub number: u8,
+    pub ended: bool,
 }
 
 /// What the daemon has decided and not yet written.
@@ -91,6 +97,7 @@ pub struct World<const FLOWS: usize> {
     pub full: bool,
     pub flows: [Flow; FLOWS],
     pub attempts: [u8; FLOWS],
+    pub courses: [Course; FLOWS],
     pub entries: [Option<Remembered>; FLOWS],
     pub setup: Setup,
 }
@@ -111,6 +118,7 @@ impl<const FLOWS: usize> World<FLOWS> {
             full: false,
             flows: [Flow::None; FLOWS],
             attempts: [0; FLOWS],
+            courses: [Course::default(); FLOWS],
             entries: [None; FLOWS],
             setup,
         }
@@ -155,6 +163,7 @@ impl<const FLOWS: usize> World<FLOWS> {
     fn events_of(&self, flow: usize, events: &mut Vec<Event>) {
         let handshake = self.setup.times().handshake;
         match self.flows[flow] {
+            _ if self.setup.ends => self.events_of_numbered(flow, events),
             Flow::None if self.setup.handshakes => events.push(Event::Syn(flow)),
             // A flow without handshake is its first packet's backend's.
             Flow::None => events.push(Event::Data(flow)),
@@ -201,7 +210,9 @@ impl<const FLOWS: usize> World<FLOWS> {
 
     /// The event sends a packet that may have to be remembered.
     pub fn may_remember(&self, event: Event) -> bool {
-        matches!(event, Event::Syn(_) | Event::Again(_) | Event::Stray(..) | Event::Ack(..) | Event::Data(_)) && !self.at_rest()
+        let packet = matches!(event, Event::Syn(_) | Event::Anew(..) | Event::Again(_) | Event::Stray(..) | Event::Forged(..))
+            || matches!(event, Event::Ack(..) | Event::Data(_) | Event::Fin(_) | Event::Late(..));
+        packet && !self.at_rest()
     }
 
     /// The world after the event.
@@ -213,6 +224,7 @@ impl<const FLOWS: usize> World<FLOWS> {
                 self.flows[flow] = Flow::Opening { reached: [self.setup.old(); BACKENDS], disturbed: false };
                 self.syn(flow);
             }
+            Event::Anew(..) | Event::Fin(_) | Event::Reset(_) | Event::Late(..) | Event::Forged(..) => self.numbered(event)?,
             Event::Again(flow) => self.syn(flow),
             Event::Stray(flow, late) => {
                 let attempt = if late { self.attempts[flow] } else { 3 };
@@ -280,7 +292,7 @@ impl<const FLOWS: usize> World<FLOWS> {
         (0..3).find(|attempt| Some(*attempt) != taken && *attempt != self.attempts[flow]).unwrap_or(0)
     }
 
-    fn syn(&mut self, flow: usize) {
+    pub fn syn(&mut self, flow: usize) {
         let to = self.deliver(flow, Sent::Syn { isn: isn(self.attempts[flow]) });
         if let (Some(to), Flow::Opening { reached, .. }) = (to, &mut self.flows[flow]) {
             reached[usize::from(to)] = 0;
@@ -291,7 +303,7 @@ impl<const FLOWS: usize> World<FLOWS> {
         let Flow::Opening { disturbed, .. } = self.flows[flow] else { return Ok(()) };
         let went = self.deliver(flow, Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(1) });
         if went == Some(u16::from(backend)) {
-            self.flows[flow] = Flow::Open { owner: backend, idle: 0 };
+            self.flows[flow] = Flow::Open { owner: backend, idle: 0, closing: false };
         } else if went.is_none() && self.word.flags().has(SlotFlags::STRICT) {
             // Dropped rather than led astray: it is sent again.
         } else if disturbed {
@@ -303,17 +315,8 @@ impl<const FLOWS: usize> World<FLOWS> {
     }
 
     fn data(&mut self, flow: usize) -> Result<(), Broken> {
-        let sent = if self.setup.handshakes { Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(LATER) } } else { Sent::Datagram };
-        let went = self.deliver(flow, sent);
-        match (self.flows[flow], went) {
-            // Dropped rather than led astray: it is sent again.
-            (Flow::Open { .. }, None) if self.word.flags().has(SlotFlags::STRICT) => {}
-            (Flow::Open { owner, .. }, _) if went != Some(u16::from(owner)) => return Err(Broken { flow, owner, went }),
-            (Flow::Open { owner, .. }, _) => self.flows[flow] = Flow::Open { owner, idle: 0 },
-            (_, Some(to)) => self.flows[flow] = Flow::Open { owner: to as u8, idle: 0 },
-            _ => {}
-        }
-        Ok(())
+        let sent = if self.setup.handshakes { Sent::Segment { seq: self.sequence(flow) } } else { Sent::Datagram };
+        self.goes_on(flow, sent)
     }
 
     fn look(&mut self) {
@@ -383,7 +386,7 @@ fn standing(health: &[Health; BACKENDS], backend: u16) -> Standing {
 
 /// Attempts' sequence numbers are far from each other.
 pub fn isn(attempt: u8) -> u32 {
-    u32::from(attempt) << 28
+    u32::from(attempt) << 26
 }
 
 impl Remembered {

@@ -313,7 +313,7 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
     fn entry(&self) -> Option<Entry> {
         self.node.entries[self.flow].map(|found| Entry {
             backend: found.backend.into(),
-            kind: found.pending.map_or(Kind::Flow, |attempt| Kind::Pending { isn: isn(attempt) }),
+            kind: found.pending.map_or(Kind::Flow { number: 0, ended: false }, |attempt| Kind::Pending { isn: isn(attempt) }),
         })
     }
 
@@ -333,6 +333,14 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
         }
     }
 
+    fn note(&mut self, _: u32, _: bool) {
+        self.touch();
+    }
+
+    fn notes_ends(&self) -> bool {
+        false
+    }
+
     fn forget(&mut self) {
         self.node.entries[self.flow] = None;
     }
@@ -343,7 +351,7 @@ impl<const FLOWS: usize> Memory for Recall<'_, FLOWS> {
         }
         let pending = match entry.kind {
             Kind::Pending { isn } => Some((isn >> 28) as u8),
-            Kind::Flow => None,
+            Kind::Flow { .. } => None,
         };
         let begun = pending.is_some();
         self.node.entries[self.flow] = Some(Remembered {

@@ -44,6 +44,13 @@ pub struct Config {
     pub flow_log: Option<FlowLog>,
 }
 
+impl Config {
+    /// Other nodes may have flows of the same slots: they find the same by the same key.
+    pub fn shares_flows(&self) -> bool {
+        self.peers.is_some() && self.hash_key.is_some()
+    }
+}
+
 /// Name of a balancer on its node: 1 to 31 of `a-z A-Z 0-9 - _`, for it becomes part of paths.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Instance(String);

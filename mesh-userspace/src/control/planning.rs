@@ -99,7 +99,7 @@ impl Core {
 
     /// Other nodes may have flows of the same slots: they find the same by the same key.
     pub(super) fn shares_flows(&self) -> bool {
-        self.config.peers.is_some() && self.config.hash_key.is_some()
+        self.config.shares_flows()
     }
 
     /// All that is known of a service; `beaten`: see [`Core::with_heartbeats`].

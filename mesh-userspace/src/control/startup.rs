@@ -178,6 +178,7 @@ pub fn options(config: &Config) -> Options {
             half_open_limit: None,
         },
         ledger: dataplane::LedgerTimes { handshake: config.ledger.handshake, idle: config.ledger.idle, patience: config.ledger.patience },
+        shared: config.shares_flows(),
         hash_key: config.hash_key,
         flow_sample: config.flow_log.as_ref().map_or(0, |log| log.sample),
         kernel_log: config.log.kernel,

@@ -35,13 +35,13 @@ pub fn times(options: &LedgerTimes) -> Times {
     }
 }
 
-/// Makes the kernel half go by `times`.
-pub fn publish(image: &Image, times: &Times) {
+/// Makes the kernel half go by `times`. `shared`: other nodes have flows of the same slots.
+pub fn publish(image: &Image, times: &Times, shared: bool) {
     let config = LedgerConfig {
         bucket_mask: (image.ledger.len() as u32).saturating_sub(1),
         handshake_ticks: times.handshake,
         idle_ticks: times.remembered(),
-        reserved: 0,
+        shared: shared.into(),
     };
     image.config.set_run(0, std::mem::offset_of!(Config, ledger) / 8, words_of(&config));
 }

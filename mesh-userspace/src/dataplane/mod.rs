@@ -146,7 +146,7 @@ impl Dataplane {
         let ports = options.nat.ports.clone().or_else(nat::free_ports);
         let nat = nat::config(&options.nat, &loaded.sizes, ports.as_ref());
         let times = ledger::times(&options.ledger);
-        ledger::publish(&loaded.image, &times);
+        ledger::publish(&loaded.image, &times, options.shared);
         settings::publish(&loaded.image, options.hash_key, options.flow_sample, &nat)?;
         let adopted = Adopted { reused: loaded.reused, services: adopt::describe(&loaded.image, &layout) };
         let interfaces = Self::attach(&mut loaded, &pins, options)?;

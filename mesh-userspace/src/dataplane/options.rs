@@ -14,6 +14,8 @@ pub struct Options {
     pub limits: Limits,
     pub nat: NatOptions,
     pub ledger: LedgerTimes,
+    /// Other nodes have flows of the same slots.
+    pub shared: bool,
     /// Secret of the flow hash. `None` = the one in the pinned maps, or a random one where there are none.
     pub hash_key: Option<[u64; 2]>,
     /// One flow in this many is told of: when it begins, and, where it is translated, when it ends; 0 = none.
@@ -132,6 +134,7 @@ impl Options {
             limits: Limits::default(),
             nat: NatOptions::default(),
             ledger: LedgerTimes::default(),
+            shared: false,
             hash_key: None,
             flow_sample: 0,
             kernel_log: log::LevelFilter::Warn,

@@ -180,7 +180,7 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
     maps.config.hash_key = [0x0123_4567_89ab_cdef, 0x0f1e_2d3c_4b5a_6978];
     maps.config.sample_mask = Config::SAMPLE_MASK;
     let long = LedgerWord::SEEN / 2;
-    maps.config.ledger = LedgerConfig { bucket_mask: maps.ledger.len() as u32 - 1, handshake_ticks: long, idle_ticks: long, reserved: 0 };
+    maps.config.ledger = LedgerConfig { bucket_mask: maps.ledger.len() as u32 - 1, handshake_ticks: long, idle_ticks: long, shared: 0 };
     maps.slots[..slots.len()].copy_from_slice(slots);
     let table = TableRef::new(0, slots.len().trailing_zeros());
     let mut vips = Vec::new();

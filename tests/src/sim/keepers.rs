@@ -292,7 +292,7 @@ struct View<'a> {
 
 impl View<'_> {
     fn live(&self, (entry, used): &(Entry, u32)) -> bool {
-        let limit = if entry.kind == Kind::Flow { self.times.idle } else { self.times.handshake };
+        let limit = if matches!(entry.kind, Kind::Flow { .. }) { self.times.idle } else { self.times.handshake };
         self.now.wrapping_sub(*used) <= limit
     }
 
@@ -315,9 +315,22 @@ impl Memory for View<'_> {
 
     fn promote(&mut self) {
         if let Some(known) = self.of.entries.get_mut(&self.hash) {
-            *known = (Entry { kind: Kind::Flow, ..known.0 }, self.now);
+            let number = if let Kind::Pending { isn } = known.0.kind { isn } else { 0 };
+            *known = (Entry { kind: Kind::Flow { number, ended: false }, ..known.0 }, self.now);
             self.of.note_use(self.hash, self.now);
         }
+    }
+
+    fn note(&mut self, number: u32, ended: bool) {
+        if let Some(known) = self.of.entries.get_mut(&self.hash) {
+            *known = (Entry { kind: Kind::Flow { number, ended }, ..known.0 }, self.now);
+            self.of.note_use(self.hash, self.now);
+        }
+    }
+
+    /// Flows say nothing of their end here.
+    fn notes_ends(&self) -> bool {
+        false
     }
 
     fn forget(&mut self) {

@@ -141,7 +141,7 @@ impl Memory for Recall<'_> {
         self.node.entries[self.flow].map(|(backend, kind, _)| rules::Entry {
             backend,
             kind: match kind {
-                Kind::Flow => rules::Kind::Flow,
+                Kind::Flow => rules::Kind::Flow { number: 0, ended: false },
                 Kind::Pending { isn } => rules::Kind::Pending { isn },
             },
         })
@@ -157,6 +157,14 @@ impl Memory for Recall<'_> {
         self.node.entries[self.flow].iter_mut().for_each(|entry| (entry.1, entry.2) = (Kind::Flow, tick));
     }
 
+    fn note(&mut self, _: u32, _: bool) {
+        self.touch();
+    }
+
+    fn notes_ends(&self) -> bool {
+        false
+    }
+
     fn forget(&mut self) {
         self.node.entries[self.flow] = None;
     }
@@ -166,7 +174,7 @@ impl Memory for Recall<'_> {
             return false;
         }
         let kind = match entry.kind {
-            rules::Kind::Flow => Kind::Flow,
+            rules::Kind::Flow { .. } => Kind::Flow,
             rules::Kind::Pending { isn } => Kind::Pending { isn },
         };
         self.node.entries[self.flow] = Some((entry.backend, kind, self.tick));
