@@ -27,12 +27,13 @@ pub struct Figure {
     pub rounds: usize,
 }
 
-/// A million flows that are open, and flows that all begin.
+/// Open flows, so few that their entries are in the caches and a million, and flows that all begin.
 pub fn cases() -> Vec<Case> {
     let case =
         |mode, packet, flows| Case { kind: Kind::Service(mode), v6: false, packet, flows, services: 1, guard: None, outer: Outer::Same };
-    let both = |mode| [case(mode, Packet::Tcp, Flows::Log2(20)), case(mode, Packet::Syn, Flows::AllNew)];
-    [Mode::Dsr, Mode::Tunnel].into_iter().flat_map(both).collect()
+    let open = |mode| [10, 20].map(|log2| case(mode, Packet::Tcp, Flows::Log2(log2)));
+    let all = |mode| open(mode).into_iter().chain([case(mode, Packet::Syn, Flows::AllNew)]);
+    [Mode::Dsr, Mode::Tunnel].into_iter().flat_map(all).collect()
 }
 
 /// What a case is called with so many percent of the slots on their way.
