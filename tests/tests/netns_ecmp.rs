@@ -1,6 +1,9 @@
 //! Two balancers that know each other's flows: connections outlive every change of the way that they take.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -127,4 +130,40 @@ fn a_dead_balancer_holds_nothing_up_and_learns_all_when_it_returns() -> Result<(
     lived(&churn, before, "b1")?;
     lived(&churn, late, "b2")?;
     lived(&churn, later, "b2")
+}
+
+/// A balancer comes back with nothing, and finds a backend later than the others tell of its flows: they tell it until it can take them in.
+#[test]
+fn a_balancer_that_finds_a_backend_late_is_told_of_its_connections() -> Result<()> {
+    const ADD: [&str; 5] = ["add", "web", "10.77.0.14", "--name", "b4"];
+    // Longer than it takes to find the others well.
+    const LATE: Duration = Duration::from_secs(3);
+    let mut churn = Churn::pair("mesh-ecmp-late", Way::Tunnel, IDLE)?;
+    churn.daemon.until("the other is counted on", || Ok(flows(&churn)?["state"] == "here"))?;
+    let before = churn.hold(HELD, PAUSE)?;
+    churn.order(&ADD)?;
+    churn.daemon.until("b4 takes its share", || Ok(churn.asked(40)?.get("b4").is_some_and(|share| *share >= 5)))?;
+    let late = churn.hold(HELD, PAUSE)?;
+    told(&churn)?;
+    let other = churn.other.as_mut().context("there is no second balancer")?;
+    other.leave(Signal::SIGKILL)?;
+    // What it was ordered it does not know any more.
+    fs::remove_file(other.config_path().with_file_name("state").join(format!("{}.json", other.instance())))?;
+    churn.route(&[FIRST])?;
+    churn.daemon.until("nobody waits for who is dead", || Ok(flows(&churn)?["state"] == "lost"))?;
+    let other = churn.other.as_mut().context("there is no second balancer")?;
+    other.launch()?;
+    other.until("it is told of flows", || {
+        Ok(other.json(&["status"]).is_ok_and(|status| status["peers"]["nodes"][0]["flows"]["state"] == "here"))
+    })?;
+    std::thread::sleep(LATE);
+    other.ok(&[&["backend"], &ADD[..]].concat())?;
+    other.wait_ready(LIMIT)?;
+    told(&churn)?;
+    let end = Instant::now() + FLIP;
+    while Instant::now() < end {
+        reshuffle(&churn)?;
+    }
+    lived(&churn, before, "b2")?;
+    lived(&churn, late, "b4")
 }

@@ -20,7 +20,8 @@
 //! | DRAIN | a change of slots like any other: `netns_drain`, `netns_ledger` |
 //! | UDP | `datagrams_outlive_planned_changes`, `larger::datagrams_...`; by two nodes: `tests/nodes` |
 //! | check-to-write race of the daemon | every search: anything may happen between its look and its writing, up to a tick later |
-//! | QUIC, exceptions of a service, "treat DOWN as UP" | not built |
+//! | QUIC by connection id | asks for no memory: `cases::quic`; `netns_quic` |
+//! | "treat DOWN as UP" | there is no such rule: in a panic nobody else is called dead, and who is dead stays so; `netns_suspicion::in_a_panic_...` |
 //! | several CPUs at once | the check-and-act of entries is one compare-and-exchange (`ledger::places`); not searched |
 //! | several nodes, their delays and losses | `tests/nodes`; `peers::ledger` of the daemon, with random worlds |
 //!

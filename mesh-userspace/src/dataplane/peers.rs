@@ -137,6 +137,17 @@ impl Dataplane {
         self.peers.as_ref().is_some_and(|link| link.is_joining())
     }
 
+    /// Others have slots of backends that discovery has not found here, and may soon: what is taken from them is better taken whole.
+    fn may_find_more(&self, link: &Link, nodes: &Nodes) -> bool {
+        let unknown = |service: &Service| {
+            let local = |id: &BackendId| service.local(id);
+            service.table.map(|table| About { nodes, vip: service.vip, table, local: &local }.unknown()).unwrap_or_default()
+        };
+        let served = self.layout.services.values().filter(|service| serves(service));
+        let awaited = served.map(|service| link.await_all(service.vip, &unknown(service))).filter(|awaited| *awaited).count();
+        awaited > 0
+    }
+
     /// Goes by what others have told of their slots and flows, if they have told all. Tells whether others count on this node now.
     pub fn join(&mut self) -> bool {
         let Some(link) = self.peers.clone().filter(|link| link.is_joining()) else { return true };
@@ -145,6 +156,9 @@ impl Dataplane {
         }
         self.hear_peers();
         let Some(nodes) = self.layout.nodes.clone() else { return true };
+        if self.may_find_more(&link, &nodes) {
+            return false;
+        }
         let (image, now, instant) = (&self.loaded.image, super::nat::tick(), std::time::Instant::now());
         let mut ops = Vec::new();
         for service in self.layout.services.values_mut().filter(|service| serves(service)) {

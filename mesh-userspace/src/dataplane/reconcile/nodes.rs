@@ -100,6 +100,12 @@ impl About<'_> {
         said.any(|said| !known(said.target) || !known(said.asks))
     }
 
+    /// Backends that others have slots of, and that are not known here.
+    pub fn unknown(&self) -> BTreeSet<BackendId> {
+        let named = self.words().flat_map(|words| words.slots.values()).flat_map(|said| [said.target, said.default, said.asks]);
+        named.flatten().filter(|id| (self.local)(id).is_none()).collect()
+    }
+
     /// What a node that joins takes its slot from: those who know what they say, and of these the one whose slot is on its way.
     pub fn to_join(&self, slot: u32) -> Option<(Said, bool)> {
         let views = self.nodes.views.iter().filter(|view| view.version > 0 && !view.unsure);

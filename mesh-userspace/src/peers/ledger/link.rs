@@ -1,7 +1,7 @@
 //! The machine at work: a thread that hears and tells, and what the daemon's loop has to do with it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,7 +13,7 @@ use std::{
 use mesh_common::abi::{LedgerEntry, LedgerWord};
 use tokio::sync::Notify;
 
-use super::{Entry, Kind, Machine, Options, Report, View};
+use super::{Entry, Kind, Machine, Options, Report, View, awaited::Awaited};
 use crate::{
     dataplane::replica::{Found, Replica},
     events::millis,
@@ -53,6 +53,7 @@ struct State {
     missing: HashSet<VipAddr>,
     /// Those of them that this node does not serve.
     foreign: HashSet<VipAddr>,
+    awaited: Awaited,
     /// How often there was no room for an entry.
     no_room: u64,
 }
@@ -71,7 +72,8 @@ impl Link {
     pub fn start(line: Line, peers: &crate::config::Peers, tag: u64, replica: Replica) -> std::io::Result<Arc<Self>> {
         let options = Options { start: line.start, tag, lost: millis(peers.lost), interval: millis(peers.interval) };
         let machine = Machine::new(options, peers.nodes.iter().copied(), 0);
-        let state = State { machine, directory: HashMap::new(), missing: HashSet::new(), foreign: HashSet::new(), no_room: 0 };
+        let (directory, missing, foreign) = (HashMap::new(), HashSet::new(), HashSet::new());
+        let state = State { machine, directory, missing, foreign, awaited: Awaited::default(), no_room: 0 };
         let link = Arc::new(Self { state: Mutex::new(state), began: Instant::now(), changed: Notify::new() });
         let (shared, interval) = (Arc::clone(&link), peers.interval);
         std::thread::Builder::new().name("mesh-flows".into()).spawn(move || {
@@ -126,6 +128,13 @@ impl Link {
     pub fn may_join(&self) -> bool {
         let now = self.now();
         self.lock().machine.may_join(now)
+    }
+
+    /// Others speak of these backends of a service, which are not known here. Whether one of them may be soon.
+    pub fn await_all(&self, vip: VipAddr, backends: &BTreeSet<BackendId>) -> bool {
+        let now = self.now();
+        let mut state = self.lock();
+        backends.iter().filter(|backend| state.awaited.may_come(vip, **backend, now)).count() > 0
     }
 
     pub fn join(&self) {
@@ -190,18 +199,18 @@ impl Link {
 impl State {
     fn hear(&mut self, from: SocketAddr, message: &[u8], now: u64, replica: &mut Replica) -> bool {
         let tick = Replica::now();
-        let Self { machine, directory, missing, foreign, no_room } = self;
+        let Self { machine, directory, missing, foreign, awaited, no_room } = self;
         let known = missing.len();
         let changed = machine.hear(from, message, now, |entry| match directory.get(&entry.vip) {
-            Some(place) => {
-                if let Some(backend) = place.backends.iter().position(|id| *id == Some(entry.backend)) {
-                    let word = word(entry, backend as u16, tick);
-                    let room = replica.take(entry.hash, u32::from(place.service), word, tick);
+            Some(place) => match place.backends.iter().position(|id| *id == Some(entry.backend)) {
+                Some(backend) => {
+                    awaited.has_come(entry.vip, entry.backend);
+                    let room = replica.take(entry.hash, u32::from(place.service), word(entry, backend as u16, tick), tick);
                     *no_room += u64::from(!room);
-                    return room;
+                    room
                 }
-                true
-            }
+                None => !awaited.may_come(entry.vip, entry.backend, now),
+            },
             None if foreign.contains(&entry.vip) => true,
             None => {
                 missing.insert(entry.vip);

@@ -5,6 +5,7 @@
 //! report counts for the other side only with the entries that were made before it. What follows from reports is for
 //! [`mesh_common::ledger::among`] to say. [`wire`] is how it looks in datagrams.
 
+mod awaited;
 pub mod link;
 mod machine;
 mod peer;

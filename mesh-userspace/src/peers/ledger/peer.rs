@@ -146,6 +146,9 @@ impl Peer {
         if number > self.got {
             (self.got, self.void) = (number, number);
             self.collecting = None;
+            if self.all <= number {
+                self.all = 0;
+            }
         }
         self.close_up();
     }
