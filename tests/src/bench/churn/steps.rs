@@ -1,6 +1,6 @@
 //! What happens to the balancer, one thing after the other. A step does not wait until the slots that the one before it moves are at rest.
 
-use std::{thread::sleep, time::Duration};
+use std::{iter, thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -137,11 +137,22 @@ impl<'a> Play<'a> {
         self.look()?;
         let tallies: Vec<_> = self.churn.protocols().iter().map(|protocol| (*protocol, self.crowd.tally(*protocol))).collect();
         let caught = then(&self.churn)?;
+        if tallies.iter().any(|(_, tally)| tally.broken > 0) {
+            self.tell_events(step);
+        }
         for (protocol, Tally { connections, broken, killed, because }) in tallies {
             let Self { cell, entries, moving, .. } = *self;
             (self.show)(Figure { cell, protocol, step, connections, broken, killed, entries, moving, caught, because });
         }
         Ok(())
+    }
+
+    /// Whoever looks into what broke has to know what happened meanwhile.
+    fn tell_events(&self, step: &str) {
+        for daemon in iter::once(&self.churn.daemon).chain(&self.churn.other) {
+            let events = daemon.ok(&["events"]).unwrap_or_else(|error| format!("{error:#}"));
+            eprintln!("{:?}: connections broke in step {step}; {} saw:\n{events}", self.cell, daemon.instance());
+        }
     }
 
     /// `mesh backend ...` on all balancers, and connections that begin right after it.
