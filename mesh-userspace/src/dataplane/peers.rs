@@ -144,6 +144,7 @@ impl Dataplane {
             service.table.map(|table| About { nodes, vip: service.vip, table, local: &local }.unknown()).unwrap_or_default()
         };
         let served = self.layout.services.values().filter(|service| serves(service));
+        // All of them are asked about.
         let awaited = served.map(|service| link.await_all(service.vip, &unknown(service))).filter(|awaited| *awaited).count();
         awaited > 0
     }

@@ -1,6 +1,6 @@
 //! Hosts on one Ethernet: each is a namespace with `eth0`, all joined by a bridge in a namespace of its own.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::Result;
 
@@ -77,9 +77,9 @@ impl Host {
     }
 
     /// Waits until the host has the address and a server can listen there: one that an agent has not added yet, or that the kernel still asks others
-    /// about, can't be listened at.
+    /// about, can't be listened at. Asked at a port that no server wants: a process that is being started meanwhile holds the socket for a moment too.
     pub fn until_owned(&self, vip: SocketAddr) -> Result<()> {
-        wait_for(&format!("{} owns {vip}", self.ns.name()), || Ok(self.ns.enter(|| TcpListener::bind(vip))?.is_ok()))
+        wait_for(&format!("{} owns {vip}", self.ns.name()), || Ok(self.ns.enter(|| UdpSocket::bind((vip.ip(), 0)))?.is_ok()))
     }
 
     /// Has packets to another host on the same Ethernet go by a third one, until it is unplugged.
@@ -114,7 +114,7 @@ mod tests {
         let fabric = Fabric::new("mesh-unit-fabric")?;
         let (a, b) = (fabric.host("a", 1)?, fabric.host("b", 2)?);
         for to in [std::net::IpAddr::from(b.v4), b.v6.into()] {
-            let listener = b.ns.enter(|| std::net::TcpListener::bind((to, 80)))??;
+            let listener = b.ns.enter(|| std::net::UdpSocket::bind((to, 80)))??;
             let stream = a.ns.enter(|| std::net::TcpStream::connect_timeout(&(to, 80).into(), std::time::Duration::from_secs(5)))??;
             assert_eq!(listener.accept()?.1, stream.local_addr()?);
         }

@@ -130,7 +130,8 @@ impl Link {
         self.lock().machine.may_join(now)
     }
 
-    /// Others speak of these backends of a service, which are not known here. Whether one of them may be soon.
+    /// Others speak of these backends of a service, which are not known here. Whether one of them may be soon: each is waited for from when it was named
+    /// first, whatever becomes of the others.
     pub fn await_all(&self, vip: VipAddr, backends: &BTreeSet<BackendId>) -> bool {
         let now = self.now();
         let mut state = self.lock();
