@@ -71,7 +71,7 @@ fn serve(pod: &Host, mode: &str) -> Result<Vec<Process>> {
             pod.own_quietly(at.ip())?;
         }
         // The agent adds them in its own time.
-        wait_for("the pod owns the VIP", || Ok(pod.ns.enter(|| TcpListener::bind(at))?.is_ok()))?;
+        wait_for("the pod owns the VIP", || Ok(pod.ns.enter(|| TcpListener::bind((at.ip(), 0)))?.is_ok()))?;
         addresses.push(at);
     }
     running.push(Process::spawn(pod.ns.command(peer_binary()?).arg("pod").args(addresses.iter().map(ToString::to_string)))?);

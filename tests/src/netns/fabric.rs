@@ -114,7 +114,7 @@ mod tests {
         let fabric = Fabric::new("mesh-unit-fabric")?;
         let (a, b) = (fabric.host("a", 1)?, fabric.host("b", 2)?);
         for to in [std::net::IpAddr::from(b.v4), b.v6.into()] {
-            let listener = b.ns.enter(|| std::net::UdpSocket::bind((to, 80)))??;
+            let listener = b.ns.enter(|| std::net::TcpListener::bind((to, 80)))??;
             let stream = a.ns.enter(|| std::net::TcpStream::connect_timeout(&(to, 80).into(), std::time::Duration::from_secs(5)))??;
             assert_eq!(listener.accept()?.1, stream.local_addr()?);
         }
