@@ -24,6 +24,7 @@ const PACKAGE: &str = "mesh-ebpf";
 const BINARY: &str = "mesh-datapath";
 const AGENT: &str = "mesh-agent";
 const PROBE: &str = "mesh-probe";
+const CLOCK: &str = "mesh-clock";
 const BENCH_DRIVER: &str = "mesh-bench-driver";
 
 /// Paths, from the workspace's root, that the object is made of.
@@ -51,7 +52,7 @@ fn run() -> Result<()> {
     let choice = toolchain::choose().map_err(|missing| anyhow!("{missing}; run `cargo xtask setup`"))?;
     let out = PathBuf::from(variable("OUT_DIR")?);
     let built = build(root, &choice, &inner_target(&out))?;
-    for (binary, key) in [(BINARY, "object"), (AGENT, "agent"), (PROBE, "probe"), (BENCH_DRIVER, "bench_driver")] {
+    for (binary, key) in [(BINARY, "object"), (AGENT, "agent"), (PROBE, "probe"), (CLOCK, "clock"), (BENCH_DRIVER, "bench_driver")] {
         let (from, to) = (built.join(binary), out.join(binary));
         fs::copy(&from, &to).with_context(|| format!("failed to copy {}", from.display()))?;
         println!("cargo::metadata={key}={}", to.display());
@@ -87,6 +88,8 @@ fn build(root: &Path, choice: &toolchain::Choice, target_dir: &Path) -> Result<P
             AGENT,
             "--bin",
             PROBE,
+            "--bin",
+            CLOCK,
             "--bin",
             BENCH_DRIVER,
             "--target",

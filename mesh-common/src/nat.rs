@@ -82,7 +82,8 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
                 if arrival.ttl(packet) <= 1 {
                     return Err(Reason::TtlExceeded);
                 }
-                if life.ends_by(tcp, arrival.flags) && read!(arrival.vip, Vip.flags as u16) & ServiceFlags::CHOOSES != 0 {
+                let ends = life.ends_by(tcp, life.client_flags(arrival.flags));
+                if ends && read!(arrival.vip, Vip.flags as u16) & ServiceFlags::CHOOSES != 0 {
                     schedule::ended(tables, backend.stats());
                 }
                 life.client_sent(tables, flow, tcp, arrival.flags, now);
@@ -231,12 +232,12 @@ pub(crate) fn received_macs(ethernet: &[u8; 12]) -> Macs {
 /// There may be translated flows.
 #[inline(always)]
 pub(crate) fn is_on(config: Shared<'_, Config>) -> bool {
-    port_range(config).1 != 0
+    reply_ports(config).1 != 0
 }
 
-/// Source ports of translated flows: the first, and how many.
+/// Ports between which all replies to translated flows come: the first, and how many.
 #[inline(always)]
-fn port_range(config: Shared<'_, Config>) -> (u16, u16) {
-    let word = read!(config, Config.nat.port_first as u32);
+fn reply_ports(config: Shared<'_, Config>) -> (u16, u16) {
+    let word = read!(config, Config.nat.reply_first as u32);
     (word as u16, (word >> 16) as u16)
 }

@@ -10,7 +10,7 @@ use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 use crate::{
     abi::{
         BackendSignals, Config, DISPLACEMENTS, FLOW_WAYS, Family, FlowBucket, FlowEntry, Fragmented, LEDGER_WAYS, LedgerBucket,
-        LedgerEntry, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, TIME_STEPS, VipHalf,
+        LedgerEntry, LedgerTags, NAT_SOURCES, NAT_WAYS, NatBucket, NatSource, SlotsRefused, SlotsSeen, TIME_STEPS, VipHalf,
     },
     fragment::Course,
     patch::{QUOTE, Quote},
@@ -250,6 +250,33 @@ impl<'a> Shared<'a, LedgerBucket> {
     pub fn entry(self, way: usize) -> Shared<'a, LedgerEntry> {
         // SAFETY: the remainder is one of the ways.
         unsafe { self.part((way % LEDGER_WAYS) * size_of::<LedgerEntry>()) }
+    }
+}
+
+impl<'a> Shared<'a, LedgerTags> {
+    /// Tag of entry `way`. `way` is a loop's variable, whose range the verifier knows.
+    #[inline(always)]
+    pub fn way(self, way: usize) -> Shared<'a, u16> {
+        // SAFETY: the remainder is one of the ways.
+        unsafe { self.part((way % LEDGER_WAYS) * size_of::<u16>()) }
+    }
+}
+
+impl<'a> Shared<'a, SlotsSeen> {
+    /// The moment of the slot with this arena index.
+    #[inline(always)]
+    pub fn slot(self, index: u32) -> Shared<'a, u32> {
+        // SAFETY: the mask leaves one of the slots.
+        unsafe { self.part(masked::<{ SlotsSeen::SLOTS as i32 - 1 }>(index as u64) * size_of::<u32>()) }
+    }
+}
+
+impl<'a> Shared<'a, SlotsRefused> {
+    /// The moment of the slot with this arena index.
+    #[inline(always)]
+    pub fn slot(self, index: u32) -> Shared<'a, u16> {
+        // SAFETY: the mask leaves one of the slots.
+        unsafe { self.part(masked::<{ SlotsRefused::SLOTS as i32 - 1 }>(index as u64) * size_of::<u16>()) }
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::{
     abi::{
         Backend, BackendLoad, BackendSignals, BackendStats, Config, FlowBucket, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
-        LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotWord,
+        SlotsRefused, SlotsSeen, Vip,
     },
     answer::Said,
     flow_log::Beginning,
@@ -25,7 +26,10 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<SlotWord>;
     fn backend(&self, index: u32) -> Option<Shared<'_, Backend>>;
     /// What packets of slot `index` of the arena have to tell.
-    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>>;
+    fn slots_seen(&self, index: u32) -> Option<Shared<'_, SlotsSeen>>;
+    fn slots_refused(&self, index: u32) -> Option<Shared<'_, SlotsRefused>>;
+    fn ledger_tags(&self, index: u32) -> Option<Shared<'_, LedgerTags>>;
+    fn ledger_crowd(&self) -> Option<Shared<'_, LedgerCrowd>>;
     fn ledger_bucket(&self, index: u32) -> Option<Shared<'_, LedgerBucket>>;
     /// This CPU's counters of the ledger.
     fn ledger_stats(&self) -> Option<Shared<'_, LedgerStats>>;
@@ -74,7 +78,7 @@ pub trait Tables {
     fn pick(&self) -> u64;
     /// What a flow would cost a backend, by [`crate::schedule::cost`]; likewise.
     fn cost(&self, base: u32, index: u16, scheduler: u32) -> u64;
-    /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of a clock that never goes back. Asked for `nat` services only.
+    /// Ticks (2^27 ns, see [`crate::abi::NatConfig::TICK_SHIFT`]) of the coarse monotonic clock.
     fn tick(&self) -> u32;
     /// This CPU's counters by service id x [`crate::abi::REASONS`] + reason.
     fn reason_stats(&self, index: u32) -> Option<Shared<'_, ReasonStats>>;

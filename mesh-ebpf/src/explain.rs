@@ -4,7 +4,8 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use mesh_common::{
     abi::{
         Backend, BackendLoad, BackendSignals, BackendStats, Config, FlowBucket, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
-        LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotMemo, SlotWord, Vip,
+        LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotWord,
+        SlotsRefused, SlotsSeen, Vip,
     },
     answer::Said,
     explain::explain,
@@ -76,8 +77,23 @@ impl Tables for Copies {
     }
 
     #[inline(always)]
-    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>> {
-        copied!(MAPS.slot_memo(index), self.scratch_memo(), 0)
+    fn slots_seen(&self, index: u32) -> Option<Shared<'_, SlotsSeen>> {
+        copied!(MAPS.slots_seen(index), self.scratch_seen(), 0)
+    }
+
+    #[inline(always)]
+    fn slots_refused(&self, index: u32) -> Option<Shared<'_, SlotsRefused>> {
+        copied!(MAPS.slots_refused(index), self.scratch_refused(), 0)
+    }
+
+    #[inline(always)]
+    fn ledger_tags(&self, index: u32) -> Option<Shared<'_, LedgerTags>> {
+        copied!(MAPS.ledger_tags(index), self.scratch_tags(), 0)
+    }
+
+    #[inline(always)]
+    fn ledger_crowd(&self) -> Option<Shared<'_, LedgerCrowd>> {
+        copied!(MAPS.ledger_crowd(), self.scratch_crowd(), 0)
     }
 
     #[inline(always)]

@@ -3,17 +3,15 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::{
-    Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use mesh_common::{
     abi::{
         Backend, BackendLoad, BackendSignals, BackendStats, Config, FRAGMENTED, FlowBucket, FlowLogStats, FlowRecord, Fragmented,
-        LedgerBucket, LedgerStats, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
-        ScheduleStats, ServiceInfo, SlotMemo, SlotWord, SourcePrefix, Vip,
+        LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
+        ScheduleStats, ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, SourcePrefix, Vip,
     },
     answer::Said,
     flow_log::{self, Beginning},
@@ -53,7 +51,13 @@ static SLOTS: Array<u64> = Array::with_max_entries(size::SLOTS, BPF_F_MMAPABLE);
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
 #[map]
-static SLOT_MEMOS: Array<SlotMemo> = Array::with_max_entries(size::SLOTS, BPF_F_MMAPABLE);
+static SLOTS_SEEN: Array<SlotsSeen> = Array::with_max_entries(size::SLOTS / SlotsSeen::SLOTS, BPF_F_MMAPABLE);
+#[map]
+static SLOTS_REFUSED: Array<SlotsRefused> = Array::with_max_entries(size::SLOTS / SlotsRefused::SLOTS, BPF_F_MMAPABLE);
+#[map]
+static LEDGER_TAGS: Array<LedgerTags> = Array::with_max_entries(size::LEDGER_BUCKETS, BPF_F_MMAPABLE);
+#[map]
+static LEDGER_CROWD: Array<LedgerCrowd> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static LEDGER: Array<LedgerBucket> = Array::with_max_entries(size::LEDGER_BUCKETS, BPF_F_MMAPABLE);
 #[map]
@@ -123,12 +127,6 @@ static COURSE: PerCpuArray<Course> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
 
-/// A tick that the clock stands still at; 0 = it goes. Set before the object is loaded, by tests alone: the verifier takes the question out. In a section of
-/// its own, because the compiler may otherwise use the same place for a literal.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".rodata.still")]
-static STILL: Global<u32> = Global::new(0);
-
 /// The tables as they stand in the maps.
 pub struct Maps;
 
@@ -142,6 +140,7 @@ macro_rules! look_up {
 }
 
 mod copies;
+mod time;
 
 impl Tables for Maps {
     #[inline(always)]
@@ -171,8 +170,23 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn slot_memo(&self, index: u32) -> Option<Shared<'_, SlotMemo>> {
-        look_up!(SLOT_MEMOS, index)
+    fn slots_seen(&self, index: u32) -> Option<Shared<'_, SlotsSeen>> {
+        look_up!(SLOTS_SEEN, index)
+    }
+
+    #[inline(always)]
+    fn slots_refused(&self, index: u32) -> Option<Shared<'_, SlotsRefused>> {
+        look_up!(SLOTS_REFUSED, index)
+    }
+
+    #[inline(always)]
+    fn ledger_tags(&self, index: u32) -> Option<Shared<'_, LedgerTags>> {
+        look_up!(LEDGER_TAGS, index)
+    }
+
+    #[inline(always)]
+    fn ledger_crowd(&self) -> Option<Shared<'_, LedgerCrowd>> {
+        look_up!(LEDGER_CROWD, 0)
     }
 
     #[inline(always)]
@@ -303,11 +317,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn tick(&self) -> u32 {
-        if STILL.load() != 0 {
-            return STILL.load();
-        }
-        // SAFETY: the helper only reads a clock.
-        (unsafe { bpf_ktime_get_coarse_ns() } >> NatConfig::TICK_SHIFT) as u32
+        time::tick()
     }
 
     #[inline(always)]
@@ -337,11 +347,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn nanoseconds(&self) -> u64 {
-        if STILL.load() != 0 {
-            return (STILL.load() as u64) << NatConfig::TICK_SHIFT;
-        }
-        // SAFETY: the helper only reads a clock.
-        unsafe { bpf_ktime_get_ns() }
+        time::nanoseconds()
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -31,11 +31,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon in `ns` with this configuration (YAML without `instance`, `state_dir` and `api`, which are added) and waits until it is ready.
+    /// Starts the daemon in `ns` with this configuration (YAML without `instance`, `state_dir` and `api`, which are added) and waits until it is ready, and new
+    /// flows go where they belong: on a busy machine one backend may be found well, and get all slots, before the next.
     pub fn start(ns: &Namespace, config: &str) -> Result<Self> {
         let mut daemon = Self::new(ns, config)?;
         daemon.launch()?;
         daemon.wait_ready(Duration::from_secs(90))?;
+        daemon.until("new flows go to the slots' new owners", || {
+            let moving = daemon.json(&["ledger", "ls"])?;
+            Ok(!moving.as_array().into_iter().flatten().any(|row| row["stage"] == "prepare" || row["stage"] == "learn"))
+        })?;
         Ok(daemon)
     }
 
@@ -179,6 +184,17 @@ impl Daemon {
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+}
+
+/// An error that tells what the daemon logged, after its causes: what is cut short is cut at the end.
+pub trait Logged {
+    fn logged(self, daemon: &Daemon) -> Self;
+}
+
+impl<T> Logged for Result<T> {
+    fn logged(self, daemon: &Daemon) -> Self {
+        self.map_err(|error| anyhow!("{error:#}; log of the daemon:\n{}", daemon.log()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A client, a balancer and backends, and what runs on them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     process::Stdio,
     time::{Duration, Instant},
@@ -92,6 +92,16 @@ impl Stage {
     /// The namespace of the Ethernet. The port of host number N is called `pN`.
     pub fn switch(&self) -> &Namespace {
         self.fabric.switch()
+    }
+
+    /// Where a backend's connections come from: the other end of each that its server has.
+    pub fn peers_of(&self, name: &str) -> Result<BTreeSet<SocketAddr>> {
+        let host = self.backends.get(name).with_context(|| format!("no host {name}"))?;
+        let output = host.ns.command("ss").args(["-Htn", "state", "established", "sport", "=", &format!(":{PORT}")]).output()?;
+        ensure!(output.status.success(), "ss: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        let peers = text.lines().filter_map(|line| line.split_whitespace().last());
+        peers.map(|peer| peer.parse().with_context(|| format!("`{peer}` is no address"))).collect()
     }
 
     /// Address that a backend serves at.

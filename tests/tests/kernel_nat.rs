@@ -24,7 +24,7 @@ fn world(half_open_limit: u32) -> World {
     let mut service = Service::new(vip(), Proto::Udp, Mode::Nat, members);
     service.slots = (0..1024_u16).map(|i| SlotWord::steady(i % u16::from(BACKENDS), SlotWord::NONE)).collect();
     World::new(vec![service]).with_nat(|nat| {
-        (nat.port_first, nat.port_count, nat.half_open_limit) = (1024, 31_744, half_open_limit);
+        (nat.ports, nat.half_open_limit) = (vec![1024..=32_767], half_open_limit);
         (nat.half_open_ticks, nat.udp_ticks) = (100_000, 100_000);
     })
 }

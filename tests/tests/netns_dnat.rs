@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{daemon::Daemon, peer, stage::Stage};
+use mesh_tests::{
+    daemon::{Daemon, Logged},
+    peer,
+    stage::Stage,
+};
 use serde_json::Value;
 
 const BACKENDS: [(&str, u8); 2] = [("b1", 11), ("b2", 12)];
@@ -44,12 +48,7 @@ fn config(stage: &Stage, hook: &str, back: Back) -> Result<String> {
 /// What has to be configured by hand: backends' routes to clients, and what a router needs.
 fn routes(stage: &Stage, back: Back) -> Result<()> {
     for host in stage.backends.values() {
-        host.ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
-        host.ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
-        for key in ["all", "eth0"] {
-            host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-            host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-        }
+        host.lead_back(stage.client.addresses(), &stage.balancer)?;
     }
     if back == Back::Host {
         let balancer = &stage.balancer.ns;
@@ -91,9 +90,7 @@ fn translates(group: &str, hook: &str, back: Back) -> Result<()> {
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, back)?)?;
     for vip in VIPS {
         let to: SocketAddr = (vip.parse::<IpAddr>()?, 80).into();
-        all_answer(&stage, to)
-            .and_then(|()| all_answer_udp(&stage, to))
-            .with_context(|| format!("{to} by {hook}; log of the daemon:\n{}", daemon.log()))?;
+        all_answer(&stage, to).and_then(|()| all_answer_udp(&stage, to)).with_context(|| format!("{to} by {hook}")).logged(&daemon)?;
     }
     let status = daemon.json(&["status"])?;
     let replied = status.pointer("/reasons/replied/packets").and_then(Value::as_u64).unwrap_or(0);

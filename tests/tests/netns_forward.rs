@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, Logged},
     peer::{self, Held},
     stage::{PORT, Stage},
 };
@@ -97,7 +97,7 @@ fn exercise(stage: &Stage, daemon: &Daemon, port: u16) -> Result<()> {
 fn forwards_nat(group: &str, hook: &str) -> Result<()> {
     let stage = stage(group)?;
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, "nat")?)?;
-    exercise(&stage, &daemon, 80).with_context(|| format!("log of the daemon:\n{}", daemon.log()))
+    exercise(&stage, &daemon, 80).logged(&daemon)
 }
 
 fn forwards_dsr(group: &str, hook: &str) -> Result<()> {
@@ -109,7 +109,7 @@ fn forwards_dsr(group: &str, hook: &str) -> Result<()> {
         }
     }
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, "dsr")?)?;
-    exercise(&stage, &daemon, PORT).with_context(|| format!("log of the daemon:\n{}", daemon.log()))
+    exercise(&stage, &daemon, PORT).logged(&daemon)
 }
 
 #[test]
@@ -153,15 +153,6 @@ fn traffic_for_the_node_passes() -> Result<()> {
     Ok(())
 }
 
-/// Addresses that connections of `backend` come from.
-fn sources_at(stage: &Stage, backend: &str) -> Result<BTreeSet<IpAddr>> {
-    let filter = ["state", "established", "sport", "=", &format!(":{PORT}")];
-    let output = stage.backends[backend].ns.command("ss").args(["-Htn"]).args(filter).output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let peers = text.lines().filter_map(|line| line.split_whitespace().last());
-    peers.map(|peer| Ok(peer.parse::<SocketAddr>().with_context(|| format!("`{peer}` is no address"))?.ip())).collect()
-}
-
 /// Each backend has connections from each of the addresses, and answers find their client.
 #[test]
 fn nat_comes_from_several_addresses() -> Result<()> {
@@ -177,7 +168,12 @@ fn nat_comes_from_several_addresses() -> Result<()> {
         let held = Held::open(&stage.client.ns, vip(address, 80)?, 150, Duration::from_millis(10), PATIENCE)?;
         let wanted = BTreeSet::from([own, more.parse()?]);
         for (name, _) in BACKENDS {
-            let seen = sources_at(&stage, name)?.into_iter().filter(|source| source.is_ipv6() == own.is_ipv6()).collect::<BTreeSet<_>>();
+            let seen = stage
+                .peers_of(name)?
+                .iter()
+                .map(SocketAddr::ip)
+                .filter(|source| source.is_ipv6() == own.is_ipv6())
+                .collect::<BTreeSet<_>>();
             ensure!(seen == wanted, "{name} is asked from {seen:?}; log of the daemon:\n{}", daemon.log());
         }
         for life in held.finish() {

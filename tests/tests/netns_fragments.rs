@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process, mesh_binary},
+    daemon::{Daemon, Logged, Process, mesh_binary},
     fixture::{Frame, Piece},
     netns::Namespace,
     stage::{PORT, Stage},
@@ -191,7 +191,7 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
     let (_echoes, _agents) = prepare(&stage, mode)?;
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, hook, mode)?)?;
     for v6 in [false, true] {
-        converse(&stage, v6).with_context(|| format!("{mode} by {hook}; log of the daemon:\n{}", daemon.log()))?;
+        converse(&stage, v6).with_context(|| format!("{mode} by {hook}")).logged(&daemon)?;
     }
     // Of each size, its fragments; answers come by in two modes.
     let fragments: usize = SIZES.iter().map(|size| size.div_ceil(1480)).sum::<usize>() * QUESTIONS / SIZES.len() * 2 * usize::from(CLIENTS);

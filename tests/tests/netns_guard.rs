@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, Logged},
     peer::{self, Held},
     stage::{PORT, Stage},
     world::PATIENCE,
@@ -76,7 +76,7 @@ fn a_range_of_ports_and_any_port_are_served_and_no_other() -> Result<()> {
     let ask = |vip, port| -> Result<io::Result<String>> { stage.client.ns.enter(|| Ok(peer::get(at(vip, port)?, "/", PATIENCE)))? };
     for (vip, ports) in RANGE.iter().map(|vip| (vip, &[8000, 8001, 8100][..])).chain(ANY.iter().map(|vip| (vip, &[8000, 8101][..]))) {
         for &port in ports {
-            let who = ask(vip, port)?.with_context(|| format!("{vip} port {port}; log:\n{}", daemon.log()))?;
+            let who = ask(vip, port)?.with_context(|| format!("{vip} port {port}")).logged(&daemon)?;
             ensure!(BACKENDS.iter().any(|(name, _)| *name == who), "{vip} port {port}: {who}");
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, Logged},
     stage::{PORT, Stage},
     world::PATIENCE,
 };
@@ -96,11 +96,11 @@ fn one_source_always_meets_one_backend_where_that_is_asked_for() -> Result<()> {
     let daemon = Daemon::start(&stage.balancer.ns, &config(&stage, "hash: [source],")?)?;
     for (v6, family) in [(false, 4), (true, 6)] {
         let [nat, dsr] = [NAT, DSR].map(|vips| all_met(&stage, v6, vips[usize::from(v6)]));
-        let nat = nat.with_context(|| daemon.log())?;
+        let nat = nat.logged(&daemon)?;
         ensure!(nat.iter().all(|met| met.len() == 1), "a source has met several backends: {nat:?}");
         ensure!(nat.iter().flatten().collect::<BTreeSet<_>>().len() == BACKENDS.len(), "all sources have met the same ones: {nat:?}");
         // Services with the same backends agree, as nothing that tells them apart is asked for.
-        ensure!(nat == dsr.with_context(|| daemon.log())?, "the two services differ");
+        ensure!(nat == dsr.logged(&daemon)?, "the two services differ");
         for (source, met) in sources(v6).zip(&nat) {
             let name = met.first().context("nobody was met")?;
             let told = daemon.json(&["explain", &SocketAddr::new(source, 999).to_string(), &at(DSR[usize::from(v6)])?.to_string()])?;

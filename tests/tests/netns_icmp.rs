@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process, mesh_binary},
+    daemon::{Daemon, Logged, Process, mesh_binary},
     netns::{Namespace, run},
     peer,
     stage::{PORT, Stage},
@@ -224,12 +224,7 @@ fn reset(stage: &Stage) -> Result<()> {
 /// `dnat`: answers come back through the balancer.
 fn routes(stage: &Stage) -> Result<()> {
     for host in stage.backends.values() {
-        for key in ["all", "eth0"] {
-            host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-            host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-        }
-        host.ns.ip(&format!("route replace 10.78.0.0/24 via {}", stage.balancer.v4))?;
-        host.ns.ip(&format!("-6 route replace fd78::/64 via {}", stage.balancer.v6))?;
+        host.lead_back(["10.78.0.0/24", "fd78::/64"], &stage.balancer)?;
     }
     Ok(())
 }
@@ -265,7 +260,7 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
         traces(&stage)?;
         if mode == "tunnel" { adapts(&stage, &daemon) } else { Ok(()) }
     };
-    all().with_context(|| format!("log of the daemon:\n{}", daemon.log()))
+    all().logged(&daemon)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{net::IpAddr, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process, mesh_binary, wait_for},
+    daemon::{Daemon, Logged, Process, mesh_binary, wait_for},
     netns::run,
     stage::Stage,
 };
@@ -42,14 +42,7 @@ fn config(stage: &Stage, hook: &str, mode: &str) -> Result<String> {
 
 /// Answers go back through the balancer.
 fn lead_back(stage: &Stage) -> Result<()> {
-    let ns = &stage.backends["b1"].ns;
-    ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
-    ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
-    for key in ["all", "eth0"] {
-        ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-        ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-    }
-    Ok(())
+    stage.backends["b1"].lead_back(stage.client.addresses(), &stage.balancer)
 }
 
 /// The sizes on both sides of what one frame carries, of two, and of what no frame carries; to the VIP, which the balancer answers for.
@@ -129,7 +122,7 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
         ensure!(!mode.ends_with("nat") || replied > frames / 8, "{replied} answers came by: {status}");
         Ok(())
     };
-    all().with_context(|| format!("{mode} by {hook}; log of the daemon:\n{}", daemon.log()))
+    all().with_context(|| format!("{mode} by {hook}")).logged(&daemon)
 }
 
 #[test]

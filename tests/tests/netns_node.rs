@@ -5,14 +5,14 @@
 //! checksums and segments to be finished later.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::{Daemon, Process, mesh_binary, peer_binary, wait_for},
+    daemon::{Daemon, Logged, Process, mesh_binary, peer_binary, wait_for},
     netns::{Fabric, Host, Namespace, tx_checksum_off},
     peer,
 };
@@ -71,7 +71,7 @@ fn serve(pod: &Host, mode: &str) -> Result<Vec<Process>> {
             pod.own_quietly(at.ip())?;
         }
         // The agent adds them in its own time.
-        wait_for("the pod owns the VIP", || Ok(pod.ns.enter(|| TcpListener::bind((at.ip(), 0)))?.is_ok()))?;
+        pod.until_owned(at)?;
         addresses.push(at);
     }
     running.push(Process::spawn(pod.ns.command(peer_binary()?).arg("pod").args(addresses.iter().map(ToString::to_string)))?);
@@ -124,7 +124,7 @@ fn balances(group: &str, hook: &str, mode: &str) -> Result<()> {
             let bodies = host.ns.enter(|| -> Result<(String, usize)> {
                 Ok((peer::get(to, "/", PATIENCE)?, peer::get(to, "/bytes/2000000", PATIENCE)?.len()))
             })?;
-            let (name, bytes) = bodies.with_context(|| format!("{who} to {to} by {hook}; log of the daemon:\n{}", daemon.log()))?;
+            let (name, bytes) = bodies.with_context(|| format!("{who} to {to} by {hook}")).logged(&daemon)?;
             ensure!((name.as_str(), bytes) == ("pod", 2_000_000), "{who} to {to} by {hook}: `{name}` answered, {bytes} bytes came");
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    daemon::Daemon,
+    daemon::{Daemon, Logged},
     peer,
     stage::{PORT, Stage},
 };
@@ -52,12 +52,7 @@ fn stage(group: &str) -> Result<Stage> {
         }
         // Answers of `dnat` go back by the balancer.
         let host = &stage.backends[name];
-        host.ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
-        host.ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
-        for key in ["all", "eth0"] {
-            host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-            host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-        }
+        host.lead_back(stage.client.addresses(), &stage.balancer)?;
     }
     Ok(stage)
 }
@@ -104,7 +99,7 @@ fn serves(group: &str, hook: &str) -> Result<()> {
         for vip in kind.vips {
             for &port in kind.served {
                 let to = at(vip, port)?;
-                both_answer(&stage, to).with_context(|| format!("{to} ({}); log:\n{}", kind.mode, daemon.log()))?;
+                both_answer(&stage, to).with_context(|| format!("{to} ({})", kind.mode)).logged(&daemon)?;
             }
             // The backend says so, or, beyond the range, the host.
             let others = if kind.name == "high" { [8000, 8100] } else { [DEAF, 7999] };

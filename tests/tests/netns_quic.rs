@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bench::churn::unbroken,
-    daemon::{Daemon, LIMIT, Process, mesh_binary},
+    daemon::{Daemon, LIMIT, Logged, Process, mesh_binary},
     netns::Host,
     peer::{QuicHeld, QuicServer, ServerId},
     stage::{PORT, Stage},
@@ -83,18 +83,7 @@ fn prepare(stage: &Stage, host: &Host, mode: &str) -> Result<Option<Process>> {
             vips().into_iter().try_for_each(|vip| host.until_owned(vip))?;
             return Ok(Some(agent));
         }
-        "dnat" => {
-            for to in [OTHERS[0], "10.77.0.1"] {
-                host.ns.ip(&format!("route add {to}/32 via {}", stage.balancer.v4))?;
-            }
-            for to in [OTHERS[1], "fd77::1"] {
-                host.ns.ip(&format!("-6 route add {to}/128 via {}", stage.balancer.v6))?;
-            }
-            for key in ["all", "eth0"] {
-                host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-                host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-            }
-        }
+        "dnat" => host.lead_back([OTHERS[0], "10.77.0.1", OTHERS[1], "fd77::1"], &stage.balancer)?,
         _ => {}
     }
     Ok(None)
@@ -221,7 +210,7 @@ fn survives(group: &str, mode: &'static str) -> Result<()> {
     told(&world)?;
     let reports: Vec<_> = held.into_iter().flat_map(QuicHeld::finish).collect();
     ensure!(reports.len() == 4 * HELD, "{}", reports.len());
-    unbroken(&reports).with_context(|| format!("{}: log of the daemon:\n{}", world.mode, world.daemon.log()))?;
+    unbroken(&reports).context(world.mode).logged(&world.daemon)?;
     ensure!(world.servers.len() == 8 && (world.mode == "tunnel") != world.agents.is_empty(), "somebody is gone");
     Ok(())
 }

@@ -176,15 +176,20 @@ impl Play {
 
     /// Every place of the ledger gets this claim, as long as `held` have not been asked so many times.
     fn overwrite_ledger(&self, claim: u64, held: &Held, turns: u64) -> Result<()> {
-        let pin = self.daemon.pins().join(map::LEDGER);
-        let mut ledger: Array<_, LedgerBucket> = Map::Array(MapData::from_pin(&pin).context("the ledger is not pinned")?).try_into()?;
-        let bucket = LedgerBucket { entries: [LedgerEntry { claim, word: 0 }; 4] };
         let (until, end) = (held.turns() + turns, Instant::now() + PATIENCE);
         while held.turns() < until {
-            (0..ledger.len()).try_for_each(|index| ledger.set(index, bucket, 0))?;
+            self.fill_ledger(claim)?;
             ensure!(Instant::now() < end, "connections are not asked");
         }
         Ok(())
+    }
+
+    /// Every place of the ledger gets this claim, once.
+    fn fill_ledger(&self, claim: u64) -> Result<()> {
+        let pin = self.daemon.pins().join(map::LEDGER);
+        let mut ledger: Array<_, LedgerBucket> = Map::Array(MapData::from_pin(&pin).context("the ledger is not pinned")?).try_into()?;
+        let bucket = LedgerBucket { entries: [LedgerEntry { claim, word: 0 }; 4] };
+        Ok((0..ledger.len()).try_for_each(|index| ledger.set(index, bucket, 0))?)
     }
 
     fn ns(&self, name: &str) -> Result<&Namespace> {

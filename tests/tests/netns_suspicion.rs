@@ -33,6 +33,21 @@ fn evidence(world: &World, name: &str, to: &str) -> Result<String> {
     Ok(world.became(name, to)?[0]["evidence"].as_str().unwrap_or_default().to_owned())
 }
 
+/// Busy connections, each by itself: who waits for one backend doesn't keep the others quiet. So many that each backend has some: one that has a single
+/// connection is asked so little that its silence says nothing.
+fn hold(world: &World) -> Result<Vec<Held>> {
+    (0..48).map(|_| Held::open(&world.stage.client.ns, world.vip, 1, Duration::from_millis(10), PATIENCE)).collect()
+}
+
+/// None of them broke, and b1 had some.
+fn unbroken(held: Vec<Held>) -> Result<()> {
+    let reports: Vec<_> = held.into_iter().flat_map(Held::finish).collect();
+    let owned = reports.iter().filter(|r| r.owner == "b1").count();
+    let broken = reports.iter().filter(|r| r.broken.is_some()).count();
+    ensure!(owned > 0 && broken == 0, "{broken} broken, {owned} of b1: {reports:?}");
+    Ok(())
+}
+
 #[test]
 fn a_killed_process_is_found_by_refused_pulses() -> Result<()> {
     let mut world = checked("mesh-susp-kill", "tcp")?;
@@ -62,11 +77,15 @@ fn a_balancer_that_hears_nobody_doubts_itself() -> Result<()> {
     let world = checked("mesh-susp-blind", "tcp")?;
     world.stage.balancer.unplug()?;
     let doubted = world.until("it doubts itself", |w| Ok(w.events("vantage")?.iter().any(|e| e["blind"] == true)));
+    // It finds the others again, and b1 a moment later.
+    world.stage.backends["b1"].unplug()?;
     world.stage.balancer.plug()?;
     doubted?;
+    std::thread::sleep(Duration::from_millis(300));
+    world.stage.backends["b1"].plug()?;
     world.until("it hears them again", |w| Ok(w.events("vantage")?.iter().any(|e| e["blind"] == false)))?;
     for (name, _) in BACKENDS {
-        ensure!(world.became(name, "down")?.is_empty(), "{name} was never away");
+        ensure!(world.became(name, "down")?.is_empty(), "{name} was never away: {:?}", world.events("backend_state")?);
     }
     ensure!(world.ask(60)?.len() == 3, "all three serve");
     Ok(())
@@ -76,9 +95,7 @@ fn a_balancer_that_hears_nobody_doubts_itself() -> Result<()> {
 fn a_false_alarm_breaks_no_connection() -> Result<()> {
     // Without pulses, and with a patient check, only the silence of its traffic speaks against a backend: that spares it new flows, no more.
     let world = checked("mesh-susp-false", "{type: http, interval: 6s, timeout: 6s, rise: 1, pulse: none}")?;
-    // Each for itself: who waits for one backend doesn't keep the others quiet.
-    let one = || Held::open(&world.stage.client.ns, world.vip, 1, Duration::from_millis(5), PATIENCE);
-    let held = (0..24).map(|_| one()).collect::<Result<Vec<_>>>()?;
+    let held = hold(&world)?;
     std::thread::sleep(Duration::from_secs(1));
     world.stage.backends["b1"].unplug()?;
     let suspected = world.until("b1 is soft", |w| Ok(!w.became("b1", "soft")?.is_empty()));
@@ -89,11 +106,28 @@ fn a_false_alarm_breaks_no_connection() -> Result<()> {
     let answers = answers??;
     ensure!(answers.iter().all(|who| who != "b1"), "new flows went to a backend that is silent: {answers:?}");
     world.until("b1 is trusted again", |w| Ok(w.became("b1", "active")?.len() > 1))?;
-    let reports: Vec<_> = held.into_iter().flat_map(Held::finish).collect();
-    let owned = reports.iter().filter(|r| r.owner == "b1").count();
-    let broken = reports.iter().filter(|r| r.broken.is_some()).count();
-    ensure!(owned > 0 && broken == 0, "{broken} broken, {owned} of b1: {reports:?}");
+    unbroken(held)?;
     ensure!(world.became("b1", "down")?.is_empty(), "a pause is no death");
+    Ok(())
+}
+
+#[test]
+fn whose_connections_go_on_is_not_called_dead() -> Result<()> {
+    // As in a flood, no question reaches it: neither pulses nor trials. Its check alone would fall in half a minute.
+    let world = checked("mesh-susp-busy", "{type: tcp, interval: 2s, timeout: 10s}")?;
+    let held = hold(&world)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let busy = &world.stage.backends["b1"].ns;
+    let rules = "add table inet busy; add chain inet busy in { type filter hook input priority 0; }; \
+                 add rule inet busy in tcp flags & (syn | ack) == syn drop";
+    run(busy.command("nft").arg(rules))?;
+    world.until("b1 is soft", |w| Ok(!w.became("b1", "soft")?.is_empty()))?;
+    // Ten times as long as it takes to give up on one of which nothing is heard.
+    std::thread::sleep(Duration::from_secs(1));
+    run(busy.command("nft").arg("delete table inet busy"))?;
+    world.until("b1 is trusted again", |w| Ok(w.became("b1", "active")?.len() > 1))?;
+    unbroken(held)?;
+    ensure!(world.became("b1", "down")?.is_empty(), "who answers lives: {:?}", world.events("backend_state")?);
     Ok(())
 }
 

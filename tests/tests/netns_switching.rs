@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bench::churn::unbroken,
-    daemon::{Daemon, Process, mesh_binary},
+    daemon::{Daemon, Logged, Process, mesh_binary},
     peer::Held,
     stage::Stage,
 };
@@ -68,12 +68,7 @@ fn prepare(stage: &mut Stage, mode: &str) -> Result<Vec<Process>> {
         match mode {
             "nat" => continue,
             "dnat" => {
-                host.ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
-                host.ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
-                for key in ["all", "eth0"] {
-                    host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-                    host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-                }
+                host.lead_back(stage.client.addresses(), &stage.balancer)?;
                 continue;
             }
             "tunnel" => {
@@ -130,7 +125,7 @@ fn switched(group: &str, mode: &str) -> Result<()> {
     ensure!(moved >= 6, "{moved} times slots have moved: {events}");
     let reports: Vec<_> = held.into_iter().flat_map(Held::finish).collect();
     ensure!(reports.len() == 2 * (6 + 3 * ROUND.len()), "{}", reports.len());
-    unbroken(&reports).with_context(|| format!("log of the daemon:\n{}", daemon.log()))?;
+    unbroken(&reports).logged(&daemon)?;
     drop(agents);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Test binaries, several at once: what runs in namespaces mostly waits.
+//! Test binaries, several at once where they mostly wait.
 
 use std::{
     ffi::OsString,
@@ -37,10 +37,12 @@ pub fn run(tests: Vec<Binary>, how: &How) -> Result<Tally> {
     }
     let queue = Mutex::new(tests.into_iter());
     let sum = Mutex::new(Tally::default());
+    // By itself: what a `while let` looks at lives as long as its body, and so would the lock.
+    let next = || locked(&queue).next();
     thread::scope(|scope| {
         for _ in 0..how.lanes.max(1) {
             scope.spawn(|| {
-                while let Some(test) = locked(&queue).next() {
+                while let Some(test) = next() {
                     let tally = how.one(&test).unwrap_or_else(|error| lost(&test, &error));
                     locked(&sum).add(tally);
                 }
@@ -140,6 +142,18 @@ mod tests {
         let sum = run(vec![absent, there(), there()], &How { lanes: 2, ..How::default() })?;
         assert!(sum.broken.len() == 1 && sum.broken[0].starts_with("absent (failed to start"), "{:?}", sum.broken);
         Ok(())
+    }
+
+    #[test]
+    fn lanes_run_side_by_side() -> Result<()> {
+        let folder = std::env::temp_dir().join(format!("mesh-lanes-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        // Each waits until the other has come.
+        let script = "echo > $$; n=0; until [ $(ls | wc -l) = 2 ]; do n=$((n+1)); [ $n -lt 2000 ] || exit 1; sleep 0.01; done";
+        let waits = |name: &str| Ok::<_, anyhow::Error>(Binary { name: name.into(), path: which::which("sh")?, folder: folder.clone() });
+        let sum = run(vec![waits("a")?, waits("b")?], &How { lanes: 2, arguments: vec!["-c".into(), script.into()], ..How::default() });
+        fs::remove_dir_all(&folder)?;
+        sum?.verdict()
     }
 
     #[test]

@@ -137,14 +137,15 @@ impl Suite {
             Self::Lint => lint::run().map(|()| Tally::default()),
             Self::Host => host(words),
             Self::Kernel => self.integration(&[Need::Test], 1, Vec::new(), words),
-            Self::Netns => self.integration(&[Need::Test], 2, Vec::new(), words),
+            // Each file runs as many of its tests at once as there are cores.
+            Self::Netns => self.integration(&[Need::Test], 1, Vec::new(), words),
             Self::Peers => {
                 setup::ensure(&[Need::Test, Need::Peers])?;
                 // Where it can be had, the tests find Consul by a variable.
                 let consul = setup::consul::ensure().map(|consul| ("MESH_CONSUL", consul.into()));
                 self.integration(&[Need::Test, Need::Peers], 2, consul.into_iter().collect(), words)
             }
-            Self::Image => self.integration(&[Need::Test, Need::Image], 2, packed()?, words),
+            Self::Image => self.integration(&[Need::Test, Need::Image], 1, packed()?, words),
             Self::Vm => vm::run(&args.kernels, words),
             Self::K8s => {
                 let server = setup::apiserver::ensure()?;

@@ -1,3 +1,5 @@
+use core::ops::RangeInclusive;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{Addr, LedgerConfig};
@@ -6,6 +8,8 @@ use super::{Addr, LedgerConfig};
 pub const DISPLACEMENTS: usize = 16_384;
 /// Source addresses that `nat` can use (a power of two).
 pub const NAT_SOURCES: usize = 64;
+/// Ranges of source ports that `nat` can use.
+pub const NAT_RANGES: usize = 4;
 
 /// How one half of the VIP table is searched: a perfect hash by displacement (hash and displace).
 #[repr(C)]
@@ -37,14 +41,59 @@ impl NatSource {
     pub const ANY: u16 = u16::MAX;
 }
 
+/// Source ports of translated flows: the union of ascending ranges that do not overlap. The `n`th port is `first + n`, and so much more as the gaps below it
+/// leave out. The words are changed one by one, see [`NatPorts::before_gaps`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NatPorts {
+    /// The lowest port, native order. One aligned word with `count` and the first gap.
+    pub first: u16,
+    /// Number of ports; 0 = no flow may begin.
+    pub count: u16,
+    /// Unused ones leave nothing out.
+    pub gaps: [PortGap; NAT_RANGES - 1],
+}
+
+/// What lies between a range of ports and the next one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct PortGap {
+    /// Number of ports in the ranges below it.
+    pub from: u16,
+    /// Number of ports that it leaves out.
+    pub skip: u16,
+}
+
+impl NatPorts {
+    /// These ranges, ascending and without overlap, of which those beyond [`NAT_RANGES`] are left out. Empty = no port.
+    pub fn new(ranges: &[RangeInclusive<u16>]) -> Self {
+        let ranges = ranges.get(..NAT_RANGES).unwrap_or(ranges);
+        let Some(lowest) = ranges.first() else { return Self::default() };
+        let length = |r: &RangeInclusive<u16>| r.end().wrapping_sub(*r.start()).wrapping_add(1);
+        let mut ports = Self { first: *lowest.start(), count: length(lowest), ..Self::default() };
+        for (gap, pair) in ports.gaps.iter_mut().zip(ranges.windows(2)) {
+            let [below, above] = pair else { continue };
+            *gap = PortGap { from: ports.count, skip: above.start().wrapping_sub(*below.end()).wrapping_sub(1) };
+            ports.count = ports.count.wrapping_add(length(above));
+        }
+        ports
+    }
+
+    /// As many of these ports as no gap of both lies below, so that gaps of one may be changed to those of the other meanwhile.
+    pub fn before_gaps(self, other: Self) -> Self {
+        let below = |ports: Self| if ports.gaps[0].from == 0 { ports.count } else { ports.count.min(ports.gaps[0].from) };
+        Self { count: below(self).min(below(other)), ..self }
+    }
+}
+
 /// Limits and times of translation.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct NatConfig {
-    /// First source port, native order.
-    pub port_first: u16,
-    /// Number of source ports; 0 = translation is off.
-    pub port_count: u16,
+    /// A packet to another port is no reply: the lowest port that a flow has, native order, ...
+    pub reply_first: u16,
+    /// ... and the number of ports up to the highest one; 0 = translation is off.
+    pub reply_count: u16,
     /// Number of elements of the flow map.
     pub flows: u32,
     /// Number of buckets of the index less one.
@@ -63,6 +112,8 @@ pub struct NatConfig {
     pub udp_ticks: u32,
     /// Number of buckets of remembered flows less one.
     pub remembered_mask: u32,
+    /// Ports that new flows get.
+    pub ports: NatPorts,
 }
 
 impl NatConfig {
@@ -110,4 +161,4 @@ impl Config {
     pub const TIMED_MASK: u32 = 3;
 }
 
-const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 40 + 16 + 24 * NAT_SOURCES + 2 * NAT_SOURCES + 4 * DISPLACEMENTS);
+const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 56 + 16 + 24 * NAT_SOURCES + 2 * NAT_SOURCES + 4 * DISPLACEMENTS);

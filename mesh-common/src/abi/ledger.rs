@@ -3,14 +3,51 @@ use bytemuck::{Pod, Zeroable};
 /// Entries of a bucket.
 pub const LEDGER_WAYS: usize = 4;
 
-/// What the packets of a slot that is not at rest tell the daemon, by arena index. Ticks (see [`super::NatConfig::TICK_SHIFT`]); 0 = never.
+/// When two neighbouring slots have last sent a packet to somebody who is not their target, by arena index / 2. Ticks (see
+/// [`super::NatConfig::TICK_SHIFT`]); 0 = never.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
-pub struct SlotMemo {
-    /// The last packet that was sent to somebody who is not the slot's target.
-    pub seen: u32,
-    /// The last flow that could not be remembered.
-    pub refused: u32,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct SlotsSeen {
+    pub at: [u32; SlotsSeen::SLOTS as usize],
+}
+
+impl SlotsSeen {
+    pub const SLOTS: u32 = 2;
+}
+
+/// When a flow of four neighbouring slots could last not be remembered, by arena index / 4: the lower 16 bits of ticks; 0 = never. They come again after more
+/// than two hours; who is then taken for one who was refused a moment ago only stays where it was. That many share a cache line is what a flood is cheap by.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct SlotsRefused {
+    pub at: [u16; SlotsRefused::SLOTS as usize],
+}
+
+impl SlotsRefused {
+    pub const SLOTS: u32 = 4;
+    /// Another CPU's clock, or one that is read elsewhere, may be so many ticks ahead.
+    const AHEAD: u16 = 8;
+
+    /// What stands for this tick.
+    pub const fn moment(now: u32) -> u16 {
+        if now as u16 == 0 { 1 } else { now as u16 }
+    }
+
+    /// Ticks since this moment, which is not 0.
+    pub const fn age(moment: u16, now: u32) -> u32 {
+        let age = (now as u16).wrapping_sub(moment);
+        if age > u16::MAX - Self::AHEAD { 0 } else { age as u32 }
+    }
+
+    /// The latest tick, as of now, that this moment may stand for; 0 = never.
+    pub const fn tick(moment: u16, now: u32) -> u32 {
+        if moment == 0 {
+            return 0;
+        }
+        let (age, ahead) = ((now as u16).wrapping_sub(moment), moment.wrapping_sub(now as u16));
+        let tick = if ahead <= Self::AHEAD { now.wrapping_add(ahead as u32) } else { now.wrapping_sub(age as u32) };
+        if tick == 0 { 1 } else { tick }
+    }
 }
 
 /// The entry of one flow: two words, the first of which is taken by compare-and-exchange.
@@ -47,6 +84,46 @@ pub struct LedgerBucket {
 }
 
 const _: () = assert!(size_of::<LedgerBucket>() == 64);
+
+/// Of each entry of a bucket, by the bucket's index, some bits of the key that it was last taken for; 0 = never taken. Whoever finds its own not there
+/// has no entry, without a look at the bucket.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct LedgerTags {
+    pub of: [u16; LEDGER_WAYS],
+}
+
+const _: () = assert!(size_of::<LedgerTags>() == 8);
+
+impl LedgerTags {
+    /// The tag of a key: bits that neither the slot nor the bucket was found by.
+    pub const fn tag(key: u64) -> u16 {
+        (key >> 32) as u16 | 1
+    }
+
+    /// Whether this tag is one of the four of a word.
+    pub const fn has(word: u64, tag: u16) -> bool {
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        let other = word ^ (tag as u64 * ONES);
+        // A lane that is 0 borrows from its highest bit.
+        other.wrapping_sub(ONES) & !other & (ONES << 15) != 0
+    }
+}
+
+/// How many flows have found no room lately.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct LedgerCrowd {
+    /// The last tick in which some did.
+    pub tick: u32,
+    /// How many did then.
+    pub refused: u32,
+}
+
+impl LedgerCrowd {
+    /// After so many nobody looks for room until the tick is over.
+    pub const MANY: u32 = 1024;
+}
 
 /// What an entry says: `isn:32 | seen:15 | flow:1 | backend:16`, from the low end; of a flow, `ended:1 | number:31` in place of the isn, the number without
 /// its lowest bit.
@@ -138,6 +215,39 @@ pub struct LedgerStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_found_in_each_lane_and_no_other_is() {
+        for way in 0..LEDGER_WAYS {
+            for tag in [1_u16, 3, 0x7fff, 0x8001, 0xffff] {
+                let mut tags = LedgerTags::default();
+                tags.of[way] = tag;
+                for other in [1_u16, 3, 5, 0x7fff, 0x8001, 0xfffd, 0xffff] {
+                    assert_eq!(LedgerTags::has(bytemuck::cast(tags), other), other == tag, "{other:x} in {tags:x?}");
+                    let mut both = tags;
+                    both.of[(way + 1) % LEDGER_WAYS] = other;
+                    assert!([tag, other].into_iter().all(|one| LedgerTags::has(bytemuck::cast(both), one)), "{both:x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_of_a_moment_tell_its_tick() {
+        for now in [1_u32, 500, 0xffff, 0x1_0000, 0x1_0001, 0xffff_fff0, u32::MAX] {
+            for age in [0_u32, 1, 20, 0x8000, 0xfff0] {
+                let then = now.wrapping_sub(age);
+                let moment = SlotsRefused::moment(then);
+                // A tick whose lower bits are 0 is told as the next.
+                let told = then.wrapping_add(u32::from(then as u16 == 0));
+                assert_eq!(SlotsRefused::tick(moment, now), told.max(1), "{now} - {age}");
+                assert_eq!(SlotsRefused::age(moment, now), now.wrapping_sub(told).wrapping_add(8).saturating_sub(8), "{now} - {age}");
+            }
+            let ahead = SlotsRefused::moment(now.wrapping_add(3));
+            assert_eq!(SlotsRefused::age(ahead, now), 0);
+        }
+        assert_eq!(SlotsRefused::tick(0, 99), 0);
+    }
 
     #[test]
     fn a_flows_number_is_kept_but_for_its_lowest_bit() {

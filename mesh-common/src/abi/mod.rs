@@ -6,6 +6,7 @@
 mod addr;
 pub mod agent;
 mod backend;
+pub mod clock;
 mod config;
 mod explained;
 mod flow;
@@ -26,11 +27,13 @@ mod user;
 pub use addr::{Addr, Family, Proto};
 pub use agent::{AgentLink, AgentStats, AgentVip, agent_v4};
 pub use backend::{Backend, BackendState, GUE_PORT};
-pub use config::{Config, DISPLACEMENTS, NAT_SOURCES, NatConfig, NatSource, VipHalf};
+pub use config::{Config, DISPLACEMENTS, NAT_RANGES, NAT_SOURCES, NatConfig, NatPorts, NatSource, PortGap, VipHalf};
 pub use explained::Explained;
 pub use flow::{FlowLogStats, FlowRecord};
 pub use fragment::{FRAGMENT_WAYS, FRAGMENTED, Fragmented};
-pub use ledger::{LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerEntry, LedgerStats, LedgerWord, SlotMemo};
+pub use ledger::{
+    LEDGER_WAYS, LedgerBucket, LedgerConfig, LedgerCrowd, LedgerEntry, LedgerStats, LedgerTags, LedgerWord, SlotsRefused, SlotsSeen,
+};
 pub use nat::{NAT_WAYS, NatBucket, NatFlow, NatGauges};
 pub use quic::{QUIC_ID_MOST, quic_key, quic_length, quic_service};
 pub use reason::{Action, REASONS, Reason};
@@ -41,7 +44,7 @@ pub use sources::{SOURCE_PREFIXES, SourcePrefix};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 10;
 
 /// Names of the maps in the object and of their pins.
 pub mod map {
@@ -53,8 +56,14 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// [`super::SlotWord`] by arena index; mmapped.
     pub const SLOTS: &str = "SLOTS";
-    /// [`super::SlotMemo`] by arena index; mmapped.
-    pub const SLOT_MEMOS: &str = "SLOT_MEMOS";
+    /// [`super::SlotsSeen`] by arena index / 2; mmapped.
+    pub const SLOTS_SEEN: &str = "SLOTS_SEEN";
+    /// [`super::SlotsRefused`] by arena index / 4; mmapped.
+    pub const SLOTS_REFUSED: &str = "SLOTS_REFUSED";
+    /// [`super::LedgerTags`] by bucket; mmapped.
+    pub const LEDGER_TAGS: &str = "LEDGER_TAGS";
+    /// One [`super::LedgerCrowd`]; mmapped.
+    pub const LEDGER_CROWD: &str = "LEDGER_CROWD";
     /// [`super::LedgerBucket`] by flow hash; mmapped.
     pub const LEDGER: &str = "LEDGER";
     /// [`super::LedgerStats`], one element, per CPU.
@@ -101,6 +110,10 @@ pub mod map {
 pub mod global {
     /// A tick that the clock stands still at, for tests; 0 = it goes.
     pub const STILL: &str = "STILL";
+    /// Nanoseconds of a jiffy; 0 = the kernel is asked for the time.
+    pub const JIFFY: &str = "JIFFY";
+    /// What the coarse monotonic clock said at jiffy 0, in nanoseconds; it wraps around.
+    pub const JIFFY_ZERO: &str = "JIFFY_ZERO";
 }
 
 /// Names of the programs in the object and of their pins.

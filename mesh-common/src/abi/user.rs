@@ -2,8 +2,8 @@
 
 use super::{
     Addr, AgentLink, AgentStats, AgentVip, Backend, BackendLoad, BackendSignals, BackendStats, Config, Explained, FlowBucket, FlowLogStats,
-    LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotMemo, SlotWord, Vip,
-    probe::ProbeWay,
+    LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, ReasonStats, Schedule, ScheduleStats, ServiceInfo,
+    SlotWord, SlotsRefused, SlotsSeen, Vip, clock::ClockReading, probe::ProbeWay,
 };
 
 macro_rules! pod {
@@ -24,12 +24,15 @@ pod!(
     BackendLoad,
     BackendSignals,
     BackendStats,
+    ClockReading,
     Config,
     Explained,
     FlowBucket,
     FlowLogStats,
     LedgerBucket,
+    LedgerCrowd,
     LedgerStats,
+    LedgerTags,
     NatBucket,
     NatFlow,
     NatGauges,
@@ -38,7 +41,8 @@ pod!(
     Schedule,
     ScheduleStats,
     ServiceInfo,
-    SlotMemo,
     SlotWord,
+    SlotsRefused,
+    SlotsSeen,
     Vip
 );

@@ -150,12 +150,9 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        abi::SlotMemo,
-        ledger::{
-            change::{Held, Wish, next_among},
-            rules::Standing,
-        },
+    use crate::ledger::{
+        change::{Held, SlotMemo, Wish, next_among},
+        rules::Standing,
     };
 
     const TIMES: Times = Times { handshake: 20, idle: 100, patience: 10, lag: 16 };
@@ -192,6 +189,21 @@ mod tests {
         let told = seen(prepared, 30);
         assert!(told.progress(Some(970), &TIMES).has(Progress::RECORDED));
         assert!(!told.progress(Some(990), &TIMES).has(Progress::RECORDED));
+    }
+
+    #[test]
+    fn flows_without_handshake_are_named_where_another_default_would_lead_them_astray() {
+        let goes = |from, others| {
+            let seen = Seen { handshakes: false, ..seen(from, 9) };
+            next_among(&seen, &others, Wish { target: 1, secondary: 2, host: false }, &TIMES, |_| Standing::Takes).unwrap_or(from)
+        };
+        let parted = Others { apart: true, parted: true, ..Others::SILENT };
+        let (rest, waits, learns) = (word(1, 1, SlotFlags::STEADY), word(1, 1, T), word(1, 1, T.with(SlotFlags::LEARN)));
+        assert_eq!(goes(rest, parted), learns);
+        assert_eq!(goes(waits, parted), learns);
+        assert_eq!(goes(learns, parted), learns, "until they have the same");
+        assert_eq!(goes(rest, Others { parted: false, ..parted }), waits, "it leads them to the same");
+        assert_eq!(goes(learns, Others::SILENT), waits);
     }
 
     #[test]

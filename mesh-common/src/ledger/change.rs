@@ -1,7 +1,7 @@
 //! How a slot's word goes from what it is to what it shall be: one step at a time, each of which breaks no flow.
 
 use crate::{
-    abi::{SlotFlags, SlotMemo, SlotWord},
+    abi::{SlotFlags, SlotWord},
     ledger::{among::Others, rules::Standing},
 };
 
@@ -43,6 +43,15 @@ pub struct Wish {
 pub struct Held {
     pub word: SlotWord,
     pub since: u32,
+}
+
+/// What the packets of a slot that is not at rest have told. Ticks; 0 = never.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SlotMemo {
+    /// The last packet that was sent to somebody who is not the slot's target.
+    pub seen: u32,
+    /// The last flow that could not be remembered.
+    pub refused: u32,
 }
 
 /// What the daemon sees of a slot when it decides on its next step.
@@ -174,8 +183,10 @@ impl Seen {
     fn settle(&self, word: SlotWord, others: &Others, times: &Times) -> SlotWord {
         let flags = word.flags();
         let arrived = word.default() == word.target();
-        let prepares = arrived && others.apart && self.handshakes;
-        let waits = if prepares { SlotFlags::TRANSITION.with(SlotFlags::PREPARE) } else { SlotFlags::TRANSITION };
+        // For others every SYN is remembered; where their default is another one, every flow that has none, for there it would go elsewhere.
+        let prepares = arrived && if self.handshakes { others.apart } else { others.parted };
+        let records = if self.handshakes { SlotFlags::PREPARE } else { SlotFlags::LEARN };
+        let waits = if prepares { SlotFlags::TRANSITION.with(records) } else { SlotFlags::TRANSITION };
         if flags == SlotFlags::STEADY {
             return if others.apart { word.with_flags(waits) } else { word };
         }

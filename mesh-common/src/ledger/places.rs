@@ -4,7 +4,10 @@
 use core::mem::offset_of;
 
 use crate::{
-    abi::{Backend, BackendState, Config, LEDGER_WAYS, LedgerEntry, LedgerStats, LedgerWord, Reason, SlotMemo, SlotWord},
+    abi::{
+        Backend, BackendState, Config, LEDGER_WAYS, LedgerCrowd, LedgerEntry, LedgerStats, LedgerTags, LedgerWord, Reason, SlotWord,
+        SlotsRefused, SlotsSeen,
+    },
     ledger::{
         rules::{self, Entry, Kind, Memory, Sent, Standing},
         second,
@@ -77,10 +80,10 @@ pub(crate) const fn followed(answer: u64) -> Result<(u16, u16), Reason> {
 
 #[inline(always)]
 fn follow_to<T: Tables>(tables: &T, slot: u32, base: u32, hash: u64, sent: Sent) -> Result<(u16, u16), Reason> {
-    let (Some(config), Some(word), Some(memo)) = (tables.config(), tables.slot(slot), tables.slot_memo(slot)) else {
-        return Err(Reason::BadTable);
-    };
-    let mut places = Places::of(tables, config, memo, hash);
+    let (Some(config), Some(word)) = (tables.config(), tables.slot(slot)) else { return Err(Reason::BadTable) };
+    let (seen, refused) = (tables.slots_seen(slot / SlotsSeen::SLOTS), tables.slots_refused(slot / SlotsRefused::SLOTS));
+    let (Some(seen), Some(refused)) = (seen, refused) else { return Err(Reason::BadTable) };
+    let mut places = Places::of(tables, config, (seen.slot(slot), refused.slot(slot)), hash);
     match rules::owner(word, sent, |index| standing(tables, base, index), &mut places) {
         Some(backend) => Ok((backend, other(tables, base, word, backend))),
         None => Err(Reason::NoBackend),
@@ -111,7 +114,11 @@ fn standing<T: Tables>(tables: &T, base: u32, index: u16) -> Standing {
 struct Places<'a, T> {
     tables: &'a T,
     config: Shared<'a, Config>,
-    memo: Shared<'a, SlotMemo>,
+    /// When the slot last sent a packet elsewhere.
+    seen: Shared<'a, u32>,
+    /// When a flow of it could last not be remembered, and whether that is this packet's.
+    refused: Shared<'a, u16>,
+    refuses: bool,
     now: u32,
     hash: u64,
     /// The flow's own place, whether its entry is live or has expired.
@@ -121,9 +128,12 @@ struct Places<'a, T> {
 
 impl<'a, T: Tables> Places<'a, T> {
     #[inline(always)]
-    fn of(tables: &'a T, config: Shared<'a, Config>, memo: Shared<'a, SlotMemo>, hash: u64) -> Self {
-        let mut places = Self { tables, config, memo, now: tables.tick(), hash, own: None, word: LedgerWord(0) };
-        if let Some(bucket) = places.bucket() {
+    fn of(tables: &'a T, config: Shared<'a, Config>, (seen, refused): (Shared<'a, u32>, Shared<'a, u16>), hash: u64) -> Self {
+        let now = tables.tick();
+        let mut places = Self { tables, config, seen, refused, refuses: false, now, hash, own: None, word: LedgerWord(0) };
+        if places.may_be_known()
+            && let Some(bucket) = places.bucket()
+        {
             for way in 0..LEDGER_WAYS {
                 let entry = bucket.entry(way);
                 let word = entry.load::<u64, WORD>();
@@ -136,8 +146,19 @@ impl<'a, T: Tables> Places<'a, T> {
     }
 
     #[inline(always)]
+    fn index(&self) -> u32 {
+        (self.hash >> 8) as u32 & read!(self.config, Config.ledger.bucket_mask as u32)
+    }
+
+    /// One of the bucket's tags is the flow's.
+    #[inline(always)]
+    fn may_be_known(&self) -> bool {
+        self.tables.ledger_tags(self.index()).is_some_and(|tags| LedgerTags::has(tags.load::<u64, 0>(), LedgerTags::tag(self.hash)))
+    }
+
+    #[inline(always)]
     fn bucket(&self) -> Option<Shared<'a, crate::abi::LedgerBucket>> {
-        self.tables.ledger_bucket((self.hash >> 8) as u32 & read!(self.config, Config.ledger.bucket_mask as u32))
+        self.tables.ledger_bucket(self.index())
     }
 
     const fn claim(&self) -> u64 {
@@ -163,7 +184,7 @@ impl<'a, T: Tables> Places<'a, T> {
 
     /// Changes the claim of a place that is free, or whose entry has expired, and writes the entry.
     #[inline(always)]
-    fn take(&self, place: Shared<'a, LedgerEntry>, word: LedgerWord) -> bool {
+    fn take(&self, place: Shared<'a, LedgerEntry>, tag: Shared<'a, u16>, word: LedgerWord) -> bool {
         let claim = place.load::<u64, CLAIM>();
         if claim == LedgerEntry::BUSY || (claim != 0 && self.live(LedgerWord(place.load::<u64, WORD>()))) {
             return false;
@@ -172,7 +193,29 @@ impl<'a, T: Tables> Places<'a, T> {
             return false;
         }
         place.store::<u64, WORD>(word.0);
+        // Before the claim: whoever finds no tag looks for no entry.
+        tag.store::<u16, 0>(LedgerTags::tag(self.hash));
         place.exchange::<CLAIM>(LedgerEntry::BUSY, self.claim())
+    }
+
+    /// So many have found no room within this tick that nobody looks any more: a flood into a full ledger is not to cost a look at it each time.
+    #[inline(always)]
+    fn crowded(&self) -> bool {
+        self.tables.ledger_crowd().is_some_and(|crowd| {
+            read!(crowd, LedgerCrowd.tick as u32) == self.now && read!(crowd, LedgerCrowd.refused as u32) >= LedgerCrowd::MANY
+        })
+    }
+
+    /// This one has found none. CPUs that count at once may count less.
+    #[inline(always)]
+    fn crowd(&self) {
+        let Some(crowd) = self.tables.ledger_crowd() else { return };
+        if read!(crowd, LedgerCrowd.tick as u32) == self.now {
+            crowd.count32::<{ offset_of!(LedgerCrowd, refused) }>(1);
+        } else {
+            put!(crowd, LedgerCrowd.tick as u32, self.now);
+            put!(crowd, LedgerCrowd.refused as u32, 1);
+        }
     }
 
     /// The moment, told apart from never.
@@ -231,11 +274,16 @@ impl<T: Tables> Memory for Places<'_, T> {
         let mut done = false;
         if self.own.is_some() {
             done = !self.live(self.word) && self.change(word);
-        } else if let Some(bucket) = self.bucket() {
+        } else if !self.crowded()
+            && let (Some(bucket), Some(tags)) = (self.bucket(), self.tables.ledger_tags(self.index()))
+        {
             for way in 0..LEDGER_WAYS {
                 if !done {
-                    done = self.take(bucket.entry(way), word);
+                    done = self.take(bucket.entry(way), tags.way(way), word);
                 }
+            }
+            if !done {
+                self.crowd();
             }
         }
         if let Some(stats) = self.tables.ledger_stats()
@@ -248,16 +296,17 @@ impl<T: Tables> Memory for Places<'_, T> {
 
     #[inline(always)]
     fn refused_lately(&self) -> bool {
-        let refused = read!(self.memo, SlotMemo.refused as u32);
-        let age = self.now.wrapping_sub(refused);
-        refused != 0 && (age as i32) <= read!(self.config, Config.ledger.handshake_ticks as u32) as i32
+        let refused = self.refused.load::<u16, 0>();
+        refused != 0 && SlotsRefused::age(refused, self.now) <= read!(self.config, Config.ledger.handshake_ticks as u32)
     }
 
     #[inline(always)]
     fn note_refusal(&mut self) {
-        if read!(self.memo, SlotMemo.refused as u32) != self.moment() {
-            put!(self.memo, SlotMemo.refused as u32, self.moment());
+        let moment = SlotsRefused::moment(self.now);
+        if self.refused.load::<u16, 0>() != moment {
+            self.refused.store::<u16, 0>(moment);
         }
+        self.refuses = true;
         if let Some(stats) = self.tables.ledger_stats() {
             stats.count::<{ offset_of!(LedgerStats, refused) }>(1);
         }
@@ -265,8 +314,9 @@ impl<T: Tables> Memory for Places<'_, T> {
 
     #[inline(always)]
     fn note_elsewhere(&mut self) {
-        if read!(self.memo, SlotMemo.seen as u32) != self.moment() {
-            put!(self.memo, SlotMemo.seen as u32, self.moment());
+        // A refusal says that too (`Standings::memo`): a flood needs one line of memory less.
+        if !self.refuses && self.seen.load::<u32, 0>() != self.moment() {
+            self.seen.store::<u32, 0>(self.moment());
         }
         if let Some(stats) = self.tables.ledger_stats() {
             stats.count::<{ offset_of!(LedgerStats, elsewhere) }>(1);

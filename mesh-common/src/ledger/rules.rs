@@ -62,7 +62,8 @@ pub trait Memory {
     fn notes_ends(&self) -> bool;
     /// There is no entry any more.
     fn forget(&mut self);
-    /// Makes an entry where none is live; whether there was room. Room is a place that is free or whose entry has expired; no live one gives way.
+    /// Makes an entry where none is live; whether there was room. Room is a place that is free or whose entry has expired; no live one gives way. It may be
+    /// passed over, as if there were none.
     fn remember(&mut self, entry: Entry) -> bool;
     /// Within the last handshake time a flow of the slot could not be remembered.
     fn refused_lately(&self) -> bool;
@@ -190,13 +191,16 @@ fn begin<M: Memory>(flags: SlotFlags, owners: Owners, isn: u32, memory: &mut M) 
     if !diverts && !flags.has(SlotFlags::PREPARE) && !flags.has(SlotFlags::STRICT) && !flags.has(SlotFlags::LEARN) {
         return Some(owners.new);
     }
-    // Who was refused a moment ago may have repeated its SYN: it must not be led elsewhere now.
-    let may = !diverts || !memory.refused_lately();
-    if may && memory.remember(Entry { backend: owners.new, kind: Kind::Pending { isn } }) {
-        return Some(owners.new);
+    // Who was refused a moment ago may have repeated its SYN: it must not be led elsewhere now. It is remembered where it stays, if there is room by now, so
+    // that it holds up nobody who comes after it.
+    let stays = diverts && memory.refused_lately();
+    let to = if stays { owners.old } else { owners.new };
+    let never = owners.old_is_dead || flags.has(SlotFlags::STRICT);
+    if !(stays && never) && memory.remember(Entry { backend: to, kind: Kind::Pending { isn } }) {
+        return Some(to);
     }
     memory.note_refusal();
-    if flags.has(SlotFlags::STRICT) || owners.old_is_dead { None } else { Some(owners.old) }
+    if never { None } else { Some(owners.old) }
 }
 
 /// A flow of which nothing is known but this packet. What is taken for its end may be the end of one before it.

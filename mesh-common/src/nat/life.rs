@@ -118,6 +118,13 @@ impl Life {
         tcp && flags & (tcp::FIN | tcp::RST) != 0 && self.0 & ENDS == 0
     }
 
+    /// What counts of a client's flags. Until it is established a flow is not over by the client's RST: that answers what its backend still knew of the
+    /// port's last use, and the SYN that follows has to go the same way, where the backend has forgotten it by then (RFC 9293, 3.5.1).
+    #[inline(always)]
+    pub(crate) const fn client_flags(self, flags: u8) -> u8 {
+        if self.stage() == NatFlow::ESTABLISHED { flags } else { flags & !tcp::RST }
+    }
+
     /// Notes a packet of the client's.
     #[inline(always)]
     pub(crate) fn client_sent<T: Tables>(self, tables: &T, flow: Shared<'_, NatFlow>, tcp: bool, flags: u8, now: u32) {
@@ -131,7 +138,7 @@ impl Life {
         if flags & tcp::FIN != 0 {
             put!(flow, NatFlow.client_fin as u8, 1);
         }
-        if flags & tcp::RST != 0 {
+        if self.client_flags(flags) & tcp::RST != 0 {
             put!(flow, NatFlow.reset as u8, 1);
         }
     }

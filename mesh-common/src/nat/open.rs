@@ -12,7 +12,7 @@ use crate::{
     forward::Arrival,
     hash,
     header::{Ip, Network, TCP},
-    nat::{Life, Parties, asked_port, client_word, index, life, own_word, port_range, received_macs},
+    nat::{Life, Parties, asked_port, client_word, index, life, own_word, received_macs},
     packet::Packet,
     put, read,
     schedule::{self, Choice},
@@ -128,8 +128,7 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
     // that is established, nor a free one.
     let crowded = gauges.load::<i64, HALF_OPEN>() >= read!(config, Config.nat.half_open_limit as u32) as i64;
     let crowded = opaque(crowded as u64, hash()) != 0;
-    if read!(config.source(source_of::<A>(config, backend, hash())), NatSource.family as u32) != A::FAMILY as u32
-        || port_range(config).1 == 0
+    if read!(config.source(source_of::<A>(config, backend, hash())), NatSource.family as u32) != A::FAMILY as u32 || port_count(config) == 0
     {
         return Err(Reason::BadTable);
     }
@@ -178,6 +177,9 @@ fn source_of<A: Address>(config: Shared<'_, Config>, backend: Candidate<'_>, n: 
 ///
 /// `point` goes round the ports as a 32-bit fraction of them. Its step is the flow's own, so that flows that begin side by side part at once: with a step
 /// of one port for all of them they would line up in clusters. A range that is no larger than the tries is gone through port by port.
+///
+/// Of the later half of the tries a flow that is stuck half-open is taken, too: ports to a backend are much sooner all in use than the table is, and forged SYNs
+/// are not to keep clients out for as long as they are waited for.
 #[inline(always)]
 fn claim<'a, A: Address, T: Tables>(
     tables: &'a T,
@@ -186,24 +188,22 @@ fn claim<'a, A: Address, T: Tables>(
     backend: Candidate<'a>,
     crowded: bool,
 ) -> Option<(Shared<'a, NatFlow>, u32, u16, u16)> {
-    let count = port_range(config).1;
+    let count = port_count(config);
     let flow_hash = read!(opening, Opening.hash as u64);
-    let own = (hash::last(flow_hash) >> 32) | 1;
-    let step = opaque(if count <= TRIES { (1 << 32) / (count as u64).max(1) + 1 } else { own }, flow_hash);
+    let step = opaque(step(count, flow_hash), flow_hash);
     let mut point = flow_hash << 32;
     let source = |n: u64| source_of::<A>(config, backend, (read!(opening, Opening.hash as u64) >> 32).wrapping_add(n));
     for n in 0..ADDRESSES {
         let address = load_address!(A, config.source(source(n)), NatSource.addr);
         let addresses = hash::reply_addresses(load_address!(A, backend.entry, Backend.addr), address, hash::key(config));
         for _ in 0..TRIES as u64 / ADDRESSES {
-            let (first, count) = port_range(config);
-            let port = first.wrapping_add(hash::range(point, count as u32) as u16).to_be();
+            let port = port_at(config, point).to_be();
             point = point.wrapping_add(step << 32);
             let asked = asked_port(read!(opening, Opening.own_mac as u64));
             let hash = hash::reply_ports(addresses, ports(backend.port_for(asked), port), read!(opening, Opening.proto as u8));
             let place = hash::range(hash, read!(config, Config.nat.flows as u32));
             if let Some(flow) = tables.nat_flow(place)
-                && take(tables, config, flow, read!(opening, Opening.now as u32), crowded)
+                && take(tables, config, flow, read!(opening, Opening.now as u32), if crowded { STUCK } else { (n >= ADDRESSES / 2) as u32 })
             {
                 return Some((flow, place, port, source(n) as u16));
             }
@@ -212,14 +212,54 @@ fn claim<'a, A: Address, T: Tables>(
     None
 }
 
-/// Changes the claim of an entry that is free, or whose flow has expired, to busy.
+/// How many source ports a flow can have.
+#[inline(always)]
+fn port_count(config: Shared<'_, Config>) -> u64 {
+    read!(config, Config.nat.ports.count as u16) as u64
+}
+
+/// The source port that lies at `point`, a 32-bit fraction of all of them in its upper half. Without a branch for each gap, which a verifier would follow each time.
+#[inline(always)]
+fn port_at(config: Shared<'_, Config>, point: u64) -> u16 {
+    const AT: usize = offset_of!(Config, nat.ports);
+    let word = config.load::<u64, AT>();
+    let more = config.load::<u64, { AT + 8 }>();
+    let n = hash::range(point, (word >> 16) as u16 as u32) as u64;
+    // A gap is two halves: how many ports are below it, and how many it leaves out.
+    let skipped = |gap: u64| (gap >> 16 & 0xffff) & opaque(((gap & 0xffff).wrapping_sub(n + 1) as i64 >> 63) as u64, point);
+    word.wrapping_add(n).wrapping_add(skipped(word >> 32)).wrapping_add(skipped(more)).wrapping_add(skipped(more >> 32)) as u16
+}
+
+/// By how much of the range, as a 32-bit fraction of it, a flow goes on to its next port.
+#[inline(always)]
+fn step(count: u64, flow_hash: u64) -> u64 {
+    /// Of so few ports some flows' own fraction would meet two or three again and again, as a half does, or a third.
+    const FEW: u64 = 2048;
+    /// None between this and 2^25 more, about the golden section, is that near to so simple a fraction.
+    const GOLDEN: u64 = 0x9d00_0000;
+    let own = hash::last(flow_hash) >> 32;
+    if count <= TRIES as u64 {
+        (1 << 32) / count.max(1) + 1
+    } else if count < FEW {
+        GOLDEN + (own >> 7)
+    } else {
+        own | 1
+    }
+}
+
+/// What entries may be taken: those that are free or whose flow has expired; ...
+const IDLE: u32 = 0;
+/// ... those whose flow is stuck half-open, and no others. Between them: all these.
+const STUCK: u32 = 2;
+
+/// Changes the claim of an entry that may be taken to busy. `which`: [`IDLE`] to [`STUCK`].
 #[inline(never)]
-fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32, crowded: bool) -> bool {
+fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32, which: u32) -> bool {
     let claim = flow.load::<u64, CLAIM>();
     if claim == NatFlow::BUSY {
         return false;
     }
-    if !may_take(config, flow, claim, now, crowded) {
+    if !may_take(config, flow, claim, now, which) {
         return false;
     }
     if !flow.exchange::<CLAIM>(claim, NatFlow::BUSY) {
@@ -232,10 +272,64 @@ fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatF
 }
 
 #[inline(always)]
-fn may_take(config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, claim: u64, now: u32, crowded: bool) -> bool {
+fn may_take(config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, claim: u64, now: u32, which: u32) -> bool {
     if claim == 0 {
-        return !crowded;
+        return which != STUCK;
     }
     let (life, tcp) = (Life::of(flow), read!(flow, NatFlow.proto as u8) == TCP);
-    if crowded { life.is_stuck(tcp, now) } else { life.expired_by(tcp, now, config) }
+    which != IDLE && life.is_stuck(tcp, now) || which != STUCK && life.expired_by(tcp, now, config)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::{cell::Cell, ops::RangeInclusive};
+    use std::{vec, vec::Vec};
+
+    use super::*;
+    use crate::abi::NatPorts;
+
+    /// All ports that flows get, from the lowest point to the highest.
+    fn dealt(ranges: &[RangeInclusive<u16>]) -> Vec<u16> {
+        let mut config = Config::zeroed();
+        config.nat.ports = NatPorts::new(ranges);
+        let cell = Cell::new(config);
+        let config = Shared::of(&cell);
+        let count = port_count(config);
+        let point = |n: u64| (n << 32).div_ceil(count);
+        (0..count).flat_map(|n| [point(n), point(n + 1) - 1]).map(|point| port_at(config, point << 32)).collect()
+    }
+
+    #[test]
+    fn no_flow_tries_few_ports_again_and_again() {
+        for count in (1..200).chain([255, 256, 500, 1000, 2047]) {
+            let least = (0..2000_u64).map(|flow| {
+                let hash = flow.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let (mut point, step) = (hash << 32, step(count, hash));
+                let mut met: Vec<_> = (0..TRIES)
+                    .map(|_| {
+                        let port = ((point >> 32) * count) >> 32;
+                        point = point.wrapping_add(step << 32);
+                        port
+                    })
+                    .collect();
+                met.sort_unstable();
+                met.dedup();
+                met.len()
+            });
+            let wanted = if count <= u64::from(TRIES) { count as usize } else { 13 };
+            assert!(least.clone().min() >= Some(wanted), "of {count} ports a flow meets {:?}", least.min());
+        }
+    }
+
+    #[test]
+    fn the_ports_of_all_ranges_are_dealt_and_no_others() {
+        let all = [1024..=1024, 1026..=1999, 2000..=32_767, 65_534..=u16::MAX];
+        let mut lists: Vec<Vec<_>> =
+            (0..4).flat_map(|first| (first..4).map(move |last| (first, last))).map(|(a, b)| all[a..=b].to_vec()).collect();
+        lists.push(vec![1024..=u16::MAX]);
+        for ranges in lists {
+            let wanted: Vec<u16> = ranges.iter().cloned().flatten().flat_map(|port| [port; 2]).collect();
+            assert!(dealt(&ranges) == wanted, "{ranges:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::{
     forward::{Run, Sign, Sink, Way},
     handshake, hash,
     header::{Headers, Sound},
-    nat::{Life, Parties, Translated, asked_port, port_range},
+    nat::{Life, Parties, Translated, asked_port, reply_ports},
     packet::Packet,
     read,
     rewrite::{Edit, Macs, Translation},
@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// Sends a reply to a translated flow to its client; what is none goes to the host. All that a packet which can't be one pays is the comparison of
-/// its port.
+/// its port, and one lookup if it lies between two ranges of ports.
 #[inline(always)]
 pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     run: Run<'_, P, T, S>,
     config: Shared<'_, Config>,
     headers: &Headers<A>,
 ) -> S::Done {
-    let (first, count) = port_range(config);
+    let (first, count) = reply_ports(config);
     if u16::from_be((headers.ports >> 16) as u16).wrapping_sub(first) >= count {
         return run.foreign();
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use etherparse::{LaxPacketHeaders, NetHeaders, PacketBuilder, TransportHeader};
 use mesh_common::{
-    abi::{Addr, Backend, BackendState, Family, Mode, NatSource, Proto, Reason, SlotWord, TableRef, Vip},
+    abi::{Addr, Backend, BackendState, Family, Mode, NatPorts, NatSource, Proto, Reason, SlotWord, TableRef, Vip},
     account::Exit,
     forward::Verdict,
     host::{Frame, HostTables},
@@ -60,8 +60,8 @@ impl World {
         assert!(tables.publish(&[vip]));
         tables.configure(|config| {
             config.hash_key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-            config.nat.port_first = FIRST_PORT;
-            config.nat.port_count = 10_000;
+            (config.nat.reply_first, config.nat.reply_count) = (FIRST_PORT, 10_000);
+            config.nat.ports = NatPorts { first: FIRST_PORT, count: 10_000, ..NatPorts::default() };
             config.nat.half_open_limit = 1000;
             (config.nat.half_open_ticks, config.nat.established_ticks, config.nat.udp_ticks) = (40, 1000, 200);
             (config.nat.closing_ticks, config.nat.closed_ticks) = (100, 20);

@@ -277,3 +277,21 @@ fn a_full_ledger_moves_nobody() {
     let story = (0..MANY).fold(story, |story, _| story.ticks(1).then(Event::Data(0)));
     story.then(Event::Close(0)).began_with(A).ack_reaches_soon(A);
 }
+
+#[test]
+fn one_refusal_holds_no_slot_up_where_flows_begin_all_the_time() {
+    let after = |world: World<3>, event| world.after(event).unwrap_or_else(|broken| panic!("{broken:?} by {event:?} in {world:?}"));
+    let looks = |world: World<3>| [Event::Look(B, C), Event::Write, Event::Tick].into_iter().fold(world, after);
+    let mut world = World::new(Setup::ALL);
+    while world.word.target() != u16::from(B) {
+        world = looks(world);
+    }
+    world = after(world, Event::Refused);
+    for n in 0..MANY as usize {
+        world = [Event::Syn(n % 3), Event::Close(n % 3)].into_iter().fold(looks(world), after);
+        if world.word.flags() == SlotFlags::STEADY {
+            return;
+        }
+    }
+    panic!("not within {MANY} ticks: {world:?}");
+}

@@ -3,9 +3,9 @@
 //! Times are kept as ages and end at a bound beyond which nothing changes any more, so that there are finitely many worlds.
 
 use mesh_common::{
-    abi::{SlotFlags, SlotMemo, SlotWord},
+    abi::{SlotFlags, SlotWord},
     ledger::{
-        change::{Held, Seen, Times, Wish, next},
+        change::{Held, Seen, SlotMemo, Times, Wish, next},
         rules::{Sent, Standing, owner},
     },
 };

@@ -8,11 +8,10 @@ use crate::{
 };
 
 impl<const FLOWS: usize> World<FLOWS> {
-    /// While nodes have defaults that no change has brought about, a flow that begins before both remember SYNs, or without one, is its node's until both
-    /// know it. When they have come to the same default, they know each other's flows by it or by entries.
+    /// While nodes have defaults that no change has brought about, a flow that begins before both remember what begins is its node's until both know it. When they have come to the same default, they know each other's flows by it or by entries.
     pub fn bind(&mut self, event: Event, before: &[Flow; FLOWS]) {
         self.setup.parted = self.nodes[0].default() != self.nodes[1].default();
-        let unheard = !self.setup.handshakes || !self.nodes.iter().all(Node::records);
+        let unheard = !self.nodes.iter().all(if self.setup.handshakes { Node::records } else { Node::learns });
         if let Event::Syn(flow, node) | Event::Data(flow, node) = event
             && before[flow] == Flow::None
             && unheard
@@ -44,6 +43,11 @@ impl<const FLOWS: usize> Node<FLOWS> {
     /// It remembers every SYN.
     pub fn records(&self) -> bool {
         self.recording != NEVER
+    }
+
+    /// It remembers whatever has no entry.
+    pub fn learns(&self) -> bool {
+        self.flags().has(SlotFlags::LEARN)
     }
 
     /// It remembers SYNs for others alone.

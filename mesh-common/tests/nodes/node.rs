@@ -1,10 +1,10 @@
 //! One balancer: what it does with packets, and with its slot.
 
 use mesh_common::{
-    abi::{SlotFlags, SlotMemo, SlotWord},
+    abi::{SlotFlags, SlotWord},
     ledger::{
         among::{Others, Peer, Said, records},
-        change::{Held, Seen, Wish, next_among},
+        change::{Held, Seen, SlotMemo, Wish, next_among},
         rules::{Entry, Kind, Memory, Sent, Standing, owner},
     },
 };

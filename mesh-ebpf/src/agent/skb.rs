@@ -98,10 +98,17 @@ impl Skb {
 
     /// Whether a TCP segment is of a connection of this namespace: there is a socket for it, established, half open or waiting for its time to pass, or who
     /// listens has sent its SYN cookie. `tuple`: source, destination and ports as in `bpf_sock_tuple`; `ip`, `tcp`: its headers without options.
+    ///
+    /// Who waits for its time to pass has heard all of its connection, and has only to answer what ends it once more (RFC 9293 section 3.10.7.4): any other
+    /// segment is of the next one with these ports, which is somebody else's.
     #[inline(always)]
     pub fn has_socket<const TUPLE: usize, const IP: usize>(&self, tuple: [u8; TUPLE], ip: [u8; IP], tcp: [u8; 20]) -> bool {
-        /// `TCP_LISTEN` of Linux.
+        /// `TCP_TIME_WAIT` and `TCP_LISTEN` of Linux.
+        const TIME_WAIT: u32 = 6;
         const LISTEN: u32 = 10;
+        const FIN: u8 = 1;
+        const RST: u8 = 4;
+        let ends = tcp[13] & (FIN | RST) != 0;
         let (mut tuple, mut ip, mut tcp) = (Words(tuple), Words(ip), Words(tcp));
         let netns = BPF_F_CURRENT_NETNS as i64 as u64;
         // SAFETY: `skb` is the context that the kernel called with; there are TUPLE bytes, as many as one of the two families has.
@@ -112,8 +119,12 @@ impl Skb {
         // SAFETY: the helper has answered with a socket, which is held until it is released below.
         let state = unsafe { (*socket).state };
         let (ip, tcp) = (ip.0.as_mut_ptr(), tcp.0.as_mut_ptr());
-        // SAFETY: the socket is held; the headers are as long as is said.
-        let has = state != LISTEN || unsafe { bpf_tcp_check_syncookie(socket.cast(), ip.cast(), IP as u32, tcp.cast(), 20) } == 0;
+        let has = match state {
+            // SAFETY: the socket is held; the headers are as long as is said.
+            LISTEN => unsafe { bpf_tcp_check_syncookie(socket.cast(), ip.cast(), IP as u32, tcp.cast(), 20) == 0 },
+            TIME_WAIT => ends,
+            _ => true,
+        };
         // SAFETY: it was held by the lookup, and is not used from here on.
         unsafe { bpf_sk_release(socket.cast()) };
         has

@@ -8,7 +8,10 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use mesh_common::{
-    abi::{BackendLoad, Explained, FlowBucket, LedgerBucket, NatBucket, NatFlow, NatGauges, Schedule, SlotMemo},
+    abi::{
+        BackendLoad, Explained, FlowBucket, LedgerBucket, LedgerCrowd, LedgerTags, NatBucket, NatFlow, NatGauges, Schedule, SlotsRefused,
+        SlotsSeen,
+    },
     nat::Opening,
     shared::Shared,
 };
@@ -26,7 +29,13 @@ static SCRATCH_BUCKET: PerCpuArray<NatBucket> = PerCpuArray::with_max_entries(1,
 #[map]
 static SCRATCH_GAUGES: PerCpuArray<NatGauges> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static SCRATCH_MEMO: PerCpuArray<SlotMemo> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH_SEEN: PerCpuArray<SlotsSeen> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_REFUSED: PerCpuArray<SlotsRefused> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_TAGS: PerCpuArray<LedgerTags> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH_CROWD: PerCpuArray<LedgerCrowd> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH_LEDGER: PerCpuArray<LedgerBucket> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -57,7 +66,10 @@ copies! {
     scratch_flow: NatFlow = SCRATCH_FLOW;
     scratch_bucket: NatBucket = SCRATCH_BUCKET;
     scratch_gauges: NatGauges = SCRATCH_GAUGES;
-    scratch_memo: SlotMemo = SCRATCH_MEMO;
+    scratch_seen: SlotsSeen = SCRATCH_SEEN;
+    scratch_refused: SlotsRefused = SCRATCH_REFUSED;
+    scratch_tags: LedgerTags = SCRATCH_TAGS;
+    scratch_crowd: LedgerCrowd = SCRATCH_CROWD;
     scratch_ledger: LedgerBucket = SCRATCH_LEDGER;
     scratch_pacer: u64 = SCRATCH_PACER;
     scratch_schedule: Schedule = SCRATCH_SCHEDULE;

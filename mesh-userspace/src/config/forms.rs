@@ -4,10 +4,16 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, IntoDeserializer, MapAccess, value::MapAccessDeserializer},
+    de::{
+        self, IntoDeserializer, MapAccess, SeqAccess,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 
-use super::written::{Backend, Health, Interface, ProbeWord};
+use super::{
+    placed::Placed,
+    written::{Backend, Health, Interface, ProbeWord},
+};
 use crate::health::StatusSet;
 
 /// `eth0`, or an [`Interface`].
@@ -35,6 +41,10 @@ pub enum AnnounceForm {
 /// `200`, `200-399` or `200-299,404`: the statuses that count.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatusForm(pub StatusSet);
+
+/// `10240-19999`, or a list of such ranges of ports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortsForm(pub Vec<Placed<String>>);
 
 /// A form that a text or a table of keys can be read as.
 trait Form: Sized {
@@ -179,6 +189,36 @@ impl<'de> Deserialize<'de> for StatusForm {
 
             fn visit_str<E: de::Error>(self, s: &str) -> Result<StatusForm, E> {
                 s.parse().map(StatusForm).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortsForm {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = PortsForm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a range of ports such as `10240-19999`, or a list of such ranges")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PortsForm, E> {
+                Ok(PortsForm(vec![text.to_owned().into()]))
+            }
+
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<PortsForm, E> {
+                self.visit_str(&n.to_string())
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<PortsForm, E> {
+                self.visit_str(&n.to_string())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<PortsForm, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(list)).map(PortsForm)
             }
         }
         d.deserialize_any(Visitor)

@@ -105,9 +105,6 @@ impl<'a> Walk<'a> {
     }
 
     fn words(&self, value: &'a Value) -> String {
-        if let Some(items) = self.items(value) {
-            return format!("list of {}", self.words(items));
-        }
         let mut words: Vec<String> = self.options(value).into_iter().flat_map(|option| self.word(option)).collect();
         words.dedup();
         words.join(" or ")

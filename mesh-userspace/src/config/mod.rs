@@ -13,6 +13,7 @@ mod kubernetes;
 pub mod ledger;
 pub mod peers;
 pub mod placed;
+mod ports;
 mod probe;
 pub mod protect;
 pub mod quic;

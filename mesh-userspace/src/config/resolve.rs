@@ -177,22 +177,8 @@ fn nat(written: &translated::Nat, findings: &mut Findings<'_>) -> Nat {
     if let Some(beyond) = written.sources.get(most) {
         findings.error(beyond, format!("there can be at most {most} source addresses"), "remove some");
     }
-    let ports = written.ports.as_ref().and_then(|text| findings.ok(text, port_range(&text.value), "write FIRST-LAST, such as 10240-29999"));
+    let ports = written.ports.as_ref().map(|ports| super::ports::resolve(ports, findings)).unwrap_or_default();
     Nat { sources, ports, timeouts: nat_timeouts(&written.timeouts, findings) }
-}
-
-fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
-    let bad = || format!("`{text}` is no range of ports");
-    let (first, last) = text.split_once('-').ok_or_else(bad)?;
-    let first: u16 = first.trim().parse().map_err(|_| bad())?;
-    let last: u16 = last.trim().parse().map_err(|_| bad())?;
-    if first < 1024 {
-        return Err(format!("`{text}` has ports below 1024, which belong to the node's own services"));
-    }
-    if first > last {
-        return Err(format!("`{text}` ends before it begins"));
-    }
-    Ok(first..=last)
 }
 
 fn nat_timeouts(written: &translated::NatTimeouts, findings: &mut Findings<'_>) -> NatTimeouts {

@@ -158,8 +158,9 @@ pub struct PhiJudgement {
 pub struct Nat {
     /// Empty = the node's own address towards each backend.
     pub sources: Vec<IpAddr>,
-    /// Source ports, from 1024; `None` = the largest region that the kernel does not take ports of its own from.
-    pub ports: Option<RangeInclusive<u16>>,
+    /// Source ports, from 1024: ascending ranges without overlap, not more than the kernel half takes. Empty = the largest region that the kernel does not take ports
+    /// of its own from.
+    pub ports: Vec<RangeInclusive<u16>>,
     pub timeouts: NatTimeouts,
 }
 

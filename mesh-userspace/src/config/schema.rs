@@ -4,11 +4,12 @@
 
 use std::borrow::Cow;
 
+use mesh_common::abi::NAT_RANGES;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
 use super::{
-    forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, StatusForm},
+    forms::{AnnounceForm, BackendForm, HealthForm, InterfaceForm, PortsForm, StatusForm},
     placed::Placed,
     words::Span,
     written::{Backend, File, Health, Interface},
@@ -97,6 +98,21 @@ impl JsonSchema for StatusForm {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": ["integer", "string"] })
+    }
+}
+
+impl JsonSchema for PortsForm {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PortsForm".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let range = json_schema!({ "type": "string", "pattern": "^ *[0-9]+ *- *[0-9]+ *$" });
+        json_schema!({ "anyOf": [range, { "type": "array", "items": range, "minItems": 1, "maxItems": NAT_RANGES }] })
     }
 }
 

@@ -139,7 +139,7 @@ fn every_key_is_heard() {
     assert_eq!(config.instance.as_str(), "edge");
     assert_eq!(config.interfaces[1], Interface { name: "eth1".into(), hook: Hook::Tc });
     assert_eq!(config.hash_key, Some([0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f]));
-    assert_eq!(config.nat.ports, Some(20000..=29999));
+    assert_eq!(config.nat.ports, [20000..=29999]);
     assert_eq!(config.nat.timeouts.closed, Duration::from_secs(1));
     assert_eq!(
         config.limits,
@@ -278,7 +278,7 @@ fn errors_name_place_and_remedy() {
         ("interfaces: [{name: eth0, hook: ebpf}]\n".into(), "1:33: unknown variant `ebpf`", ""),
         ("nat: {sources: [x]}\n".into(), "1:17: `x` is no address", ""),
         ("nat: {ports: 80-90}\n".into(), "1:14: `80-90` has ports below 1024", ""),
-        ("nat: {ports: 9000-8000}\n".into(), "1:14: `9000-8000` ends before it begins", ""),
+        ("nat: {ports: 9000-8000}\n".into(), "1:14: `9000-8000` ends before it begins", "FIRST-LAST"),
         ("nat: {timeouts: {udp: 10ms}}\n".into(), "1:23: 10ms is out of range", "1s to 30d"),
         ("limits: {slots: 1000}\n".into(), "1:17: 1000 can't be this limit", "a number from 1024"),
         ("limits: {ledger: 1000}\n".into(), "1:18: 1000 can't be this limit", "a power of two"),

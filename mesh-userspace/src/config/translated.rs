@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{placed::Placed, words::Span};
+use super::{forms::PortsForm, placed::Placed, words::Span};
 
 /// Translation of source addresses.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -13,8 +13,9 @@ pub struct Nat {
     /// flows to each backend as there are ports. Default: the node's own address towards each backend.
     #[serde(default)]
     pub sources: Vec<Placed<String>>,
-    /// Source ports of translated flows, `FIRST-LAST`. Default: the largest region from 1024 on that is not in `ip_local_port_range`.
-    pub ports: Option<Placed<String>>,
+    /// Source ports of translated flows: `FIRST-LAST`, or a list of up to four such ranges. Default: the largest region from 1024 on that is not in
+    /// `ip_local_port_range`.
+    pub ports: Option<Placed<PortsForm>>,
     /// When entries expire.
     #[serde(default)]
     pub timeouts: NatTimeouts,

@@ -299,6 +299,11 @@ impl Core {
         true
     }
 
+    /// What was told of a backend last.
+    pub fn known_health(&self, key: &TargetKey) -> Health {
+        self.seen.get(&key.service).and_then(|seen| seen.get(&key.backend)).map_or(Health::Unknown, |seen| seen.health)
+    }
+
     /// The checks of all backends.
     pub fn checks(&self) -> BTreeMap<TargetKey, Check> {
         let checked = self.merged.iter().filter_map(|(name, merged)| Some((name, merged, merged.service.check.as_ref()?)));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use mesh_common::abi::{BackendSignals, BackendStats};
+use nix::time::{ClockId, clock_gettime};
 
 use super::{daemon::Daemon, merge::Merged};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
 
 /// Counters are read this often, ...
 const OBSERVE: Duration = Duration::from_millis(10);
-/// ... but reading takes no more than this part of the time.
+/// ... but reading takes no more than this part of a core.
 const PART: u32 = 20;
 
 impl Daemon {
@@ -29,6 +30,7 @@ impl Daemon {
     }
 
     pub(super) fn observe(&mut self, now: Instant) {
+        let begun = cpu_time();
         let flows: HashMap<_, u64> = self.nat.backends.iter().map(|(vip, id, flows)| ((*vip, *id), *flows)).collect();
         match self.plane.backend_stats() {
             Ok(services) => {
@@ -55,7 +57,7 @@ impl Daemon {
             }
             Err(error) => log::debug!("{error}"),
         }
-        self.observe_at = now + OBSERVE.max(now.elapsed() * PART);
+        self.observe_at = Instant::now() + OBSERVE.max(cpu_time().saturating_sub(begun) * PART);
     }
 
     /// Tells once when nobody answers any more, and once when somebody does again.
@@ -75,6 +77,11 @@ impl Daemon {
         let failed: BTreeSet<_> = self.resolutions.iter().filter_map(failed).collect();
         self.monitor.failed_neighbours(&failed);
     }
+}
+
+/// What this thread has computed so far: who waits for a core has taken nothing.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// What its backends' traffic does counts: where replies don't come by us, that is how handshakes go.

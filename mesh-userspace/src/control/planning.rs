@@ -97,11 +97,6 @@ impl Core {
         (before, after)
     }
 
-    /// Other nodes may have flows of the same slots: they find the same by the same key.
-    pub(super) fn shares_flows(&self) -> bool {
-        self.config.shares_flows()
-    }
-
     /// All that is known of a service; `beaten`: see [`Core::with_heartbeats`].
     fn input<'a>(&'a self, merged: &'a Merged, beaten: Option<&'a BTreeMap<BackendId, Seen>>) -> ServiceInput<'a> {
         static UNSEEN: BTreeMap<BackendId, Seen> = BTreeMap::new();
@@ -115,7 +110,7 @@ impl Core {
             seen: beaten.or_else(|| self.seen.get(name)).unwrap_or(&UNSEEN),
             dynamic: self.dynamic.get(name).unwrap_or(&UNDISTURBED),
             gates: self.gates.get(name).unwrap_or(&FREE),
-            shared: self.shares_flows(),
+            shared: self.config.shares_flows(),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     events::What,
     flow_log::FlowLog,
-    health::Health,
+    health::{Check, Health},
     model::{ServiceName, VipAddr},
 };
 
@@ -169,8 +169,10 @@ impl Daemon {
 
     /// Readiness is a latch: once reached it stays.
     pub(super) fn check_ready(&mut self) {
-        // The last thing before packets are to come: what others know of them.
-        if !self.ready && self.publications.count > 0 && self.plane.is_joining() && self.waiting().is_empty() {
+        // The last thing before packets are to come: what others know of them. It is taken by the backends that the tables know to be well, so all that is
+        // decided has to be in them: else flows of one that is not would be led elsewhere.
+        let published = self.publications.count > 0 && self.publish_at.is_none_or(|at| at > Instant::now() + BURST);
+        if !self.ready && published && self.plane.is_joining() && self.waiting().is_empty() {
             self.plane.join();
         }
         if !self.ready && self.readiness().ready {
@@ -196,11 +198,10 @@ impl Daemon {
         if self.publications.count == 0 {
             waiting.push("the first publication of the tables".to_owned());
         }
-        // A target that has been asked as often as it takes to judge it either way, and still is not judged, is not waited for.
         let checks = self.core.checks();
         let undecided = self.monitor.snapshot().into_iter().filter(|(key, status)| {
-            let enough = checks.get(key).map_or(1, |check| u64::from(check.rise) + u64::from(check.fall));
-            status.checks_done == 0 || status.health == Health::Unknown && status.checks_done < enough
+            let judged = Judged { checks: status.checks_done, health: status.health, known: self.core.known_health(key) };
+            judged.is_waited_for(checks.get(key))
         });
         let undecided = undecided.count();
         if undecided > 0 {
@@ -214,6 +215,26 @@ impl Daemon {
     }
 }
 
+/// How far a backend's first checks have come.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    checks: u64,
+    /// By the monitor.
+    health: Health,
+    /// What the tables are made by.
+    known: Health,
+}
+
+impl Judged {
+    /// Whether its health is still to come, or on its way to us. Who has been asked as often as it takes to judge it either way, and still is not judged, is not
+    /// waited for. `check`: `None` = it is not to be asked any more.
+    fn is_waited_for(self, check: Option<&Check>) -> bool {
+        let enough = check.map_or(1, |check| u64::from(check.rise) + u64::from(check.fall));
+        let unheard = check.is_some() && self.health != Health::Unknown && self.known == Health::Unknown;
+        unheard || self.checks == 0 || self.health == Health::Unknown && self.checks < enough
+    }
+}
+
 /// Seed of the tables: as secret as the hash key, and the same wherever that is.
 pub(super) fn table_seed(key: [u64; 2]) -> u64 {
     key[0] ^ key[1].rotate_left(32)
@@ -221,4 +242,36 @@ pub(super) fn table_seed(key: [u64; 2]) -> u64 {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::CheckKind;
+
+    #[test]
+    fn health_is_waited_for_until_the_tables_know_it() {
+        use Health::{Down, Unknown, Up};
+        let check = Check { rise: 2, fall: 3, ..Check::new(CheckKind::Tcp, ([10, 0, 0, 1], 80).into()) };
+        let rows = [
+            (0, Unknown, Unknown, true),
+            (4, Unknown, Unknown, true),
+            (5, Unknown, Unknown, false),
+            // Judged, and not told yet: whoever joined others now would lead its flows away.
+            (2, Up, Unknown, true),
+            (3, Down, Unknown, true),
+            (2, Up, Up, false),
+            (3, Down, Down, false),
+            // What comes later does not hold anybody back.
+            (9, Down, Up, false),
+        ];
+        for (checks, health, known, waited) in rows {
+            assert_eq!(
+                Judged { checks, health, known }.is_waited_for(Some(&check)),
+                waited,
+                "{checks} checks, {health:?}, known {known:?}"
+            );
+        }
+        assert!(!Judged { checks: 1, health: Up, known: Unknown }.is_waited_for(None), "its word will not come");
+    }
 }

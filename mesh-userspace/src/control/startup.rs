@@ -1,7 +1,6 @@
 //! From a configuration to a running daemon: everything is opened before anything is changed.
 
 use std::{
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::{Instant, SystemTime},
 };
@@ -88,7 +87,7 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
 
     let _kernel_log = kernel_log(&mut plane);
     let flows = plane.flow_records().context("failed to watch for flows that begin")?;
-    let own_ports = config.nat.ports.as_ref().and_then(taken_ports);
+    let own_ports = dataplane::source_ports::taken(&config.nat.ports);
     let announced = found.state.announced.clone();
     let memory = Memory::new(&config.state_dir, &config.instance);
     let (mut core, events) = Core::new(config, found.state);
@@ -125,18 +124,6 @@ pub async fn run(path: PathBuf, loaded: Loaded, opener: Opener) -> Result<()> {
     daemon.begin(Instant::now());
     daemon.run(inputs, stop).await;
     Ok(())
-}
-
-/// Warns of source ports that the kernel takes for the node's own connections: to the same backend, both could be the same flow.
-fn taken_ports(ports: &RangeInclusive<u16>) -> Option<String> {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let (first, last) = range.trim().split_once(char::is_whitespace)?;
-    let (first, last): (u16, u16) = (first.parse().ok()?, last.trim().parse().ok()?);
-    let overlap = *ports.start() <= last && first <= *ports.end();
-    overlap.then(|| {
-        let (start, end) = (ports.start(), ports.end());
-        format!("nat.ports {start}-{end} overlap the kernel's own ({first}-{last}): choose others, or change net.ipv4.ip_local_port_range")
-    })
 }
 
 fn kernel_log(plane: &mut Dataplane) -> Option<KernelLog> {

@@ -64,8 +64,14 @@ impl Bench {
     }
 
     fn health(&mut self, service: &str, backend: &str, health: Health) -> bool {
-        let evidence =
-            Evidence { consecutive: 3, rtt: None, error: (health == Health::Down).then(|| "refused".into()), signals: None, votes: None };
+        let evidence = Evidence {
+            consecutive: 3,
+            passed: health != Health::Down,
+            rtt: None,
+            error: (health == Health::Down).then(|| "refused".into()),
+            signals: None,
+            votes: None,
+        };
         let key = TargetKey { service: name(service), backend: id(backend) };
         self.core.health(HealthEvent { key, health, evidence }, self.now)
     }

@@ -96,7 +96,7 @@ impl Core {
                         seen,
                         dynamic,
                         gates,
-                        shared: self.shares_flows(),
+                        shared: self.config.shares_flows(),
                     };
                     Arc::new(plan::plan_service(&input, seed, now, &mut self.cache))
                 }

@@ -16,8 +16,8 @@ use std::{
 use bytemuck::{Pod, Zeroable};
 use memmap2::{MmapOptions, MmapRaw};
 use mesh_common::abi::{
-    Backend, BackendLoad, BackendSignals, Config, FlowBucket, LedgerBucket, LedgerEntry, NatFlow, NatGauges, Schedule, ServiceInfo,
-    SlotMemo, SlotWord, Vip,
+    Backend, BackendLoad, BackendSignals, Config, FlowBucket, LedgerBucket, LedgerEntry, LedgerTags, NatFlow, NatGauges, Schedule,
+    ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, Vip,
 };
 
 use super::{lists::Trie, quic::Ids};
@@ -32,7 +32,9 @@ pub struct Image {
     pub vips: Row<Vip>,
     pub services: Row<ServiceInfo>,
     pub slots: Row<SlotWord>,
-    pub slot_memos: Row<SlotMemo>,
+    pub slots_seen: Row<SlotsSeen>,
+    pub slots_refused: Row<SlotsRefused>,
+    pub ledger_tags: Arc<Row<LedgerTags>>,
     /// Other balancers are told of it by a thread of their own.
     pub ledger: Arc<Row<LedgerBucket>>,
     pub backends: Row<Backend>,
@@ -203,7 +205,9 @@ impl Image {
             vips: Row::heap(vips),
             services: Row::heap(services),
             slots: Row::heap(slots),
-            slot_memos: Row::heap(slots),
+            slots_seen: Row::heap(slots.div_ceil(SlotsSeen::SLOTS as usize)),
+            slots_refused: Row::heap(slots.div_ceil(SlotsRefused::SLOTS as usize)),
+            ledger_tags: Arc::new(Row::heap(4)),
             ledger: Arc::new(Row::heap(4)),
             backends: Row::heap(backends),
             nat_flows: Row::heap(nat_flows),

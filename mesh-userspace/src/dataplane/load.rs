@@ -11,13 +11,14 @@ use bytemuck::Pod;
 use mesh_common::{
     abi::{
         Backend, BackendLoad, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, FlowBucket, Fragmented, LEDGER_WAYS,
-        LedgerBucket, LedgerStats, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule, ScheduleStats,
-        ServiceInfo, SlotMemo, SlotWord, Vip, map, program,
+        LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
+        ScheduleStats, ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, Vip, map, program,
     },
     guard,
 };
 
 use super::{
+    clock::Jiffies,
     counters::Stats,
     error::DataplaneError,
     image::{Image, Row},
@@ -94,7 +95,7 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 22] {
+    fn shapes(&self) -> [Shape; 25] {
         fn array<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
         }
@@ -106,7 +107,10 @@ impl Sizes {
             array::<Vip>(map::VIPS, self.vips),
             array::<ServiceInfo>(map::SERVICES, self.services),
             array::<SlotWord>(map::SLOTS, self.slots),
-            array::<SlotMemo>(map::SLOT_MEMOS, self.slots),
+            array::<SlotsSeen>(map::SLOTS_SEEN, self.slots.div_ceil(SlotsSeen::SLOTS)),
+            array::<SlotsRefused>(map::SLOTS_REFUSED, self.slots.div_ceil(SlotsRefused::SLOTS)),
+            array::<LedgerTags>(map::LEDGER_TAGS, self.ledger_buckets),
+            array::<LedgerCrowd>(map::LEDGER_CROWD, 1),
             array::<LedgerBucket>(map::LEDGER, self.ledger_buckets),
             percpu::<LedgerStats>(map::LEDGER_STATS, 1),
             array::<Backend>(map::BACKENDS, self.backends),
@@ -154,6 +158,8 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
     let level = options.kernel_log as u8;
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
+    let jiffies = Jiffies::measure()?;
+    jiffies.tell(&mut loader);
     for shape in &shapes {
         loader.map_max_entries(shape.name, shape.entries);
         loader.map_pin_path(shape.name, pins.object(shape.name));
@@ -168,7 +174,9 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         vips: row(&ebpf, map::VIPS, sizes.vips)?,
         services: row(&ebpf, map::SERVICES, sizes.services)?,
         slots: row(&ebpf, map::SLOTS, sizes.slots)?,
-        slot_memos: row(&ebpf, map::SLOT_MEMOS, sizes.slots)?,
+        slots_seen: row(&ebpf, map::SLOTS_SEEN, sizes.slots.div_ceil(SlotsSeen::SLOTS))?,
+        slots_refused: row(&ebpf, map::SLOTS_REFUSED, sizes.slots.div_ceil(SlotsRefused::SLOTS))?,
+        ledger_tags: Arc::new(row(&ebpf, map::LEDGER_TAGS, sizes.ledger_buckets)?),
         ledger: Arc::new(row(&ebpf, map::LEDGER, sizes.ledger_buckets)?),
         backends: row(&ebpf, map::BACKENDS, sizes.backends)?,
         nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,

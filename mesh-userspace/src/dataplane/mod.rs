@@ -3,6 +3,7 @@
 mod adopt;
 mod agent;
 mod attach;
+pub mod clock;
 mod counters;
 mod detach;
 pub mod entry;
@@ -35,6 +36,7 @@ mod report;
 mod retire;
 mod schedules;
 mod settings;
+pub mod source_ports;
 mod sources;
 mod sweep;
 pub mod vip_index;
@@ -143,8 +145,11 @@ impl Dataplane {
         if !repairs.is_empty() {
             grace_period();
         }
-        let ports = options.nat.ports.clone().or_else(nat::free_ports);
-        let nat = nat::config(&options.nat, &loaded.sizes, ports.as_ref());
+        let mut ports = options.nat.ports.clone();
+        if ports.is_empty() {
+            ports.extend(source_ports::free());
+        }
+        let nat = nat::config(&options.nat, &loaded.sizes, &ports);
         let times = ledger::times(&options.ledger);
         ledger::publish(&loaded.image, &times, options.shared);
         settings::publish(&loaded.image, options.hash_key, options.flow_sample, &nat)?;
@@ -191,7 +196,7 @@ impl Dataplane {
     pub fn apply(&mut self, plan: &Plan, hops: &BTreeMap<IpAddr, Resolution>) -> Published {
         self.hear_peers();
         let clock = self.clock();
-        let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
+        let translation = Translation { sources: &self.sources, ports: self.nat.ports.count > 0 };
         let batch = reconcile::reconcile(&self.loaded.image, &mut self.layout, &plan.services, hops, &translation, clock);
         self.carry_out(batch, plan)
     }
@@ -233,7 +238,7 @@ impl Dataplane {
         look_at: impl Fn(usize, &ServicePlan) -> bool,
         clock: Clock,
     ) -> Published {
-        let translation = Translation { sources: &self.sources, ports: self.nat.port_count > 0 };
+        let translation = Translation { sources: &self.sources, ports: self.nat.ports.count > 0 };
         let services = (&self.applied[..], &plan.services[..]);
         let (image, layout) = (&self.loaded.image, &mut self.layout);
         match reconcile::reconcile_some(image, layout, services, look_at, (hops, &translation), clock) {

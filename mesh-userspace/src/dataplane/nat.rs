@@ -1,13 +1,12 @@
 //! Translation as the daemon takes part in it: its limits, and the sweep of flows that are over.
 
 use std::{
-    fs,
     ops::{Range, RangeInclusive},
     time::{Duration, Instant},
 };
 
 use mesh_common::{
-    abi::{Config, NatConfig, NatFlow, NatGauges, Proto},
+    abi::{NatConfig, NatFlow, NatGauges, NatPorts, Proto},
     nat::{Life, Phase},
 };
 
@@ -19,6 +18,7 @@ use super::{
     load::Sizes,
     options::NatOptions,
     retire::Live,
+    source_ports::Span,
 };
 
 /// Words of [`NatFlow`] by their place.
@@ -54,6 +54,8 @@ pub struct Swept {
     pub flows: u64,
     pub half_open: u64,
     pub expired: u64,
+    /// Source ports that a flow has.
+    pub ports: Span,
     /// Sampled flows that began or ended.
     pub notes: Vec<FlowNote>,
     /// Entries that are being written.
@@ -137,6 +139,7 @@ impl Sweeper {
             open.oldest = open.oldest.max(Some(age(image, place, &flow, tick)));
         }
         *swept.live.flows.entry((id, flow.backend)).or_default() += 1;
+        swept.ports = swept.ports.with(u16::from_be_bytes(flow.nat_port));
         if let Some(used) = swept.live.sources.get_mut(usize::from(flow.nat_source)) {
             *used = true;
         }
@@ -198,12 +201,13 @@ fn gauge(image: &Image) -> i64 {
     image.nat_gauges.word(0, 0) as i64
 }
 
-/// Limits and times as the kernel half takes them.
-pub fn config(options: &NatOptions, sizes: &Sizes, ports: Option<&RangeInclusive<u16>>) -> NatConfig {
+/// Limits and times as the kernel half takes them; `ports`: ascending ranges without overlap.
+pub fn config(options: &NatOptions, sizes: &Sizes, ports: &[RangeInclusive<u16>]) -> NatConfig {
+    let span = Span::of(ports);
     let times = &options.timeouts;
     NatConfig {
-        port_first: ports.map_or(0, |p| *p.start()),
-        port_count: ports.map_or(0, |p| p.end().saturating_sub(*p.start()).saturating_add(1)),
+        reply_first: span.first(),
+        reply_count: span.count(),
         flows: sizes.nat_flows,
         bucket_mask: sizes.nat_buckets - 1,
         // A quarter of the flows, of which there are two for three entries.
@@ -214,29 +218,8 @@ pub fn config(options: &NatOptions, sizes: &Sizes, ports: Option<&RangeInclusive
         closing_ticks: ticks(times.closing),
         udp_ticks: ticks(times.udp),
         remembered_mask: sizes.flow_buckets - 1,
+        ports: NatPorts::new(ports),
     }
-}
-
-/// Makes the kernel half go by `config`.
-pub fn publish(image: &Image, config: &NatConfig) {
-    image.config.set_run(0, std::mem::offset_of!(Config, nat) / 8, words_of(config));
-}
-
-/// The largest region of at least [`MIN_PORTS`] ports from 1024 on that the kernel takes no ports of its own from.
-pub fn free_ports() -> Option<RangeInclusive<u16>> {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-    let (Some(Ok(first)), Some(Ok(last))) = (numbers.next(), numbers.next()) else { return None };
-    largest_outside(first, last)
-}
-
-const FIRST_PORT: u16 = 1024;
-const MIN_PORTS: usize = 1024;
-
-fn largest_outside(first: u16, last: u16) -> Option<RangeInclusive<u16>> {
-    let below = first.checked_sub(1).map(|end| FIRST_PORT..=end);
-    let above = last.checked_add(1).map(|start| start.max(FIRST_PORT)..=u16::MAX);
-    [below, above].into_iter().flatten().filter(|r| r.len() >= MIN_PORTS).max_by_key(ExactSizeIterator::len)
 }
 
 /// A number of ticks as a span of time.
@@ -263,14 +246,6 @@ mod tests {
         dataplane::{layout::Entry, options::Limits, retire::Open},
         model::{BackendId, VipAddr},
     };
-
-    #[test]
-    fn ports_keep_clear_of_the_kernels() {
-        assert_eq!(largest_outside(32_768, 60_999), Some(1024..=32_767));
-        assert_eq!(largest_outside(1024, 40_000), Some(40_001..=65_535));
-        assert_eq!(largest_outside(1024, 65_535), None);
-        assert_eq!(largest_outside(0, 64_600), None);
-    }
 
     fn flow(image: &Image, place: usize, service: u16, seen: u32, stage: u8) {
         let flow =

@@ -68,8 +68,9 @@ pub struct Limits {
 pub struct NatOptions {
     /// Source addresses of translated flows. Empty = the node's own address towards each backend.
     pub sources: Vec<IpAddr>,
-    /// Source ports. `None` = the largest region from 1024 on that the kernel does not take ports of its own from.
-    pub ports: Option<RangeInclusive<u16>>,
+    /// Source ports: ascending ranges without overlap, [`mesh_common::abi::NAT_RANGES`] at most. Empty = the largest region from 1024 on that the kernel does not
+    /// take ports of its own from.
+    pub ports: Vec<RangeInclusive<u16>>,
     pub timeouts: NatTimeouts,
     /// Flows without a reply that may exist at once. `None` = a quarter of [`Limits::nat_flows`].
     pub half_open_limit: Option<u32>,

@@ -34,7 +34,8 @@ type Key = (IpAddr, u16, u8);
 impl Dataplane {
     /// Tells these nodes of slots on their way and of their flows from now on, and goes by what they tell.
     pub fn speak(&mut self, line: Line, peers: &config::Peers) -> io::Result<Arc<Link>> {
-        let replica = Replica::new(Arc::clone(&self.loaded.image.ledger), self.times);
+        let image = &self.loaded.image;
+        let replica = Replica::new(Arc::clone(&image.ledger), Arc::clone(&image.ledger_tags), self.times);
         let link = Link::start(line, peers, tag(self.hash_key()), replica)?;
         self.peers = Some(Arc::clone(&link));
         self.hear_peers();

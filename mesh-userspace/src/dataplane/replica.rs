@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_common::{
-    abi::{LEDGER_WAYS, LedgerBucket, LedgerEntry, LedgerWord},
+    abi::{LEDGER_WAYS, LedgerBucket, LedgerEntry, LedgerTags, LedgerWord},
     ledger::change::Times,
 };
 
@@ -15,6 +15,7 @@ const WORDS: usize = size_of::<LedgerEntry>() / 8;
 /// The entries, and what of them others know.
 pub struct Replica {
     ledger: Arc<Row<LedgerBucket>>,
+    tags: Arc<Row<LedgerTags>>,
     times: Times,
     /// Claim and word of each place, as they were told.
     told: Vec<(u64, u64)>,
@@ -30,9 +31,9 @@ pub struct Found {
 }
 
 impl Replica {
-    pub fn new(ledger: Arc<Row<LedgerBucket>>, times: Times) -> Self {
+    pub fn new(ledger: Arc<Row<LedgerBucket>>, tags: Arc<Row<LedgerTags>>, times: Times) -> Self {
         let told = vec![(0, 0); ledger.len() * LEDGER_WAYS];
-        Self { ledger, times, told }
+        Self { ledger, tags, times, told }
     }
 
     /// Time as the kernel half counts it.
@@ -91,12 +92,25 @@ impl Replica {
             let free = there == 0 || there != LedgerEntry::BUSY && old.age(now) > self.limit(old);
             if free && self.ledger.exchange_word(bucket, way * WORDS, there, LedgerEntry::BUSY) {
                 self.ledger.set_word(bucket, way * WORDS + 1, word.0);
+                self.tag(bucket, way, key);
                 self.ledger.exchange_word(bucket, way * WORDS, LedgerEntry::BUSY, claim);
                 self.told[bucket * LEDGER_WAYS + way] = (claim, word.0);
                 return true;
             }
         }
         false
+    }
+
+    /// Before the claim: packets look for no entry whose tag they don't find. Those of the other ways may be changed meanwhile.
+    fn tag(&self, bucket: usize, way: usize, key: u64) {
+        loop {
+            let old = self.tags.word(bucket, 0);
+            let mut tags: LedgerTags = bytemuck::cast(old);
+            tags.of[way] = LedgerTags::tag(key);
+            if bucket >= self.tags.len() || self.tags.exchange_word(bucket, 0, old, bytemuck::cast(tags)) {
+                return;
+            }
+        }
     }
 
     fn live(&self, place: usize, now: u32) -> Option<Found> {
@@ -132,10 +146,15 @@ mod tests {
 
     const TIMES: Times = Times { handshake: 20, idle: 90, patience: 10, lag: 0 };
 
+    fn replica(ledger: Arc<Row<LedgerBucket>>) -> Replica {
+        let tags = Arc::new(Row::heap(ledger.len()));
+        Replica::new(ledger, tags, TIMES)
+    }
+
     #[test]
     fn what_is_new_is_told_once_and_what_is_used_from_time_to_time() {
         let ledger = Arc::new(Row::heap(4));
-        let (mut here, mut there) = (Replica::new(ledger.clone(), TIMES), Replica::new(Arc::new(Row::heap(4)), TIMES));
+        let (mut here, mut there) = (replica(ledger.clone()), replica(Arc::new(Row::heap(4))));
         let claim = LedgerEntry::key(0x1234_5678_9abc, 7) | 2;
         let bucket = (claim >> 8) as usize & 3;
         let tell = |word: LedgerWord| {
@@ -165,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_flow_stands_before_a_handshake_and_the_younger_before_the_older_and_no_live_one_gives_way() {
-        let mut replica = Replica::new(Arc::new(Row::heap(1)), TIMES);
+        let mut replica = replica(Arc::new(Row::heap(1)));
         let word = |replica: &Replica| replica.all(1000).iter().find(|f| f.claim >> 48 == 1).map(|f| f.word);
         for (new, stands) in [
             (LedgerWord::pending(1, 5, 990), LedgerWord::pending(1, 5, 990)),

@@ -7,7 +7,7 @@ use mesh_common::{
     flow_log,
 };
 
-use super::{error::DataplaneError, image::Image, nat};
+use super::{error::DataplaneError, image::Image, source_ports};
 
 const HASH_KEY: usize = std::mem::offset_of!(Config, hash_key) / 8;
 const SAMPLES: usize = std::mem::offset_of!(Config, sample_mask) / 8;
@@ -28,7 +28,7 @@ pub fn publish(image: &Image, key: Option<[u64; 2]>, flow_sample: u32, config: &
     image.config.set_run(0, HASH_KEY, key);
     let samples = u64::from(Config::SAMPLE_MASK) | u64::from(flow_log::sample(flow_sample)) << 32;
     image.config.set_word(0, SAMPLES, samples);
-    nat::publish(image, config);
+    source_ports::publish(image, config);
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use super::{
     Dataplane, DataplaneError, NatReport, OpenFlows, Remembered, execute,
     ledger::{self, Entries},
     nat::{self, Swept},
-    retire, schedules,
+    retire, schedules, source_ports,
 };
 
 /// One part takes about so long, ...
@@ -87,6 +87,7 @@ impl Dataplane {
         let Sweeping { ledger, flows: mut swept, mut remembered, carried, .. } = sweeping;
         let image = &self.loaded.image;
         self.sweeper.end(image, &mut swept);
+        source_ports::narrow(image, &self.nat, swept.ports);
         schedules::end(image, &mut self.layout, &carried, &swept.live, &mut self.response_times);
         remembered.capacity = schedules::capacity(image);
         // Flows of a backend that was cut off go on nowhere, though their entries are still there.

@@ -270,7 +270,7 @@ impl Driver {
         };
         let refused = matches!(&outcome.result, Err(e) if is_refusal(e));
         if matches!(&outcome.result, Err(e) if is_answer(e)) {
-            board.heard();
+            board.heard(now);
         }
         let waited = matches!(&outcome.result, Ok(_) | Err(ProbeError::Timeout(_))).then_some(outcome.elapsed);
         board.spoke(turn.id, matches!(&outcome.result, Err(e) if is_answer(e)));

@@ -57,8 +57,10 @@ pub struct Thresholds {
 /// What a judgement rests on.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Evidence {
-    /// Equal answers in a row, the last one included.
+    /// Equal answers of checks in a row, ...
     pub consecutive: u32,
+    /// ... which passed: whatever failed after them was a check made in doubt, or an excused one.
+    pub passed: bool,
     /// Round trip of the last check, if it passed.
     pub rtt: Option<Duration>,
     /// Error of the last check, if it failed.
@@ -76,6 +78,7 @@ impl fmt::Display for Evidence {
             write!(f, "{signals}; checks: ")?;
         }
         match (&self.error, self.rtt) {
+            (Some(error), _) if self.passed => write!(f, "{n} passed in a row, then: {error}"),
             (Some(error), _) => write!(f, "{n} failed in a row, last: {error}"),
             (None, Some(rtt)) => write!(f, "{n} passed in a row, last in {rtt:.1?}"),
             (None, None) => write!(f, "{n} in a row"),
@@ -145,6 +148,11 @@ impl Machine {
     pub fn consecutive(&self) -> u32 {
         self.streak.length
     }
+
+    /// Whether those have passed.
+    pub fn passed(&self) -> bool {
+        self.streak.passed
+    }
 }
 
 /// The detector: equal answers in a row.
@@ -173,7 +181,7 @@ impl Streak {
             Sample::Passed { rtt } => (Some(*rtt), None),
             Sample::Failed { error } | Sample::Excused { error } => (None, Some(error.clone())),
         };
-        Evidence { consecutive: self.length, rtt, error, signals: None, votes: None }
+        Evidence { consecutive: self.length, passed: self.passed, rtt, error, signals: None, votes: None }
     }
 }
 
@@ -292,9 +300,13 @@ mod tests {
 
     #[test]
     fn evidence_reads_well() {
-        let failed = Evidence { consecutive: 3, rtt: None, error: Some("connection refused".into()), signals: None, votes: None };
+        let failed =
+            Evidence { consecutive: 3, passed: false, rtt: None, error: Some("connection refused".into()), signals: None, votes: None };
         assert_eq!(failed.to_string(), "3 failed in a row, last: connection refused");
-        let passed = Evidence { consecutive: 2, rtt: Some(Duration::from_micros(250)), error: None, signals: None, votes: None };
+        let in_doubt = Evidence { consecutive: 25, passed: true, ..failed };
+        assert_eq!(in_doubt.to_string(), "25 passed in a row, then: connection refused");
+        let passed =
+            Evidence { consecutive: 2, passed: true, rtt: Some(Duration::from_micros(250)), error: None, signals: None, votes: None };
         assert_eq!(passed.to_string(), "2 passed in a row, last in 250.0µs");
     }
 }

@@ -9,7 +9,8 @@ use mesh::{
     table::{self, BaseTable},
 };
 use mesh_common::abi::{
-    Config, LedgerBucket, LedgerConfig, LedgerWord, Mode, NatBucket, NatFlow, REASONS, Reason, SlotFlags, SlotMemo, SlotWord, TableRef,
+    Config, LedgerBucket, LedgerConfig, LedgerTags, LedgerWord, Mode, NatBucket, NatFlow, REASONS, Reason, SlotFlags, SlotWord,
+    SlotsRefused, SlotsSeen, TableRef,
 };
 
 use super::{
@@ -102,12 +103,15 @@ impl Rig {
             let (owner, other) = (word.default(), if word.target() == word.default() { word.secondary() } else { word.target() });
             *word = if moves { SlotWord::new(other, owner, owner, SlotFlags::TRANSITION) } else { SlotWord::steady(owner, other) };
         }
-        maps.slot_memos.fill(SlotMemo::default());
+        maps.slots_seen.fill(SlotsSeen::default());
+        maps.slots_refused.fill(SlotsRefused::default());
     }
 
     /// Forgets all flows of slots on their way.
     pub fn forget_ledger(&mut self) {
-        self.kernel.maps().ledger.fill(LedgerBucket::default());
+        let maps = self.kernel.maps();
+        maps.ledger.fill(LedgerBucket::default());
+        maps.ledger_tags.fill(LedgerTags::default());
     }
 
     /// Packets that went as they should so far, and those of flows that found no room.
@@ -167,8 +171,7 @@ fn publish(case: &Case, slots: &[SlotWord], maps: &mut Maps<'_>) {
         service
     });
     let nat = Nat {
-        port_first: 32_768,
-        port_count: 32_767,
+        ports: vec![32_768..=65_534],
         half_open_limit: u32::MAX >> 1,
         half_open_ticks: u32::MAX >> 1,
         established_ticks: u32::MAX >> 1,

@@ -22,6 +22,8 @@ pub struct Figure {
     pub p75_ns: f64,
     /// Median of what a round takes more than the same round with all slots at rest.
     pub over_rest_ns: f64,
+    /// The least of all rounds, less the least with all slots at rest: as [`super::Figure::least_ns`].
+    pub least_over_rest_ns: f64,
     /// Packets that went wrong in any share of the case. Not 0 = the figures mean nothing.
     pub bad: u64,
     pub rounds: usize,
@@ -84,10 +86,12 @@ pub fn measure(driver: &mut Driver, rig: &mut Rig, case: &Case, rounds: usize) -
     bad += sent.abs_diff(after.right - before.right) + sent.abs_diff(after.ended - before.ended);
     let (base, rest) = (quantile(&mut tx, 0.5), times[0].clone());
     let floor_net_ns = tenth(quantile(&mut floor, 0.5) - base);
+    let least_at_rest = rest.iter().copied().fold(f64::INFINITY, f64::min);
     let figure = |(case, mut times): (String, Vec<f64>)| {
         let mut over: Vec<f64> = times.iter().zip(&rest).map(|(time, rest)| time - rest).collect();
         let [net_ns, p75_ns] = [0.5, 0.75].map(|q| tenth(quantile(&mut times, q) - base));
-        Figure { case, net_ns, floor_net_ns, p75_ns, over_rest_ns: tenth(quantile(&mut over, 0.5)), bad, rounds }
+        let least_over_rest_ns = tenth(quantile(&mut times, 0.0) - least_at_rest);
+        Figure { case, net_ns, floor_net_ns, p75_ns, over_rest_ns: tenth(quantile(&mut over, 0.5)), least_over_rest_ns, bad, rounds }
     };
     Ok(names(case).into_iter().zip(times).map(figure).collect())
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_common::abi::{BackendState, Mode, Proto, REASONS, ServiceFlags, SlotFlags, SlotWord};
 
-use crate::fixture::{Counters, Engine, Host, Sizes, Verdict, World, cases::Setting, random::Corruption, random::Event};
+use crate::fixture::{Counters, Engine, Host, Nat, Sizes, Verdict, World, cases::Setting, random::Corruption, random::Event};
 
 /// Of one input.
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ impl Script {
             service.members[1].state = BackendState::Down;
         }
         if has(Self::NARROW) {
-            world.nat.port_count = 2;
+            world.nat.ports = Nat::some(2);
             world.nat.half_open_limit = 2;
         }
         world

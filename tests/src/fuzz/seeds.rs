@@ -29,7 +29,7 @@ fn script(fixture: &Fixture) -> Option<Script> {
         (has(ServiceFlags::REJECT) || has(ServiceFlags::RESET), Script::TOLD),
         (has(ServiceFlags::STRICT), Script::STRICT),
         (service.members.len() < 2, Script::ALONE),
-        (fixture.world.nat.port_count < 10, Script::NARROW),
+        (fixture.world.nat.ports.iter().map(ExactSizeIterator::len).sum::<usize>() < 10, Script::NARROW),
     ];
     let options = options.iter().filter(|(set, _)| *set).fold(0, |all, (_, option)| all | option);
     let mut events = Vec::new();
@@ -75,7 +75,7 @@ const YAML: [&str; 5] = [
     "interfaces: [eth0, {name: eth1, hook: tc}]\nservices:\n- {name: a, vip: '[2001:db8::10]:443', health: {type: http, path: /, interval: 2s, status: '200-299,404'}, backends: ['[2001:db8:1::1]:8443', {address: 2001:db8:1::2, weight: 0, name: two, backup: 1}]}\n",
     "services:\n- {name: t, vip: '192.0.2.1', ports: any, mode: tunnel, encap: gue, health: none, backends: [10.0.0.1], protect: {allow: [10.0.0.0/8], deny: [10.1.0.0/16], rate: 100/s, source_rate: 10/s, spoofed: drop}}\n",
     "services:\n- {name: w, vip: '192.0.2.1:80', backends: [{address: 10.0.0.1, zone: a}], weights: {by: latency}, scheduler: maglev, slots: 1024, breaker: {errors: 0.5}, when_empty: reject, locality: {distances: {a: 1}, elsewhere: 10}}\n",
-    "nat: {sources: [192.0.2.1], ports: 20000-29999, timeouts: {half_open: 5s, established: 1h}}\nlimits: {services: 10, slots: 65536, backends: 100, nat_flows: 4096}\nhash_key: 000102030405060708090a0b0c0d0e0f\nlog: {level: debug}\nmetrics: {listen: '127.0.0.1:9470'}\nservices: []\n",
+    "nat: {sources: [192.0.2.1], ports: [20000-29999, 61000-65535], timeouts: {half_open: 5s, established: 1h}}\nlimits: {services: 10, slots: 65536, backends: 100, nat_flows: 4096}\nhash_key: 000102030405060708090a0b0c0d0e0f\nlog: {level: debug}\nmetrics: {listen: '127.0.0.1:9470'}\nservices: []\n",
     "services: [{name: h, vip: '192.0.2.1:80', health: {type: all, checks: [{type: tcp}, {type: exec, command: [/bin/true]}]}, heartbeat: {ttl: 1s, register: true}, max_connections: 5}]\n",
 ];
 

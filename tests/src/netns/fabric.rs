@@ -1,6 +1,6 @@
 //! Hosts on one Ethernet: each is a namespace with `eth0`, all joined by a bridge in a namespace of its own.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::Result;
 
@@ -86,6 +86,22 @@ impl Host {
     pub fn route_by(&self, to: Ipv4Addr, by: Ipv4Addr) -> Result<()> {
         self.ns.ip(&format!("route replace {to}/32 via {by}"))?;
         ["all", "eth0"].into_iter().try_for_each(|key| self.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0"))
+    }
+
+    /// Has answers to these addresses or networks go back by another host on the same Ethernet, whatever it may say of a shorter way.
+    pub fn lead_back(&self, to: impl IntoIterator<Item: ToString>, by: &Self) -> Result<()> {
+        for to in to {
+            let to = to.to_string();
+            let (family, via) = if to.contains(':') { ("-6", by.v6.to_string()) } else { ("-4", by.v4.to_string()) };
+            self.ns.ip(&format!("{family} route replace {to} via {via}"))?;
+        }
+        let keys = ["ipv4", "ipv6"].into_iter().flat_map(|family| ["all", "eth0"].map(|name| format!("net/{family}/conf/{name}")));
+        keys.into_iter().try_for_each(|key| self.ns.sysctl(&format!("{key}/accept_redirects"), "0"))
+    }
+
+    /// Its addresses of both families.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
     }
 
     /// Attaches an XDP program that is none of mesh's to `eth0`.

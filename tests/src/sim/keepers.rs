@@ -8,9 +8,9 @@ use std::{
 
 use mesh::table::Table;
 use mesh_common::{
-    abi::{SlotFlags, SlotMemo, SlotWord},
+    abi::{SlotFlags, SlotWord},
     ledger::{
-        change::{Held, Seen, Times, Wish, next},
+        change::{Held, Seen, SlotMemo, Times, Wish, next},
         rules::{Entry, Kind, Memory, Sent, Standing, owner},
     },
 };

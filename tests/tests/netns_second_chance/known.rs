@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
-    net::TcpStream,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_common::abi::LedgerEntry;
 use mesh_tests::{
     bench::churn::unbroken,
@@ -14,6 +15,7 @@ use mesh_tests::{
     netns::{Namespace, run},
     stage::PORT,
 };
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt::ReuseAddr};
 
 use super::{BACKENDS, DRAINED, HELD, PATIENCE, Play, Setting, count};
 
@@ -106,6 +108,58 @@ fn knows_what_waits_for_its_time(group: &str, setting: Setting) -> Result<()> {
     Ok(())
 }
 
+/// A client uses a port again that the drained backend has just closed a connection of, which waits for its time to pass there. The next one is with
+/// somebody else, and when it is forgotten whose it is, the drained one must not take it for its own.
+fn knows_what_is_over(group: &str, setting: Setting) -> Result<()> {
+    let play = Play::new(group, setting)?;
+    let mut ports = Vec::new();
+    for stream in play.connect()? {
+        let port = stream.local_addr()?.port();
+        let (owner, _) = ask_and_close(stream)?;
+        ports.extend((owner == DRAINED).then_some(port));
+    }
+    ensure!(!ports.is_empty(), "no connection was with {DRAINED}");
+    wait_for("they are over", || Ok(play.sockets(play.ns(DRAINED)?, "time-wait")? >= ports.len()))?;
+    play.drain()?;
+    let again = |port: &u16| connect_from(*port, play.vip);
+    let mut streams = play.stage.client.ns.enter(|| ports.iter().map(again).collect::<Result<Vec<_>>>())??;
+    let owners = streams.iter_mut().map(ask).collect::<Result<Vec<_>>>()?;
+    ensure!(!owners.iter().any(|owner| owner == DRAINED), "{owners:?}");
+    for (stream, owner) in streams.iter_mut().zip(&owners) {
+        play.fill_ledger(0)?;
+        let answer = ask(stream).with_context(|| format!("a connection of {owner} was asked in vain"))?;
+        ensure!(answer == *owner, "{answer} answered for {owner}");
+    }
+    let told = play.end()?;
+    ensure!(told.passed_on >= owners.len() as u64, "{told:?} of {}", owners.len());
+    Ok(())
+}
+
+/// A connection from this port, which may have had another a moment before.
+fn connect_from(port: u16, to: SocketAddr) -> Result<TcpStream> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(TcpStream::from(socket))
+}
+
+/// Asks on a connection that is to stay; who has answered.
+fn ask(stream: &mut TcpStream) -> Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: mesh\r\n\r\n")?;
+    let (mut answer, mut piece) = (Vec::new(), [0; 1024]);
+    // Names of backends are two letters long.
+    while answer.windows(4).position(|four| four == b"\r\n\r\n").is_none_or(|end| answer.len() < end + 6) {
+        let n = stream.read(&mut piece)?;
+        ensure!(n > 0, "closed amid an answer");
+        answer.extend_from_slice(&piece[..n]);
+    }
+    Ok(String::from_utf8_lossy(&answer).rsplit("\r\n\r\n").next().unwrap_or_default().to_owned())
+}
+
 /// Asks on a connection that the other side is to close then; who has answered, and the connection, whose own end is still open.
 fn ask_and_close(mut stream: TcpStream) -> Result<(String, TcpStream)> {
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -133,4 +187,14 @@ fn what_waits_for_its_time_is_known() -> Result<()> {
 #[test]
 fn what_waits_for_its_time_is_known_by_ipv6_in_pods() -> Result<()> {
     knows_what_waits_for_its_time("mesh-2nd-w6", Setting { v6: true, pods: true, chance: "fd78::/16" })
+}
+
+#[test]
+fn a_ports_last_use_is_over() -> Result<()> {
+    knows_what_is_over("mesh-2nd-o4", Setting { v6: false, pods: false, chance: "link" })
+}
+
+#[test]
+fn a_ports_last_use_is_over_by_ipv6_in_pods() -> Result<()> {
+    knows_what_is_over("mesh-2nd-o6", Setting { v6: true, pods: true, chance: "fd78::/16" })
 }

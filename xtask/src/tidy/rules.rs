@@ -67,6 +67,9 @@ const UNSAFE: &[&str] = &[
     "mesh-ebpf/src/agent/maps.rs",
     "mesh-ebpf/src/probe/skb.rs",
     "mesh-ebpf/src/probe/maps.rs",
+    // Clocks, by helpers.
+    "mesh-ebpf/src/maps/time.rs",
+    "mesh-ebpf/src/clock/main.rs",
     // The driver of the packet bench and its floors, which read and write frames without an engine on purpose.
     "mesh-ebpf/src/bench/driver.rs",
     // Mapped memory of the kernel's arrays.

@@ -34,8 +34,9 @@ const DEFAULT_KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// Test binaries that run inside: they load every program, send every fixture through them, and attach, publish, adopt and resolve by the data plane
 /// itself. Random inputs say no more of an old kernel than the fixtures do, and where the daemon judges backends by the millisecond, emulation makes
 /// them look dead.
-const INSIDE: [&str; 8] = [
+const INSIDE: [&str; 9] = [
     "kernel_agent",
+    "kernel_clock",
     "kernel_explain",
     "kernel_fixtures",
     "kernel_flow_log",

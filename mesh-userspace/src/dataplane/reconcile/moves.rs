@@ -178,7 +178,7 @@ impl Moves {
             return false;
         }
         let quiet = |slot: u32| {
-            let seen = standings.memo(slot).seen;
+            let seen = standings.memo(slot, clock.now).seen;
             seen == 0 || clock.now.wrapping_sub(seen) as i32 > clock.times.idle as i32
         };
         (0..).zip(standings.words()).filter(|(_, word)| word.target() == local).all(|(slot, _)| quiet(slot))
@@ -206,7 +206,7 @@ impl Moves {
             let word = SlotWord(standings.image.slots.word((at.base() + slot) as usize, 0));
             let wished = entry::slot(wish.table, wished_slot(slot, at, wish.table), wish.locals);
             let held = Held { word, since: self.under_way.get(&slot).map_or(clock.now, |since| since.word) };
-            let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: wish.handshakes };
+            let seen = Seen { held, memo: standings.memo(slot, clock.now), now: clock.now, handshakes: wish.handshakes };
             let asks = Some(wished.target()).filter(|target| *target != word.target() && *target != SlotWord::NONE);
             self.asks(slot, asks);
             let told = self.under_way.get(&slot).map_or(Some(0), |since| since.told);
@@ -254,7 +254,7 @@ impl Moves {
     ) -> Words {
         let said = |slot: u32, word: SlotWord, since: Option<&Since>| {
             let held = Held { word, since: since.map_or(clock.now, |since| since.word) };
-            let seen = Seen { held, memo: standings.memo(slot), now: clock.now, handshakes: about.vip.proto == Proto::Tcp };
+            let seen = Seen { held, memo: standings.memo(slot, clock.now), now: clock.now, handshakes: about.vip.proto == Proto::Tcp };
             let progress = seen.progress(since.and_then(|since| since.recording), &clock.times);
             Said {
                 target: id(word.target()),

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use mesh_common::{
-    abi::{BackendState, SlotMemo, SlotWord, TableRef},
-    ledger::change::Times,
+    abi::{BackendState, SlotWord, SlotsRefused, SlotsSeen, TableRef},
+    ledger::change::{SlotMemo, Times},
 };
 
 use crate::dataplane::{image::Image, nat};
@@ -51,19 +51,28 @@ impl Standings<'_> {
     /// Notes of a slot that a flow could not be remembered. The packet path notes something else of it now and then: who loses against it comes again.
     pub fn refuse(&self, slot: u32, now: u32) {
         let Some(table) = self.table else { return };
-        let at = (table.base() + slot) as usize;
+        let at = table.base() + slot;
+        let word = (at / SlotsRefused::SLOTS) as usize;
         for _ in 0..4 {
-            let old = self.image.slot_memos.word(at, 0);
-            let memo = SlotMemo { refused: now.max(1), ..bytemuck::cast(old) };
-            if self.image.slot_memos.exchange_word(at, 0, old, bytemuck::cast(memo)) {
+            let old = self.image.slots_refused.word(word, 0);
+            let mut refused: SlotsRefused = bytemuck::cast(old);
+            refused.at[(at % SlotsRefused::SLOTS) as usize] = SlotsRefused::moment(now);
+            if self.image.slots_refused.exchange_word(word, 0, old, bytemuck::cast(refused)) {
                 return;
             }
         }
     }
 
     /// What packets have told of a slot.
-    pub fn memo(&self, slot: u32) -> SlotMemo {
-        self.table.map(|table| self.image.slot_memos.get((table.base() + slot) as usize)).unwrap_or_default()
+    pub fn memo(&self, slot: u32, now: u32) -> SlotMemo {
+        let Some(table) = self.table else { return SlotMemo::default() };
+        let at = table.base() + slot;
+        let seen = self.image.slots_seen.get((at / SlotsSeen::SLOTS) as usize).at[(at % SlotsSeen::SLOTS) as usize];
+        let refused = self.image.slots_refused.get((at / SlotsRefused::SLOTS) as usize).at[(at % SlotsRefused::SLOTS) as usize];
+        let refused = SlotsRefused::tick(refused, now);
+        // Who is refused goes elsewhere, and notes the one only.
+        let later = refused != 0 && (seen == 0 || refused.wrapping_sub(seen) as i32 > 0);
+        SlotMemo { seen: if later { refused } else { seen }, refused }
     }
 }
 

@@ -12,7 +12,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Budget, Limits, Share};
+pub use budget::{Budget, Limits};
 pub use damping::Damping;
 pub use guard::Guard;
 pub use phi::{Gaps, Logistic, PROBE_CAP, Unanswered, fleet_silence};

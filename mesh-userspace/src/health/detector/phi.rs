@@ -84,6 +84,11 @@ impl Unanswered {
         self.sent = 0;
     }
 
+    /// Those that were not answered so far mean nothing.
+    pub fn forgive(&mut self) {
+        self.sent = 0;
+    }
+
     /// Probes without an answer in a row.
     pub fn in_row(&self) -> u32 {
         self.sent

@@ -5,7 +5,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Damping;
+use super::{Budget, Damping, budget::Share};
 
 /// Together, at least two channels that say so much make it suspect; ...
 const SUSPECT: f64 = 4.0;
@@ -66,6 +66,16 @@ pub struct Permit {
     pub soft: bool,
     /// The budget lets it be down.
     pub down: bool,
+}
+
+impl Permit {
+    /// For what rests on a fact, or takes nobody out.
+    pub const FREE: Self = Self { frozen: false, soft: true, down: true };
+
+    /// What the budget allows one more backend of `weight`.
+    pub fn of(budget: &Budget, weight: u64) -> Self {
+        Self { frozen: false, soft: budget.allows(Share::Soft, weight), down: budget.allows(Share::Hard, weight) }
+    }
 }
 
 /// A change of phase and what it rests on.

@@ -2,9 +2,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{budget::Share, *};
 
-const ALL: Permit = Permit { frozen: false, soft: true, down: true };
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
 
@@ -88,7 +87,7 @@ fn at(phase: Phase, t0: Instant) -> Detector {
         Phase::Recovering => &[(dead, 0), (dead, 0), (good, 0), (good, 1)],
     };
     for (s, after) in path {
-        d.step(t0 + S * *after, s, ALL);
+        d.step(t0 + S * *after, s, Permit::FREE);
     }
     assert_eq!(d.phase(), phase);
     d
@@ -139,15 +138,15 @@ fn trust_comes_back_after_the_hold_only() {
     let t0 = Instant::now();
     let good = signals(0.0, 0.0, 0.0, App::Risen);
     let mut d = at(Phase::Soft, t0);
-    assert_eq!(d.step(t0 + S, &good, ALL), None, "the doubt has just ended");
-    assert_eq!(d.step(t0 + S + 999 * MS, &good, ALL), None);
-    assert_eq!(d.step(t0 + S + 1500 * MS, &signals(5.0, 0.0, 0.0, App::Risen), ALL), None, "a new doubt");
-    assert_eq!(d.step(t0 + 3 * S, &good, ALL), None);
-    assert_eq!(d.step(t0 + 4 * S, &good, ALL).map(|c| c.to), Some(Phase::Up));
+    assert_eq!(d.step(t0 + S, &good, Permit::FREE), None, "the doubt has just ended");
+    assert_eq!(d.step(t0 + S + 999 * MS, &good, Permit::FREE), None);
+    assert_eq!(d.step(t0 + S + 1500 * MS, &signals(5.0, 0.0, 0.0, App::Risen), Permit::FREE), None, "a new doubt");
+    assert_eq!(d.step(t0 + 3 * S, &good, Permit::FREE), None);
+    assert_eq!(d.step(t0 + 4 * S, &good, Permit::FREE).map(|c| c.to), Some(Phase::Up));
     // Who comes back from being down has its reduced share for a while.
     let mut d = at(Phase::Recovering, t0);
-    assert_eq!(d.step(t0 + 10 * S, &good, ALL), None);
-    assert_eq!(d.step(t0 + 11 * S, &good, ALL).map(|c| c.to), Some(Phase::Up));
+    assert_eq!(d.step(t0 + 10 * S, &good, Permit::FREE), None);
+    assert_eq!(d.step(t0 + 11 * S, &good, Permit::FREE).map(|c| c.to), Some(Phase::Up));
 }
 
 #[test]

@@ -1,10 +1,18 @@
 //! What is known of one target, by all channels, and what follows. Pure: takes `now`.
 
+mod beat;
+mod voice;
+mod way;
+
 use std::time::{Duration, Instant};
+
+pub use beat::Beat;
+use voice::Voice;
+use way::Way;
 
 use super::{
     Evidence, Health, Machine, Sample, Thresholds, Transition, Verdict, Votes,
-    detector::{App, Budget, Detection, Detector, PROBE_CAP, Permit, Phase, PhiRules, Share, Signals, Silence, Unanswered},
+    detector::{App, Budget, Detection, Detector, PROBE_CAP, Permit, Phase, PhiRules, Signals, Silence, Unanswered},
 };
 
 /// What a hard hint says.
@@ -22,17 +30,6 @@ const QUIET: f64 = 3.0;
 /// A hint from the network on the way holds so long.
 const HOLD: Duration = Duration::from_millis(500);
 
-/// What became of a pulse.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Beat {
-    Answered,
-    Lost,
-    /// The target itself says that nobody listens.
-    Refused,
-    /// A router says that there is no way.
-    Unreachable,
-}
-
 /// One target.
 #[derive(Clone, Debug)]
 pub struct Judge {
@@ -43,6 +40,7 @@ pub struct Judge {
     answered: u32,
     refused: u32,
     silence: Silence,
+    voice: Voice,
     trials: u32,
     /// The last check was refused.
     check_refused: bool,
@@ -51,6 +49,9 @@ pub struct Judge {
     flows_fail: bool,
     /// Nobody answers us.
     blind: bool,
+    way: Way,
+    /// Since when pulses are lost.
+    silent_since: Option<Instant>,
     /// The target's last failure was an answer of its own, and no silence.
     spoke: bool,
     /// What other nodes say, where there are any and this one is against it.
@@ -72,12 +73,15 @@ impl Judge {
             answered: 0,
             refused: 0,
             silence: Silence::default(),
+            voice: Voice::default(),
             trials: 0,
             check_refused: false,
             unreachable: None,
             neighbour_failed: false,
             flows_fail: false,
             blind: false,
+            way: Way::default(),
+            silent_since: None,
             spoke: false,
             votes: None,
             last: Sample::Excused { error: "not checked since the start".to_owned() },
@@ -86,7 +90,7 @@ impl Judge {
         };
         if known == Health::Down {
             // Two steps from up to down.
-            while judge.detector.step(now, &judge.signals(now), FREE).is_some() {}
+            while judge.detector.step(now, &judge.signals(now), Permit::FREE).is_some() {}
         }
         judge
     }
@@ -106,7 +110,7 @@ impl Judge {
         self.machine.step(now, &sample);
         match sample {
             Sample::Passed { .. } => {
-                (self.trials, self.check_refused, self.spoke) = (0, false, false);
+                (self.trials, self.check_refused, self.spoke, self.way) = (0, false, false, Way::default());
                 self.silence.forgive();
             }
             Sample::Failed { .. } => self.check_refused = refused,
@@ -135,10 +139,12 @@ impl Judge {
                 self.pulses.answered();
                 self.answered = self.answered.saturating_add(1);
                 (self.refused, self.unreachable) = (0, None);
+                (self.way, self.silent_since) = (Way::default(), None);
             }
             Beat::Lost => {
                 self.pulses.unanswered();
                 self.refused = 0;
+                self.silent_since.get_or_insert(now);
             }
             Beat::Refused => {
                 self.pulses.unanswered();
@@ -147,14 +153,46 @@ impl Judge {
             Beat::Unreachable => {
                 self.pulses.unanswered();
                 self.unreachable = Some(now);
+                self.silent_since.get_or_insert(now);
             }
+            // A way that never was is no way that is gone.
+            Beat::Unsent if self.armed() => self.way_was_gone(now),
+            Beat::Unsent => {}
         }
     }
 
+    /// We had no way to the target until now: that it was silent so far means nothing.
+    pub fn way_was_gone(&mut self, now: Instant) {
+        self.pulses.forgive();
+        self.silence.forgive();
+        (self.trials, self.unreachable, self.neighbour_failed, self.silent_since) = (0, None, false, None);
+        self.way.was_gone(now);
+    }
+
+    /// Whether its silence may still be ours: our way to it was just gone.
+    pub fn unsure(&self, now: Instant) -> bool {
+        self.way.is_unsure(now)
+    }
+
+    /// Since when it has answered no pulse.
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.silent_since
+    }
+
     /// A moment of the service's traffic; see [`Silence::moment`].
-    pub fn traffic(&mut self, own: u64, all: u64, asked: bool) {
+    pub fn traffic(&mut self, own: u64, all: u64, sent: u64) {
         // Who is spared new flows is quiet because of that.
-        self.silence.moment(own, all, asked && self.detector.phase() != Phase::Soft);
+        self.silence.moment(own, all, if self.detector.phase() == Phase::Soft { 0 } else { sent });
+    }
+
+    /// So many packets of its flows have come by since the last time.
+    pub fn replied(&mut self, now: Instant, packets: u64) {
+        self.voice.read(now, packets);
+    }
+
+    /// Its pulses are not answered, but its flows are: it may be too busy for new ones, or our questions are lost, but it is not dead. Also while nobody knows yet.
+    fn may_be_heard(&self, now: Instant) -> bool {
+        !self.is_fact() && self.silent_since.is_some_and(|then| self.voice.may_be_heard_since(then, now))
     }
 
     /// Whether the neighbour that leads there does not answer any more.
@@ -177,6 +215,11 @@ impl Judge {
         self.spoke = spoke;
     }
 
+    /// What was wrong with the last check was said by the target itself.
+    pub fn has_spoken(&self) -> bool {
+        self.spoke
+    }
+
     /// What all nodes say together; `None` = there are no others, or this one is not against it.
     pub fn vote(&mut self, votes: Option<Votes>) {
         self.votes = votes;
@@ -188,7 +231,7 @@ impl Judge {
         match (self.machine.health(), self.phi()) {
             (Health::Unknown, _) => None,
             (Health::Down, _) => Some(Verdict::Down),
-            (_, Some(_)) if self.detector.phase() == Phase::Down || signals.dead() => Some(Verdict::Down),
+            (_, Some(_)) if self.detector.phase() == Phase::Down || signals.dead() && !self.may_be_heard(now) => Some(Verdict::Down),
             (_, Some(_)) if signals.suspect() => Some(Verdict::Soft),
             _ => Some(Verdict::Up),
         }
@@ -228,9 +271,9 @@ impl Judge {
         let mut budget = *budget;
         loop {
             let signals = self.signals(now);
-            let permit = if self.is_fact() || !signals.suspect() { FREE } else { permit(&budget, weight) };
-            let permit = Permit { down: permit.down && !self.is_outvoted(), ..permit };
-            let frozen = self.blind || frozen && !self.is_fact();
+            let permit = if self.is_fact() || !signals.suspect() { Permit::FREE } else { Permit::of(&budget, weight) };
+            let permit = Permit { down: permit.down && !self.is_outvoted() && !self.may_be_heard(now), ..permit };
+            let frozen = self.blind || (frozen || self.unsure(now)) && !self.is_fact();
             let Some(change) = self.detector.step(now, &signals, Permit { frozen, ..permit }) else { return };
             match change.to {
                 // From now on it has to rise again, however good its last check was.
@@ -308,8 +351,8 @@ impl Judge {
         self.detector.penalty(now)
     }
 
-    /// It does not rest on anybody's silence: its check fails, or it refuses.
-    fn is_fact(&self) -> bool {
+    /// What is known does not rest on anybody's silence: its check fails, or it refuses.
+    pub fn is_fact(&self) -> bool {
         self.machine.health() == Health::Down || self.armed() && self.refused >= REFUSED
     }
 
@@ -338,7 +381,8 @@ impl Judge {
             Sample::Passed { rtt } => (Some(*rtt), None),
             Sample::Failed { error } | Sample::Excused { error } => (None, Some(error.clone())),
         };
-        Evidence { consecutive: self.machine.consecutive(), rtt, error, signals: self.phi().map(|_| self.signals(now)), votes: self.votes }
+        let signals = self.phi().map(|_| self.signals(now));
+        Evidence { consecutive: self.machine.consecutive(), passed: self.machine.passed(), rtt, error, signals, votes: self.votes }
     }
 
     fn phi(&self) -> Option<&PhiRules> {
@@ -348,12 +392,6 @@ impl Judge {
     fn pulse(&self) -> Option<super::detector::Pulse> {
         self.phi().and_then(|rules| rules.pulse)
     }
-}
-
-const FREE: Permit = Permit { frozen: false, soft: true, down: true };
-
-fn permit(budget: &Budget, weight: u64) -> Permit {
-    Permit { frozen: false, soft: budget.allows(Share::Soft, weight), down: budget.allows(Share::Hard, weight) }
 }
 
 #[cfg(test)]

@@ -33,13 +33,13 @@ impl Case {
         let mut case = Self::new(phi(), Health::Up);
         case.say("aaaaaaaaaa++");
         for _ in 0..100 {
-            case.judge.traffic(1, 10, true);
+            case.judge.traffic(1, 10, 1);
         }
         case
     }
 
-    /// `+` `-` `R` a check passes, times out, is refused; `p` `f` `r` a trial; `a` `l` `n` `u` a pulse is answered, lost, refused, unreachable;
-    /// `s` silence of 30 signs of life; `N` the neighbour fails; `.` ten milliseconds; `_` two seconds; `?` an excused check.
+    /// `+` `-` `R` a check passes, times out, is refused; `p` `f` `r` a trial; `a` `l` `n` `u` `x` a pulse is answered, lost, refused, unreachable, not sent;
+    /// `s` silence of 30 signs of life; `v` a packet of its flows, `w` none; `N` the neighbour fails; `.` ten milliseconds; `_` two seconds; `?` an excused check.
     fn say(&mut self, what: &str) -> Health {
         for c in what.chars() {
             let (now, passed) = (self.now, Sample::Passed { rtt: MS });
@@ -56,7 +56,10 @@ impl Case {
                 'l' => self.judge.pulsed(now, Beat::Lost),
                 'n' => self.judge.pulsed(now, Beat::Refused),
                 'u' => self.judge.pulsed(now, Beat::Unreachable),
-                's' => (0..3).for_each(|_| self.judge.traffic(0, 10, true)),
+                'x' => self.judge.pulsed(now, Beat::Unsent),
+                's' => (0..3).for_each(|_| self.judge.traffic(0, 10, 1)),
+                'v' => self.judge.replied(now, 1),
+                'w' => self.judge.replied(now, 0),
                 'N' => self.judge.neighbour(true),
                 '.' => self.now += 10 * MS,
                 '_' => self.now += 2000 * MS,
@@ -96,12 +99,32 @@ fn courses() {
         ("ssssssssssss---", Down),
         ("ssssssssssssp",  Soft),
         ("ssssssssssssp_", Up),
+        // Its flows go on while nobody else hears from it: too busy for new ones, or our questions are lost.
+        ("lw.v.llf",     Soft),
+        ("lw.v.llfffff", Soft),
+        ("lw.v.llf---",  Down),
+        ("lw.v.llfnn",   Down),
+        // Whether what was counted last came before it fell silent shows with the next counters, or does not matter any more.
+        ("w.l.v.llf",    Soft),
+        ("w.l.v.llf_f",  Down),
+        // Packets that may have been on their way when it died, and those of long ago, do not count.
+        ("w.l.v.w.llf",  Down),
+        ("lw.w.llf",     Down),
+        ("lw.v.llf_f",   Down),
         // Hints of the network.
         ("N",            Up),
         ("Nll",          Soft),
         ("Nlll",         Down),
         ("uu",           Soft),
         ("uuu",          Down),
+        // We had no way there: silence counts anew, and in a while, or once we have heard it; a refusal counts at once.
+        ("llxlllf",      Up),
+        ("sssxsssslll",  Up),
+        ("lxlllf_l",     Down),
+        ("lxalllf",      Down),
+        ("xnn",          Down),
+        ("x_x_x_x_xlllf", Up),
+        ("x_x_x_x_x_x_xlllf", Down),
         // The check alone, too.
         ("--",           Up),
         ("---",          Down),

@@ -81,8 +81,8 @@ async fn send_and_hear(board: &Board, sockets: &mut Sockets, rounds: &mut Rounds
         let asked = rounds.turn(now, SPACING);
         for question in asked {
             // What can't be sent is our own trouble and no silence of the target.
-            if sockets.send(&question).is_err() {
-                rounds.unsent(&question);
+            if let Err(error) = sockets.send(&question) {
+                rounds.unsent(&question, has_no_way(&error));
             }
         }
         let results = rounds.take_results();
@@ -94,6 +94,12 @@ async fn send_and_hear(board: &Board, sockets: &mut Sockets, rounds: &mut Rounds
             }
         });
     }
+}
+
+/// Whether a link, a route or an address of ours is gone, and not just room in a queue.
+fn has_no_way(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::NetworkDown | Kind::NetworkUnreachable | Kind::AddrNotAvailable)
 }
 
 fn by_pulse(pulses: Vec<(TargetId, Pulse)>) -> BTreeMap<Pulse, Vec<TargetId>> {

@@ -147,10 +147,13 @@ impl Rounds {
         questions
     }
 
-    /// It could not be sent.
-    pub fn unsent(&mut self, question: &Question) {
+    /// It could not be sent; `no_way`: because this host has no way there.
+    pub fn unsent(&mut self, question: &Question, no_way: bool) {
         if let Some(target) = self.targets.get_mut(&question.pulse) {
             target.open.retain(|(number, _)| *number != question.number);
+            if no_way {
+                self.results.extend(target.ids.iter().map(|id| (*id, Beat::Unsent, None)));
+            }
         }
     }
 
@@ -327,9 +330,11 @@ mod tests {
         r.heard(&answer(&first[0], Said::Yes), t0 + 10 * MS);
         r.take_results();
         r.turn(t0 + 10 * MS, NONE);
-        r.turn(t0 + 49 * MS, NONE).iter().for_each(|q| r.unsent(q));
+        r.turn(t0 + 49 * MS, NONE).iter().for_each(|q| r.unsent(q, false));
         assert_eq!(beats(&mut r), []);
         r.turn(t0 + 50 * MS, NONE);
         assert_eq!(beats(&mut r), [(1, Beat::Lost)]);
+        r.turn(t0 + 60 * MS, NONE).iter().for_each(|q| r.unsent(q, true));
+        assert_eq!(beats(&mut r), [(1, Beat::Unsent)], "that there is no way is known at once");
     }
 }

@@ -51,6 +51,17 @@ pub enum Trial {
     UnderWay,
 }
 
+/// What was counted of a target's traffic in a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// Packets that were sent to it.
+    pub sent: u64,
+    /// Independent signs of its life.
+    pub signs: u64,
+    /// Packets of its own, where they come by us.
+    pub replies: u64,
+}
+
 impl Target {
     pub fn new(id: TargetId, check: Arc<Check>, health: Health, now: Instant) -> Self {
         Self {
@@ -75,6 +86,11 @@ impl Target {
             counted: None,
             meter: Meter::new(WINDOW),
         }
+    }
+
+    /// Taken for alive.
+    pub fn is_trusted(&self) -> bool {
+        matches!(self.judge.health(), Health::Up | Health::Soft)
     }
 
     pub fn was_checked(&self) -> bool {
@@ -124,11 +140,12 @@ impl Target {
         Arc::new(Check { timeout: self.check.timeout.min(patience), ..(*self.check).clone() })
     }
 
-    /// Packets to and from the backend since the last time: whether it was asked, and independent signs of life.
-    pub fn count(&mut self, row: &Traffic) -> (bool, u64) {
+    /// What has been counted since the last time.
+    pub fn count(&mut self, row: &Traffic) -> Counts {
         let before = self.counted.replace(*row).unwrap_or(*row);
         let signs = row.replied.saturating_sub(before.replied).min(row.flows.max(1));
-        (row.sent > before.sent, signs)
+        let replies = row.course.replies.saturating_sub(before.course.replies);
+        Counts { sent: row.sent.saturating_sub(before.sent), signs, replies }
     }
 
     pub fn status(&self, now: Instant) -> TargetStatus {

@@ -8,7 +8,7 @@ use crate::{
     health::{
         Check, CheckKind, Health, Sample, TargetKey, Verdict, Word,
         breaker::Counted,
-        detector::{Detection, PhiRules},
+        detector::{Detection, PhiRules, Pulse, PulseKind},
         judge::Beat,
     },
     model::BackendId,
@@ -101,7 +101,9 @@ fn doubtful(hosts: &[u8], now: Instant) -> (Register, Vec<u64>) {
     let mut r = Register::default();
     let target = |host: &u8| {
         let address = ([127, 0, 0, *host], 80).into();
-        let check = Check { rise: 1, fall: 1, detection: Detection::Phi(PhiRules::default()), ..Check::new(CheckKind::Tcp, address) };
+        let pulse = Pulse { kind: PulseKind::Syn, address, source: None, tag: 0, interval: Duration::from_millis(10) };
+        let detection = Detection::Phi(PhiRules { pulse: Some(pulse), ..PhiRules::default() });
+        let check = Check { rise: 1, fall: 1, detection, ..Check::new(CheckKind::Tcp, address) };
         (TargetKey { service: "web".parse().unwrap(), backend: BackendId(address) }, check)
     };
     r.set_targets(hosts.iter().map(target).collect(), now);
@@ -153,16 +155,42 @@ fn who_hears_nobody_takes_nobody_out_for_a_while() {
     assert!(r.is_blind(now));
     ids.iter().for_each(|id| assert!(r.record(*id, lost(), false, now)));
     assert_eq!(down(&r), 0);
-    // One answer, and what the others do counts again.
+    // One answer, and what the others do counts again: at once what they say, and in a while that they say nothing.
     r.record(ids[0], passed(), false, now);
     r.record(ids[1], lost(), false, now);
-    assert_eq!((r.is_blind(now), down(&r)), (false, 1));
+    assert_eq!((r.is_blind(now), down(&r)), (false, 0));
+    r.record(ids[1], lost(), true, now);
+    r.spoke(ids[3], true);
+    r.record(ids[3], lost(), false, now);
+    assert_eq!(down(&r), 2);
+    r.record(ids[0], lost(), false, now);
+    r.record(ids[2], lost(), false, now);
+    assert_eq!(down(&r), 3, "who answered since is known to be reached");
+    let later = now + Duration::from_secs(2);
+    r.record(ids[0], passed(), false, later);
+    r.record(ids[2], lost(), false, later);
+    assert_eq!(down(&r), 4);
     // In the end it is they after all.
     let (mut r, ids) = doubtful(&[1, 2, 3, 4], now);
     ids.iter().for_each(|id| r.pulsed(*id, Beat::Lost, None, now));
     let later = now + Duration::from_secs(11);
     ids.iter().for_each(|id| assert!(r.record(*id, lost(), false, later)));
     assert_eq!(down(&r), 4);
+}
+
+#[test]
+fn the_first_to_be_missed_is_out_once_another_is_heard() {
+    let t0 = Instant::now();
+    let at = |ms| t0 + Duration::from_millis(ms);
+    let (mut r, ids) = doubtful(&[1, 2, 3, 4, 5], t0);
+    ids.iter().for_each(|id| (0..3).for_each(|_| r.pulsed(*id, Beat::Answered, None, t0)));
+    let down = |r: &Register| r.targets.values().filter(|t| t.judge.health() == Health::Down).count();
+    (1..4).for_each(|n| r.pulsed(ids[0], Beat::Lost, None, at(20 + 5 * n)));
+    r.tried(ids[0], Sample::Failed { error: "no answer".into() }, false, at(80));
+    assert_eq!(down(&r), 0, "the others may only be asked later");
+    r.pulsed(ids[1], Beat::Answered, None, at(85));
+    r.pulsed(ids[0], Beat::Lost, None, at(90));
+    assert_eq!(down(&r), 1);
 }
 
 #[test]

@@ -17,13 +17,29 @@ pub struct Vantage {
     /// Who was asked in vain since anybody answered last.
     silent: BTreeSet<TargetId>,
     blind: Option<Instant>,
+    heard: Option<Instant>,
 }
 
 impl Vantage {
-    /// Somebody answered, whatever it was.
-    pub fn heard(&mut self) {
+    /// Somebody answered, whatever it was. True: after a time in which nobody did, and we doubted ourselves.
+    pub fn heard(&mut self, now: Instant) -> bool {
+        let regained = self.blind(now);
         self.silent.clear();
-        self.blind = None;
+        (self.blind, self.heard) = (None, Some(now));
+        regained
+    }
+
+    /// Nobody at all was heard since `then`, of those who are asked all the time: whoever is late may only be the first to be missed.
+    pub fn deaf(&self, now: Instant, then: Instant, mut asked: impl Iterator<Item = IpAddr>) -> bool {
+        if self.heard.is_none_or(|heard| heard > then) || now.saturating_duration_since(then) >= HOLD {
+            return false;
+        }
+        let Some(first) = asked.next() else { return false };
+        let (mut count, mut other) = (1, false);
+        asked.any(|host| {
+            (count, other) = (count + 1, other || host != first);
+            count >= FEW && other
+        })
     }
 
     /// A target was asked in vain. `trusted`: who is taken for alive, with its address.
@@ -63,17 +79,30 @@ mod tests {
         v.unheard(now, 1, 4, trusted(4, 4));
         v.unheard(now, 2, 4, trusted(4, 4));
         assert!(!v.blind(now), "one was not asked yet");
-        v.heard();
+        assert!(!v.heard(now), "nothing was doubted");
         (1..4).for_each(|id| v.unheard(now, id, 4, trusted(4, 4)));
         assert!(!v.blind(now), "one has answered meanwhile");
         v.unheard(now, 0, 4, trusted(4, 4));
         assert!(v.blind(now) && v.blind(now + HOLD - Duration::from_millis(1)) && !v.blind(now + HOLD));
-        v.heard();
-        assert!(!v.blind(now));
+        assert!(v.heard(now) && !v.blind(now));
         for (n, hosts) in [(2, 2), (3, 1)] {
             let mut v = Vantage::default();
             (0..n).for_each(|id| v.unheard(now, id, n as usize, trusted(n, hosts)));
             assert!(!v.blind(now), "{n} on {hosts} hosts may fail together");
         }
+    }
+
+    #[test]
+    fn who_was_missed_first_is_not_alone_before_another_is_heard() {
+        let (t0, ms, mut v) = (Instant::now(), Duration::from_millis(1), Vantage::default());
+        let asked = |n: u64, hosts: u64| (0..n).map(move |i| IpAddr::from([10, 0, 0, (i % hosts) as u8]));
+        assert!(!v.deaf(t0, t0, asked(4, 4)), "nobody was ever heard");
+        v.heard(t0);
+        let missed = t0 + 5 * ms;
+        assert!(v.deaf(missed + ms, missed, asked(3, 2)));
+        assert!(!v.deaf(missed + ms, missed, asked(3, 1)) && !v.deaf(missed + ms, missed, asked(2, 2)), "few may fail together");
+        assert!(!v.deaf(missed + HOLD, missed, asked(3, 3)), "not for ever");
+        v.heard(missed + ms);
+        assert!(!v.deaf(missed + 2 * ms, missed, asked(3, 3)));
     }
 }

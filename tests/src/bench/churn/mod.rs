@@ -160,11 +160,12 @@ impl Cell {
         };
         let churn = Churn::of(&group, if self.part == Part::Chance { &chance } else { &setting });
         let mut play = Play::new(churn.context("no world")?, self, options, show)?;
-        match self.part {
+        let ended = match self.part {
             Part::One | Part::Quic => steps::run(&mut play),
             Part::Two => pair::run(&mut play),
             Part::Chance => chance::run(&mut play),
-        }
+        };
+        ended.inspect_err(|error| play.tell_events(&format!("{error:#}")))
     }
 
     /// Short, for names of interfaces and namespaces end soon.

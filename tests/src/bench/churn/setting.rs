@@ -163,14 +163,7 @@ impl Setting<'_> {
         let (host, vip) = (&stage.backends[name], self.vip());
         match self.way {
             Way::Nat => {}
-            Way::Dnat => {
-                host.ns.ip(&format!("route add {}/32 via {}", stage.client.v4, stage.balancer.v4))?;
-                host.ns.ip(&format!("-6 route add {}/128 via {}", stage.client.v6, stage.balancer.v6))?;
-                for key in ["all", "eth0"] {
-                    host.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-                    host.ns.sysctl(&format!("net/ipv6/conf/{key}/accept_redirects"), "0")?;
-                }
-            }
+            Way::Dnat => host.lead_back(stage.client.addresses(), &stage.balancer)?,
             Way::Dsr => host.own_quietly(vip.ip())?,
             Way::Tunnel => {
                 let mut agent = host.ns.command(mesh_binary()?);

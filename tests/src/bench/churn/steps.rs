@@ -138,7 +138,7 @@ impl<'a> Play<'a> {
         let tallies: Vec<_> = self.churn.protocols().iter().map(|protocol| (*protocol, self.crowd.tally(*protocol))).collect();
         let caught = then(&self.churn)?;
         if tallies.iter().any(|(_, tally)| tally.broken > 0) {
-            self.tell_events(step);
+            self.tell_events(&format!("connections broke in step {step}"));
         }
         for (protocol, Tally { connections, broken, killed, because }) in tallies {
             let Self { cell, entries, moving, .. } = *self;
@@ -147,11 +147,11 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// Whoever looks into what broke has to know what happened meanwhile.
-    fn tell_events(&self, step: &str) {
+    /// Whoever looks into what went wrong has to know what happened meanwhile.
+    pub fn tell_events(&self, what: &str) {
         for daemon in iter::once(&self.churn.daemon).chain(&self.churn.other) {
             let events = daemon.ok(&["events"]).unwrap_or_else(|error| format!("{error:#}"));
-            eprintln!("{:?}: connections broke in step {step}; {} saw:\n{events}", self.cell, daemon.instance());
+            eprintln!("{}: {what}; {} saw:\n{events}", self.cell, daemon.instance());
         }
     }
 

@@ -165,12 +165,7 @@ impl Ground {
         for backend in &self.backends {
             match arm {
                 Arm::Dsr => backend.own_quietly(arm.vip().into())?,
-                Arm::Dnat => {
-                    backend.ns.ip(&format!("route add {ROUTED_CLIENT}/32 via {}", balancer.v4))?;
-                    for key in ["all", "eth0"] {
-                        backend.ns.sysctl(&format!("net/ipv4/conf/{key}/accept_redirects"), "0")?;
-                    }
-                }
+                Arm::Dnat => backend.lead_back([ROUTED_CLIENT], balancer)?,
                 Arm::Tunnel => {
                     let mut command = backend.ns.command(mesh_binary()?);
                     command.args(["agent", "--interface", "eth0", "--vip", &arm.vip().to_string()]);

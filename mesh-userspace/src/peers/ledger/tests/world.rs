@@ -6,8 +6,8 @@ mod nouns;
 use std::collections::VecDeque;
 
 use mesh_common::{
-    abi::{SlotFlags, SlotMemo, SlotWord},
-    ledger::rules::Sent,
+    abi::{SlotFlags, SlotWord},
+    ledger::{change::SlotMemo, rules::Sent},
 };
 use proptest::test_runner::TestCaseError;
 

@@ -1,6 +1,11 @@
+//! All targets by their names, and what is known of each.
+
+mod trials;
+mod votes;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +19,7 @@ use super::{
 };
 use crate::{
     health::{
-        Check, Health, HealthEvent, Peer, Reported, Sample, TargetKey, Verdict, Word,
+        Check, Health, HealthEvent, Reported, Sample, TargetKey, Verdict,
         ballot::Ballot,
         breaker::{Course, excess},
         detector::{Budget, Guard, Pulse},
@@ -155,8 +160,9 @@ impl Register {
     /// Takes in what became of a pulse; `rtt` of one that was answered.
     pub fn pulsed(&mut self, id: TargetId, beat: Beat, rtt: Option<Duration>, now: Instant) {
         match beat {
-            Beat::Answered | Beat::Refused => self.vantage.heard(),
+            Beat::Answered | Beat::Refused => self.heard(now),
             Beat::Lost | Beat::Unreachable => self.unheard(id, now),
+            Beat::Unsent => {}
         }
         let mut silent = false;
         self.update(id, now, |t| {
@@ -172,8 +178,10 @@ impl Register {
     }
 
     /// A target said something, be it right or wrong.
-    pub fn heard(&mut self) {
-        self.vantage.heard();
+    pub fn heard(&mut self, now: Instant) {
+        if self.vantage.heard(now) {
+            self.targets.values_mut().for_each(|t| t.judge.way_was_gone(now));
+        }
     }
 
     /// Nobody answers any more.
@@ -182,24 +190,40 @@ impl Register {
     }
 
     fn unheard(&mut self, id: TargetId, now: Instant) {
-        let trusted = self.targets.iter().filter(|(_, t)| matches!(t.judge.health(), Health::Up | Health::Soft));
+        let trusted = self.targets.iter().filter(|(_, t)| t.is_trusted());
         self.vantage.unheard(now, id, self.targets.len(), trusted.map(|(key, t)| (t.id, key.backend.0.ip())));
     }
 
-    /// A sample as it counts: while nobody answers, the fault is ours.
+    /// A sample as it counts: while nobody answers, or our way to the target was just gone, the fault is ours.
     fn seen(&mut self, id: TargetId, sample: Sample, refused: bool, now: Instant) -> Sample {
         match sample {
-            Sample::Passed { .. } => self.vantage.heard(),
-            Sample::Failed { .. } if refused => self.vantage.heard(),
+            Sample::Passed { .. } => self.heard(now),
+            Sample::Failed { .. } if refused => self.heard(now),
             Sample::Failed { .. } => self.unheard(id, now),
             Sample::Excused { .. } => {}
         }
+        let unsure = !refused && self.target(id).is_some_and(|t| t.judge.unsure(now) && !t.judge.has_spoken());
         match sample {
             Sample::Failed { error } if self.vantage.blind(now) => {
                 Sample::Excused { error: format!("{error}; no backend answers, so it may be this node's fault") }
             }
+            Sample::Failed { error } if unsure => {
+                Sample::Excused { error: format!("{error}; this node's own way there was just gone, so it may be this node's fault") }
+            }
             other => other,
         }
+    }
+
+    /// What this node's own evidence says of a target; `None` also while it may be blind itself.
+    fn verdict(&self, target: &Target, now: Instant) -> Option<Verdict> {
+        let unsure = !target.judge.is_fact() && (target.judge.unsure(now) || self.deaf(target, now));
+        target.judge.verdict(now).filter(|_| !unsure && !self.vantage.blind(now))
+    }
+
+    /// Nobody was heard since the target is silent: that may be our own deafness.
+    fn deaf(&self, target: &Target, now: Instant) -> bool {
+        let asked = || self.targets.values().filter(|t| t.is_trusted() && t.judge.armed()).map(|t| t.check.address.ip());
+        target.judge.silent_since().is_some_and(|then| self.vantage.deaf(now, then, asked()))
     }
 
     /// Whether what was wrong with a check was said by the target itself. To be told before the check.
@@ -207,44 +231,6 @@ impl Register {
         if let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) {
             target.judge.spoke(spoke);
         }
-    }
-
-    /// Counts the votes of these nodes from now on.
-    pub fn set_peers(&mut self, quorum: u32, interval: Duration, peers: &[SocketAddr]) {
-        self.ballot.set(quorum, interval, peers);
-    }
-
-    /// Takes in what a peer says, and judges anew where that counts.
-    pub fn peer_said(&mut self, peer: SocketAddr, words: Vec<Word>, now: Instant) {
-        let keyed = words.into_iter().map(|w| (TargetKey { service: w.service, backend: w.backend }, w.verdict));
-        // What is no target of ours would be kept for nothing.
-        let known: Vec<_> = keyed.filter(|(key, _)| self.targets.contains_key(key)).collect();
-        if self.ballot.heard(peer, known, now) {
-            self.word_changed.notify_one();
-        }
-        for key in self.ballot.doubted() {
-            match self.targets.get(&key).map(|t| t.id) {
-                Some(id) => {
-                    self.update(id, now, |_| {});
-                }
-                None => self.ballot.clear(&key),
-            }
-        }
-    }
-
-    /// What peers are to be told: what is doubted here, and what they want to know.
-    pub fn words(&self, now: Instant) -> Vec<Word> {
-        let blind = self.vantage.blind(now);
-        let word = |(key, target): (&TargetKey, &Target)| {
-            let verdict = target.judge.verdict(now).filter(|_| !blind)?;
-            let told = verdict != Verdict::Up || self.ballot.is_asked(key, now);
-            told.then(|| Word { service: key.service.clone(), backend: key.backend, verdict })
-        };
-        self.targets.iter().filter_map(word).collect()
-    }
-
-    pub fn peers(&self, now: Instant) -> Vec<Peer> {
-        self.ballot.peers(now)
     }
 
     /// A timer of the pulses was `late`.
@@ -260,12 +246,13 @@ impl Register {
             Some((target.id, target.count(row), target.meter.course(now)))
         };
         let counted: Vec<_> = rows.iter().filter_map(count).collect();
-        let all: u64 = counted.iter().map(|(_, (_, signs), _)| signs).sum();
+        let all: u64 = counted.iter().map(|(_, counts, _)| counts.signs).sum();
         let flows = counted.iter().fold(Course::default(), |sum, (.., course)| sum.and(course));
-        for (id, (asked, signs), course) in counted {
+        for (id, counts, course) in counted {
             let failing = fails(&course, &flows.without(&course));
             self.update(id, now, |t| {
-                t.judge.traffic(signs, all, asked);
+                t.judge.replied(now, counts.replies);
+                t.judge.traffic(counts.signs, all, counts.sent);
                 t.judge.flows_fail(failing);
             });
         }
@@ -276,40 +263,6 @@ impl Register {
         for (id, failed) in all {
             self.update(id, now, |t| t.judge.neighbour(failed));
         }
-    }
-
-    /// Targets to be checked at once, because somebody doubts them, with the checks to make: `most` of them, by turns.
-    pub fn take_doubted(&mut self, now: Instant, most: usize) -> Vec<(TargetId, Arc<Check>)> {
-        let mut taken = Vec::new();
-        let mut first = std::mem::take(&mut self.doubted);
-        let then = first.split_off(&(self.tried + 1));
-        for id in then.into_iter().chain(first) {
-            let Some(target) = self.by_id.get(&id).and_then(|key| self.targets.get_mut(key)) else { continue };
-            match target.trial {
-                Trial::From(when) if when <= now && taken.len() < most => {
-                    (target.trial, self.tried) = (Trial::UnderWay, id);
-                    taken.push((id, target.trial_check()));
-                }
-                Trial::From(_) => {
-                    self.doubted.insert(id);
-                }
-                Trial::UnderWay => {}
-            }
-        }
-        taken
-    }
-
-    /// When the next trial is due.
-    pub fn next_trial(&self) -> Option<Instant> {
-        let due = |id: &TargetId| match self.target(*id)?.trial {
-            Trial::From(when) => Some(when),
-            Trial::UnderWay => None,
-        };
-        self.doubted.iter().filter_map(due).min()
-    }
-
-    pub fn has_doubts(&self) -> bool {
-        !self.doubted.is_empty()
     }
 
     pub fn has_news(&self) -> bool {
@@ -332,12 +285,13 @@ impl Register {
         let Some(key) = self.by_id.get(&id) else { return false };
         let Some(target) = self.targets.get_mut(key) else { return false };
         change(target);
-        let (frozen, blind) = (self.guard.frozen(now), self.vantage.blind(now));
+        let Some(target) = self.targets.get(key) else { return false };
+        let (verdict, blind) = (self.verdict(target, now), self.vantage.blind(now));
+        let frozen = self.guard.frozen(now) || self.deaf(target, now);
         let budget = if target.judge.is_doubtful(now) { Some(self.budget(key)) } else { None };
         let Some(target) = self.targets.get_mut(key) else { return false };
         let weight = u64::from(target.check.weight);
         target.judge.blind(blind);
-        let verdict = target.judge.verdict(now).filter(|_| !blind);
         if self.ballot.in_use() {
             if verdict == Some(Verdict::Down) {
                 target.judge.vote(Some(self.ballot.poll(key, now)));
