@@ -23,7 +23,7 @@ use mesh::{
     weights::{Factor, Parts},
 };
 use mesh_common::abi::Reason;
-use mesh_tests::netns::{Fabric, Host};
+use mesh_tests::netns::{Fabric, Host, when_free};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -270,7 +270,7 @@ fn what_the_kernel_half_says_is_logged() -> Result<()> {
 /// One request from the client; who has answered within `patience`.
 fn ask(client: &Host, from: u16, vip: SocketAddr, patience: Duration) -> Result<Option<String>> {
     client.ns.enter(|| {
-        let socket = UdpSocket::bind((client.v4, from))?;
+        let socket = when_free(|| UdpSocket::bind((client.v4, from)))?;
         socket.set_read_timeout(Some(patience))?;
         socket.send_to(b"who", vip)?;
         let mut answer = [0; 64];

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_common::{abi::FlowRecord, flow_log::RING};
 use mesh_tests::{
     daemon::{Daemon, Process, mesh_binary},
+    netns::when_free,
     peer,
     stage::{PORT, Stage},
 };
@@ -210,7 +211,7 @@ fn flows_that_nobody_translates_are_told_of_once() -> Result<()> {
 
 /// One flow, however many datagrams it takes: a full queue on a busy machine loses some, and none is told of twice.
 fn ask_until_answered(from: SocketAddr, to: SocketAddr) -> Result<()> {
-    let socket = UdpSocket::bind(from)?;
+    let socket = when_free(|| UdpSocket::bind(from))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
     let answered = (0..20).any(|_| socket.send(b"datagram").is_ok() && socket.recv(&mut [0; 128]).is_ok());

@@ -45,7 +45,8 @@ pub enum Kind {
     Flow { number: u32, ended: bool },
 }
 
-/// How far behind its SYN a segment may be and still be taken as the first one to follow, in bytes: what a sender may send before it hears more.
+/// How far behind its SYN a segment may be and still be taken as the first one to follow, in bytes: what a sender may send before it hears more. And how far
+/// behind a number of its connection it tells nothing new: a segment has no more than that.
 pub const FIRST_FLIGHT: u32 = 1 << 16;
 
 /// What is remembered of this packet's flow and of its slot. A flow has one entry at most.
@@ -161,6 +162,9 @@ fn by_entry<M: Memory>(entry: Entry, sent: Sent, memory: &mut M) -> Option<u16> 
         (Kind::Flow { number, .. }, Sent::Fin { seq } | Sent::Reset { seq }) if memory.notes_ends() && is_beyond(seq, number) => {
             memory.note(seq, true);
         }
+        (Kind::Flow { number, ended }, Sent::Segment { seq }) if says_more(number, ended, seq) => {
+            memory.note(if is_beyond(seq, number) { seq.wrapping_sub(1) } else { number }, false);
+        }
         // Whoever got the SYN may still hold a socket of the tuple's last use: then this is what frees it for the SYN's repetition.
         (_, Sent::Reset { .. }) => {}
         (Kind::Flow { .. }, _) => memory.touch(),
@@ -171,6 +175,12 @@ fn by_entry<M: Memory>(entry: Entry, sent: Sent, memory: &mut M) -> Option<u16> 
         (Kind::Pending { .. }, _) => return None,
     }
     Some(entry.backend)
+}
+
+/// Whether a segment of a flow tells of another connection than the one that its entry knows, which began while nobody asked for entries: then what comes late,
+/// or is forged, is not to end the wrong one. A client that has ended acknowledges from right behind the data of its FIN; what was lost before it says more, too.
+const fn says_more(number: u32, ended: bool, seq: u32) -> bool {
+    if ended { seq.wrapping_sub(number) > FIRST_FLIGHT } else { is_beyond(seq, number.wrapping_add(FIRST_FLIGHT)) }
 }
 
 /// Whether one sequence number comes after another.

@@ -27,7 +27,7 @@ impl<const FLOWS: usize> World<FLOWS> {
         match self.flows[flow] {
             Flow::None => {
                 events.extend([Order::Beyond, Order::Before, Order::Around, Order::Within].map(|order| Event::Anew(flow, order)));
-                events.extend(late(&[Old::Syn, Old::Fin]));
+                events.extend(late(&[Old::Syn, Old::Data, Old::Fin]));
             }
             Flow::Opening { reached, .. } => {
                 let soon = |b: u8| u32::from(reached[usize::from(b)]) <= self.setup.times().handshake;
@@ -40,6 +40,7 @@ impl<const FLOWS: usize> World<FLOWS> {
             }
             Flow::Open { closing, .. } => {
                 events.extend([Event::Data(flow), Event::Close(flow), Event::Fin(flow), Event::Reset(flow), Event::Late(flow, Old::Syn)]);
+                events.extend(closing.then_some(Event::Late(flow, Old::Data)));
                 events.extend(past);
                 // Who has ended is not told from one who begins anew beyond that, if the latter is forged.
                 let forged = [(false, true), (true, !closing)].into_iter().filter(|(_, can)| self.setup.strays && *can);
@@ -69,6 +70,7 @@ impl<const FLOWS: usize> World<FLOWS> {
                 let Course { fin, past: [past_isn, past_fin] } = self.courses[flow];
                 let sent = match old {
                     Old::Syn => Sent::Syn { isn: isn(self.attempts[flow]) },
+                    Old::Data => Sent::Segment { seq: isn(self.attempts[flow]).wrapping_add(LATER) },
                     Old::Fin => Sent::Fin { seq: isn(fin) },
                     Old::PastSyn => Sent::Syn { isn: isn(past_isn) },
                     Old::PastFin => Sent::Fin { seq: isn(past_fin) },

@@ -56,6 +56,8 @@ pub enum Order {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Old {
     Syn,
+    /// What was lost of it, sent once more.
+    Data,
     Fin,
     PastSyn,
     PastFin,

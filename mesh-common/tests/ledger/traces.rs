@@ -250,6 +250,40 @@ fn a_late_syn_ends_no_half_closed_flow() {
     ended().then(Event::Late(0, Old::Syn)).then(Event::Data(0)).then(Event::Fin(0)).then(Event::Data(0));
 }
 
+/// What was lost of a connection that has ended, and is sent once more, ends nothing; the tuple's next one is only led by the same entry.
+#[test]
+fn what_is_sent_again_after_an_end_breaks_nothing() {
+    let story = ended().then(Event::Late(0, Old::Data)).then(Event::Data(0)).then(Event::Close(0)).then(Event::Anew(0, Order::Beyond));
+    assert_eq!(story.reached(), Some(A), "{:?}", story.0);
+    story.then(Event::Ack(0, A)).then(Event::Data(0));
+}
+
+/// A connection ends while its slot comes to rest with B; its tuple's next one begins there unnoticed, and the slot is led on to C while it goes on. Whatever
+/// comes late or is forged then, the entry of the first one does not have the second end.
+#[test]
+fn a_connection_that_began_at_rest_is_not_ended_by_what_comes_late() {
+    let arrived = |world: &World<1>| world.word.target() == world.word.default() && world.word.flags().has(SlotFlags::STRICT);
+    let resting = |world: &World<1>| world.word.flags() == SlotFlags::STEADY;
+    let moved = Story(World::new(Setup { ends: true, ..Setup::ALL })).changed_to(B, C);
+    let first = moved.then(Event::Anew(0, Order::Beyond)).then(Event::Ack(0, B)).until(arrived);
+    let late = |old| Event::Late(0, old);
+    let ways = [
+        (Event::Reset(0), Order::Beyond, vec![late(Old::Syn)]),
+        (Event::Reset(0), Order::Before, vec![Event::Forged(0, true)]),
+        (Event::Close(0), Order::Beyond, vec![late(Old::PastFin), late(Old::Syn)]),
+    ];
+    for (end, order, late) in ways {
+        let rest = first.then(end).until(resting);
+        assert!(rest.0.entries[0].is_some(), "{:?}", rest.0);
+        let second = rest.then(Event::Anew(0, order)).then(Event::Ack(0, B)).then(Event::Wish(C, A)).ticks(1).then(Event::Data(0));
+        let second = second.until(|world| world.word.target() == u16::from(C));
+        for (at, silent) in (0..MANY).flat_map(|at| (0..=TIMES.idle).map(move |silent| (at, silent))) {
+            let goes_on = (0..at).fold(second, |story, _| story.ticks(1).then(Event::Data(0)));
+            late.iter().fold(goes_on, |story, event| story.then(*event)).ticks(silent).then(Event::Data(0));
+        }
+    }
+}
+
 /// A SYN that is not beyond the end may be one of before: it goes where the entry leads, as ever.
 #[test]
 fn a_syn_that_is_not_beyond_the_end_changes_nothing() {

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mesh_tests::registry::{
-    Ground,
-    zookeeper::{Registrar, SERVER, start},
+use mesh_tests::{
+    netns::when_free,
+    registry::{
+        Ground,
+        zookeeper::{Registrar, SERVER, start},
+    },
 };
 
 use crate::follower::{Follower, Times};
@@ -117,7 +120,9 @@ fn what_is_no_zookeeper_is_told() -> Result<()> {
         for (says, why) in
             [(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "bad answer"), (&[0, 0, 0, 9], "closed"), (&[0, 0, 0, 2, 1, 1], "ends too early")]
         {
-            let listener = tokio::net::TcpListener::bind(SERVER).await?;
+            let listener = when_free(|| std::net::TcpListener::bind(SERVER))?;
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
             let odd = tokio::spawn(async move {
                 loop {
                     let (mut stream, _) = listener.accept().await?;
