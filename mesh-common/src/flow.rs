@@ -19,7 +19,9 @@ pub trait Address: Copy + PartialEq {
     fn words(self) -> [u64; 2];
     /// Hash of this address and 32 bits more, still without its last step.
     fn absorb(self, word: u64, seed: u64) -> u64;
-    /// The same of two addresses.
+    /// This address and 32 bits more in one word; of IPv4 nothing is lost.
+    fn gather(self, word: u64) -> u64;
+    /// [`Self::absorb`] of two addresses.
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64;
     /// All of it, or nothing: `keep` has all bits set or none.
     fn masked(self, keep: u64) -> Self;
@@ -114,6 +116,11 @@ impl Address for V4 {
     }
 
     #[inline(always)]
+    fn gather(self, word: u64) -> u64 {
+        self.0 as u64 | word << 32
+    }
+
+    #[inline(always)]
     fn absorb_two(a: Self, b: Self, seed: u64) -> u64 {
         hash::step(seed, a.0 as u64 | (b.0 as u64) << 32)
     }
@@ -165,6 +172,12 @@ impl Address for V6 {
     fn absorb(self, word: u64, seed: u64) -> u64 {
         let [a, b] = self.0;
         hash::step(hash::step(hash::step(seed, a), b), word)
+    }
+
+    #[inline(always)]
+    fn gather(self, word: u64) -> u64 {
+        let [a, b] = self.0;
+        hash::fold(a, b).wrapping_add(word)
     }
 
     #[inline(always)]

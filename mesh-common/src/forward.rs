@@ -211,10 +211,15 @@ pub(crate) fn portless<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run
 pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, Config>, addr: A, key: u32) -> Option<Shared<'a, Vip>> {
     let active = read!(config, Config.active as u32);
     let half = config.half(active);
-    let hash = hash::vip(addr, key, read!(half, VipHalf.seed as u64));
-    let index = hash::displacement_index(hash, read!(half, VipHalf.displacement_mask as u32));
-    let displacement = config.displacement(active, index as u64);
-    let position = hash::position_in(hash, read!(half, VipHalf.base as u32), read!(half, VipHalf.mask as u32), displacement);
+    let (seed, base) = (read!(half, VipHalf.seed as u64), read!(half, VipHalf.base as u32));
+    let position = match read!(half, VipHalf.displacement_mask as u32) {
+        0 => hash::plain(addr, key, seed, base, read!(half, VipHalf.shift as u32)),
+        mask => {
+            let hash = hash::vip(addr, key, seed);
+            let displacement = config.displacement(active, hash::displacement_index(hash, mask) as u64);
+            hash::position_in(hash, base, read!(half, VipHalf.mask as u32), displacement)
+        }
+    };
     let vip = tables.vip(position)?;
     (read!(vip, Vip.port as u32) == key && load_address!(A, vip, Vip.addr) == addr).then_some(vip)
 }

@@ -15,11 +15,44 @@ const M2: u64 = 0xc4ce_b9fe_1a85_ec53;
 
 /// Hash of a VIP's key. The daemon searches `seed` and displacements so that no two keys of a half share a position.
 pub fn vip_hash(key: &VipKey, seed: u64) -> u64 {
-    let tail = u32::from_ne_bytes([key.port[0], key.port[1], key.proto, key.family]);
     match key.family {
-        v4 if v4 == Family::V4 as u8 => vip(V4::from_addr(key.addr), tail, seed),
-        _ => vip(V6::from_addr(key.addr), tail, seed),
+        v4 if v4 == Family::V4 as u8 => vip(V4::from_addr(key.addr), tail(key), seed),
+        _ => vip(V6::from_addr(key.addr), tail(key), seed),
     }
+}
+
+/// Where in the VIP map a key stands: its displacement is asked for by its index where the half has such.
+pub fn vip_position(key: &VipKey, half: &VipHalf, displacement: impl FnOnce(u32) -> u16) -> u32 {
+    if half.is_plain() {
+        return plain_position(key, half);
+    }
+    let hash = vip_hash(key, half.seed);
+    position(hash, half, displacement(displacement_index(hash, half.displacement_mask)))
+}
+
+/// Where in the VIP map a key stands in a half of few keys ([`VipHalf::is_plain`]).
+pub fn plain_position(key: &VipKey, half: &VipHalf) -> u32 {
+    match key.family {
+        v4 if v4 == Family::V4 as u8 => plain(V4::from_addr(key.addr), tail(key), half.seed, half.base, half.shift),
+        _ => plain(V6::from_addr(key.addr), tail(key), half.seed, half.base, half.shift),
+    }
+}
+
+fn tail(key: &VipKey) -> u32 {
+    u32::from_ne_bytes([key.port[0], key.port[1], key.proto, key.family])
+}
+
+/// [`plain_position`] of a key in parts: the upper bits of one product (multiply-shift, Dietzfelbinger et al. 1997), for which nothing has to be looked up.
+/// `seed` is odd.
+#[inline(always)]
+pub(crate) fn plain<A: Address>(addr: A, tail: u32, seed: u64, base: u32, shift: u32) -> u32 {
+    base.wrapping_add((addr.gather(tail as u64).wrapping_mul(seed) >> (shift & 63)) as u32)
+}
+
+/// Two words as one, for keys that nobody chooses to collide.
+#[inline(always)]
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
+    a.wrapping_mul(M1).wrapping_add(b.wrapping_mul(M2))
 }
 
 /// Which displacement a key of this hash takes: an index, at most `displacement_mask`.
@@ -52,11 +85,11 @@ pub(crate) fn key(config: Shared<'_, Config>) -> [u64; 2] {
 }
 
 /// Hash of a client's flow to a service: `key` is [`crate::abi::Config::hash_key`], `seed` the VIP's. It is what a flow is known by, and its slot is
-/// `hash >> shift` unless the service wants [`fields`].
+/// `hash >> shift` unless the service wants [`fields`]. The seed comes last, so that the hash is made while the service is still looked for.
 #[inline(always)]
 pub fn flow<A: Address>(tuple: &Tuple<A>, key: [u64; 2], seed: u64) -> u64 {
-    let h = last(tuple.src.absorb(tuple.ports as u64, key[0] ^ seed) ^ key[1]);
-    h ^ (h >> 32)
+    let h = last(tuple.src.absorb(tuple.ports as u64, key[0]) ^ key[1]);
+    h ^ (h >> 32) ^ seed
 }
 
 /// What chooses the slot of a service that doesn't want all of the five-tuple to: `wanted` are its [`ServiceFlags`]. Exactly what is left goes in, so
@@ -182,10 +215,10 @@ mod tests {
     fn keys_and_seeds_matter() {
         let tuple = v4(0x1234_5678_9abc_def0);
         let all = [
-            flow(&tuple, KEY, 5),
-            flow(&tuple, KEY, 6),
-            flow(&tuple, [KEY[0], 1], 5),
-            flow(&tuple, [1, KEY[1]], 5),
+            flow(&tuple, KEY, 5 << 40),
+            flow(&tuple, KEY, 6 << 40),
+            flow(&tuple, [KEY[0], 1], 5 << 40),
+            flow(&tuple, [1, KEY[1]], 5 << 40),
             reply(&tuple, 6, KEY),
             reply(&tuple, 17, KEY),
             reply(&tuple, 6, [1, KEY[1]]),

@@ -191,15 +191,37 @@ impl HostTables {
     }
 }
 
-/// A half without empty displacements: keys that share a displacement are placed together, the largest groups first.
+/// A half of either kind, as `seed` is odd or even.
 fn place(entries: &[Vip], seed: u64) -> Option<(VipHalf, [u16; DISPLACEMENTS], Vec<Vip>)> {
+    if seed % 2 == 1 { place_plainly(entries, seed) } else { place_displaced(entries, seed) }
+}
+
+fn key(vip: &Vip) -> VipKey {
+    VipKey { addr: vip.addr, port: vip.port, proto: vip.proto, family: vip.family }
+}
+
+fn place_plainly(entries: &[Vip], seed: u64) -> Option<(VipHalf, [u16; DISPLACEMENTS], Vec<Vip>)> {
+    let positions = (entries.len() * entries.len()).next_power_of_two().max(2);
+    let half = VipHalf::plain(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), positions as u32, 0);
+    let mut table = vec![Vip::default(); positions];
+    for vip in entries {
+        let place = table.get_mut(hash::plain_position(&key(vip), &half) as usize)?;
+        if place.family != 0 {
+            return None;
+        }
+        *place = *vip;
+    }
+    Some((half, [0; DISPLACEMENTS], table))
+}
+
+/// A half without empty displacements: keys that share a displacement are placed together, the largest groups first.
+fn place_displaced(entries: &[Vip], seed: u64) -> Option<(VipHalf, [u16; DISPLACEMENTS], Vec<Vip>)> {
     let positions = (entries.len() * 2).next_power_of_two();
-    let groups = (entries.len() / 2).next_power_of_two().min(DISPLACEMENTS);
-    let half = VipHalf { seed, mask: positions as u32 - 1, displacement_mask: groups as u32 - 1, base: 0, reserved: 0 };
+    let groups = (entries.len() / 2).next_power_of_two().clamp(2, DISPLACEMENTS);
+    let half = VipHalf { seed, mask: positions as u32 - 1, displacement_mask: groups as u32 - 1, base: 0, shift: 0 };
     let mut members: Vec<(usize, Vec<(u64, Vip)>)> = (0..groups).map(|group| (group, Vec::new())).collect();
     for vip in entries {
-        let key = VipKey { addr: vip.addr, port: vip.port, proto: vip.proto, family: vip.family };
-        let hash = hash::vip_hash(&key, seed);
+        let hash = hash::vip_hash(&key(vip), seed);
         members.get_mut(hash::displacement_index(hash, half.displacement_mask) as usize)?.1.push((hash, *vip));
     }
     members.sort_by_key(|(_, group)| core::cmp::Reverse(group.len()));

@@ -11,7 +11,7 @@ pub const NAT_SOURCES: usize = 64;
 /// Ranges of source ports that `nat` can use.
 pub const NAT_RANGES: usize = 4;
 
-/// How one half of the VIP table is searched: a perfect hash by displacement (hash and displace).
+/// How one half of the VIP table is searched: a perfect hash, of few keys by the upper bits of a product, else by displacement (hash and displace).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct VipHalf {
@@ -19,11 +19,23 @@ pub struct VipHalf {
     pub seed: u64,
     /// Number of positions less one.
     pub mask: u32,
-    /// Number of displacements less one.
+    /// Number of displacements less one; 0: none is asked for.
     pub displacement_mask: u32,
     /// First position of this half in the VIP map.
     pub base: u32,
-    pub reserved: u32,
+    /// Where no displacement is asked for: 64 less the bits of a position.
+    pub shift: u32,
+}
+
+impl VipHalf {
+    /// A half of `positions` (a power of two, at least 2) that begins at `base` and asks for no displacement. `seed` is made odd.
+    pub const fn plain(seed: u64, positions: u32, base: u32) -> Self {
+        Self { seed: seed | 1, mask: positions - 1, displacement_mask: 0, base, shift: 64 - positions.trailing_zeros() }
+    }
+
+    pub const fn is_plain(&self) -> bool {
+        self.displacement_mask == 0
+    }
 }
 
 /// One source address of translated flows.

@@ -44,7 +44,7 @@ pub use sources::{SOURCE_PREFIXES, SourcePrefix};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// Names of the maps in the object and of their pins.
 pub mod map {

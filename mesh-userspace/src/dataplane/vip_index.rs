@@ -1,7 +1,8 @@
-//! The search table of VIPs: a perfect hash by displacement, so that a packet looks at one entry.
+//! The search table of VIPs: a perfect hash, so that a packet looks at one entry.
 //!
-//! Keys fall into buckets; each bucket has a displacement, found by trying, with which its keys stand at positions that are free
-//! (hash and displace, Belazzougui, Botelho and Dietzfelbinger 2009).
+//! Few keys stand where the upper bits of a product say (multiply-shift): factors are tried until no two keys meet. Of many keys some always would: those fall
+//! into buckets; each bucket has a displacement, found by trying, with which its keys stand at positions that are free (hash and displace, Belazzougui,
+//! Botelho and Dietzfelbinger 2009).
 
 use mesh_common::{
     abi::{Config, DISPLACEMENTS, Vip, VipHalf, VipKey},
@@ -12,6 +13,10 @@ use super::image::{Image, words_of};
 
 /// Seeds to try. One fails where two keys of a bucket coincide: rarely, and with 60,000 VIPs four times of five.
 const SEEDS: u64 = 64;
+/// Keys that are placed without displacements, at most, and factors to try: of those three in five do where there is room for the square of the keys, and one in
+/// three thousand for 256 keys in a table of default size.
+const FEW: usize = 256;
+const FACTORS: u64 = 2048;
 /// Keys of a bucket, about.
 const BUCKET: usize = 4;
 const MIN_POSITIONS: usize = 16;
@@ -45,12 +50,36 @@ pub fn half_size(services: u32) -> u32 {
 /// Finds a place for each of `keys`, all different, in the half that begins at `base` and has `size` positions. `None` = they don't fit.
 pub fn build(keys: &[VipKey], base: u32, size: u32) -> Option<Index> {
     let positions = positions_for(keys.len());
-    let buckets = keys.len().div_ceil(BUCKET).next_power_of_two().min(DISPLACEMENTS);
+    let buckets = keys.len().div_ceil(BUCKET).next_power_of_two().clamp(2, DISPLACEMENTS);
     if positions > size as usize {
         return None;
     }
-    let half = VipHalf { seed: 0, mask: (positions - 1) as u32, displacement_mask: (buckets - 1) as u32, base, reserved: 0 };
-    (1..=SEEDS).find_map(|i| place_all(keys, VipHalf { seed: i.wrapping_mul(0x9e37_79b9_7f4a_7c15), ..half }))
+    let half = VipHalf { seed: 0, mask: (positions - 1) as u32, displacement_mask: (buckets - 1) as u32, base, shift: 0 };
+    let displaced = || (1..=SEEDS).find_map(|i| place_all(keys, VipHalf { seed: seed(i), ..half }));
+    place_few(keys, base, size).or_else(displaced)
+}
+
+fn seed(i: u64) -> u64 {
+    i.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// A half that asks for no displacement.
+fn place_few(keys: &[VipKey], base: u32, size: u32) -> Option<Index> {
+    if keys.len() > FEW {
+        return None;
+    }
+    let positions = (keys.len() * keys.len()).next_power_of_two().max(MIN_POSITIONS).min(size as usize);
+    let mut taken = vec![0; positions];
+    (1..=FACTORS).find_map(|i| {
+        let half = VipHalf::plain(seed(i), positions as u32, base);
+        let mut place = |key| {
+            let at = hash::plain_position(key, &half);
+            let before = std::mem::replace(taken.get_mut((at - base) as usize)?, i);
+            (before != i).then_some(at)
+        };
+        let positions = keys.iter().map(&mut place).collect::<Option<_>>()?;
+        Some(Index { half, displacements: Vec::new(), positions })
+    })
 }
 
 impl VipTable {
@@ -148,11 +177,10 @@ mod tests {
             let index = build(&keys, base, half_size(n)).unwrap();
             assert_eq!(index.positions.iter().collect::<HashSet<_>>().len(), keys.len());
             for (key, &at) in keys.iter().zip(&index.positions) {
-                let h = hash::vip_hash(key, index.half.seed);
-                let d = index.displacements[hash::displacement_index(h, index.half.displacement_mask) as usize];
-                assert_eq!(hash::position(h, &index.half, d), at);
+                assert_eq!(hash::vip_position(key, &index.half, |i| index.displacements[i as usize]), at);
                 assert!(at >= base && at - base < half_size(n));
             }
+            assert_eq!(index.half.is_plain(), n <= 100, "{n}");
         }
     }
 

@@ -37,7 +37,8 @@ impl Rig {
     pub fn load(services: u32, flows: u32) -> Result<Self> {
         let nat_flows = (2 * flows).next_power_of_two().max(1 << 18);
         let sizes = Sizes {
-            vips: 2 * (4 * services).next_power_of_two().max(64),
+            // As by default: room for a thousand services.
+            vips: 2 * (4 * services).next_power_of_two().max(4096),
             services: services + 1,
             slots: 1 << table::log2_slots(&members()),
             backends: services * BACKENDS,

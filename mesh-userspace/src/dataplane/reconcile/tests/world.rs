@@ -362,11 +362,11 @@ impl World {
     pub fn find(&self, key: &VipKey) -> Option<Vip> {
         let active = self.image.config.word(0, 0) as u32 & 1;
         let half = half_of(&self.image, active);
-        let hash = hash::vip_hash(key, half.seed);
-        let index = hash::displacement_index(hash, half.displacement_mask) as usize;
-        let at = std::mem::offset_of!(Config, displacements) + 2 * (active as usize * DISPLACEMENTS + index);
-        let displacement = (self.image.config.word(0, at / 8) >> (8 * (at % 8))) as u16;
-        let vip = self.image.vips.get(hash::position(hash, &half, displacement) as usize);
+        let displacement = |index: u32| {
+            let at = std::mem::offset_of!(Config, displacements) + 2 * (active as usize * DISPLACEMENTS + index as usize);
+            (self.image.config.word(0, at / 8) >> (8 * (at % 8))) as u16
+        };
+        let vip = self.image.vips.get(hash::vip_position(key, &half, displacement) as usize);
         ((vip.addr, vip.port, vip.proto, vip.family) == (key.addr, key.port, key.proto, key.family) && vip.kind != VipKind::Empty as u8)
             .then_some(vip)
     }
