@@ -11,10 +11,13 @@ pub const fn replaced(old: u32, new: u32) -> u64 {
 /// A sum of 32-bit words brought down to 16 bits.
 #[inline(always)]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    fold_word((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
+}
+
+/// The same of a sum that 32 bits hold. Each half is added to the other: what the lower one carries is what the upper one loses.
+#[inline(always)]
+pub const fn fold_word(sum: u32) -> u16 {
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// "HC' = ~(~HC + ~m + m')" (RFC 1624 section 3); `delta` is the sum of all `~m + m'`.
@@ -40,7 +43,7 @@ pub const fn apply_udp(checksum: u16, delta: u64) -> u16 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::vec::Vec;
+    use std::{vec, vec::Vec};
 
     fn from_scratch(words: &[u32]) -> u16 {
         let mut sum: u64 = 0;
@@ -61,6 +64,20 @@ mod tests {
             let mut changed: Vec<u32> = words.clone();
             let old = core::mem::replace(&mut changed[at.index(words.len())], new);
             prop_assert_eq!(apply(from_scratch(&words), replaced(old, new)), from_scratch(&changed));
+        }
+
+        #[test]
+        fn a_sum_is_folded_with_all_that_it_carries(sum in any::<u64>(), edge in prop::sample::select(vec![0, 1, 0xffff, 0xffff_ffff, u64::MAX])) {
+            for sum in [sum, edge, sum & edge, sum | edge] {
+                let mut rest = sum;
+                while rest > 0xffff {
+                    rest = (rest & 0xffff) + (rest >> 16);
+                }
+                prop_assert_eq!(u64::from(fold(sum)), rest);
+                if let Ok(word) = u32::try_from(sum) {
+                    prop_assert_eq!(u64::from(fold_word(word)), rest);
+                }
+            }
         }
 
         #[test]

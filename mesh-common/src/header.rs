@@ -14,7 +14,7 @@ use crate::{
     abi::Reason,
     flow::{Address, Tuple, V4, V6},
     forward::{self, Run, Sink},
-    packet::{Packet, u16_at, u32_at, u64_at},
+    packet::{Packet, halves_at, u16_at, u32_at, u64_at, v6_at},
     shared::{blurred, opaque},
     tables::Tables,
 };
@@ -113,7 +113,7 @@ impl Ip for V6 {
     fn network<P: Packet>(packet: &P, l3: usize) -> Option<Network<Self>> {
         const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
         let ip = packet.at::<{ Ipv6Hdr::LEN }>(l3)?;
-        Some(Network { src: V6([u64_at::<SRC, _>(ip), u64_at::<{ SRC + 8 }, _>(ip)]), ttl: ip[offset_of!(Ipv6Hdr, hop_limit)] })
+        Some(Network { src: V6(v6_at::<SRC, _>(ip)), ttl: ip[offset_of!(Ipv6Hdr, hop_limit)] })
     }
 
     #[inline(always)]
@@ -125,7 +125,7 @@ impl Ip for V6 {
 
     #[inline(always)]
     fn class<P: Packet>(packet: &P, l3: usize) -> Option<u8> {
-        packet.at::<{ Ipv6Hdr::LEN }>(l3).map(|ip| (u32::from_be(u32_at::<0, _>(ip)) >> 20) as u8)
+        packet.at::<{ Ipv6Hdr::LEN }>(l3).map(|ip| (u16::from_be(u16_at::<0, _>(ip)) >> 4) as u8)
     }
 }
 
@@ -157,7 +157,7 @@ fn is_tag(ether_type: u16) -> bool {
 pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l3: usize) -> S::Done {
     const OFFSET: u16 = 0x1fff_u16.to_be();
     let Some(ip) = run.packet.at::<{ Ipv4Hdr::LEN }>(l3) else { return run.foreign() };
-    let dst = V4(u32_at::<{ offset_of!(Ipv4Hdr, dst_addr) }, _>(ip));
+    let dst = V4(halves_at::<{ offset_of!(Ipv4Hdr, dst_addr) }, _>(ip));
     let frags = u16_at::<{ offset_of!(Ipv4Hdr, frags) }, _>(ip);
     let version_ihl = ip[offset_of!(Ipv4Hdr, vihl)];
     let proto = ip[offset_of!(Ipv4Hdr, proto)];
@@ -173,7 +173,7 @@ pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
     } else if ihl >= Ipv4Hdr::LEN
         && let Some(transport) = run.packet.at::<{ UdpHdr::LEN }>(l4)
     {
-        let headers = Headers { dst, ports: u32_at::<0, _>(transport), proto, fragment: false, l3, l4 };
+        let headers = Headers { dst, ports: halves_at::<0, _>(transport), proto, fragment: false, l3, l4 };
         return forward::flow(run, headers);
     } else {
         Reason::Malformed
@@ -189,7 +189,7 @@ pub(crate) fn ipv6<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
     if ip[0] >> 4 != 6 {
         return run.foreign();
     }
-    let dst = V6([u64_at::<DST, _>(ip), u64_at::<{ DST + 8 }, _>(ip)]);
+    let dst = V6(v6_at::<DST, _>(ip));
     let mut chain = Chain { proto: ip[offset_of!(Ipv6Hdr, next_hdr)], fragment: false, odd: 0, offset: (l3 + Ipv6Hdr::LEN) as u16 };
     if chain.proto != TCP && chain.proto != UDP {
         chain = Chain::unpack(extensions(run.packet, chain.offset as usize, chain.proto), dst.0[0]);
@@ -198,7 +198,7 @@ pub(crate) fn ipv6<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
         return forward::portless(run, dst, Reason::from_u8(chain.odd));
     }
     let l4 = chain.offset as usize;
-    let Some(ports) = run.packet.at::<{ UdpHdr::LEN }>(l4).map(u32_at::<0, _>) else {
+    let Some(ports) = run.packet.at::<{ UdpHdr::LEN }>(l4).map(halves_at::<0, _>) else {
         return forward::portless(run, dst, Reason::Malformed);
     };
     forward::flow(run, Headers { dst, ports, proto: chain.proto, fragment: chain.fragment, l3, l4 })

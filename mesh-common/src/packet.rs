@@ -1,5 +1,7 @@
 //! Views of a frame: what the engine may ask of the bytes of a packet, whoever holds them.
 
+use crate::shared::in_order;
+
 /// A frame from its Ethernet header on, readable where it is linear.
 pub trait Packet {
     /// `N` bytes at `offset`, or `None` where the readable part ends before.
@@ -95,3 +97,44 @@ word_at!(
     /// Eight bytes at `AT`, as they lie in memory.
     u64_at, u64
 );
+
+/// Four bytes at `AT`, as they lie in memory, in two loads.
+///
+/// Who loads in one piece what this CPU has just stored in several waits until all of it is in the cache, and the next packet with it. Ports are stored
+/// one by one, and frames are copied by aligned words, which headers lie across: they begin two bytes before.
+#[inline(always)]
+pub fn halves_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u32 {
+    let bytes: &[u8; 4] = part::<AT, 4, N>(bytes);
+    let first = in_order(u64::from(u16_at::<0, _>(bytes)));
+    first as u32 | u32::from(u16_at::<2, _>(bytes)) << 16
+}
+
+/// Sixteen bytes at `AT`, where an IPv6 header has an address, as two words; in loads as those of [`halves_at`].
+#[inline(always)]
+pub fn v6_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> [u64; 2] {
+    let bytes: &[u8; 16] = part::<AT, 16, N>(bytes);
+    let middle = u64_at::<2, _>(bytes);
+    let first = in_order(u64::from(u16_at::<0, _>(bytes)));
+    let second = in_order(middle >> 48 | u64::from(u16_at::<10, _>(bytes)) << 16);
+    [first | middle << 16, second | u64::from(u32_at::<12, _>(bytes)) << 32]
+}
+
+/// `M` bytes at `AT`.
+#[inline(always)]
+fn part<const AT: usize, const M: usize, const N: usize>(bytes: &[u8; N]) -> &[u8; M] {
+    const { assert!(AT + M <= N) };
+    bytes.split_at(AT).1.first_chunk().unwrap_or(&[0; M])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_loaded_in_parts_is_what_lies_there() {
+        let bytes: [u8; 40] = core::array::from_fn(|at| at as u8 + 1);
+        assert_eq!(halves_at::<3, _>(&bytes), u32_at::<3, _>(&bytes));
+        assert_eq!(v6_at::<8, _>(&bytes), [u64_at::<8, _>(&bytes), u64_at::<16, _>(&bytes)]);
+        assert_eq!(v6_at::<24, _>(&bytes), [u64_at::<24, _>(&bytes), u64_at::<32, _>(&bytes)]);
+    }
+}

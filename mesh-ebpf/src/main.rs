@@ -1,5 +1,5 @@
 //! The kernel half of mesh: entry points over mesh-common.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod aside;

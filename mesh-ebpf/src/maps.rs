@@ -3,24 +3,25 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_map_lookup_elem,
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use mesh_common::{
     abi::{
-        Backend, BackendLoad, BackendSignals, BackendStats, Config, FRAGMENTED, FlowBucket, FlowLogStats, FlowRecord, Fragmented,
-        LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
-        ScheduleStats, ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, SourcePrefix, Vip,
+        Backend, BackendLoad, BackendSignals, BackendStats, Config, Fact, FlowBucket, FlowLogStats, FlowRecord, Fragmented, LedgerBucket,
+        LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
+        ScheduleStats, ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, SourcePrefix, Table, Vip,
     },
     answer::Said,
     flow_log::{self, Beginning},
     fragment::Course,
-    guard, handshake,
+    handshake,
     icmp::Relayed,
     nat::Opening,
     patch::Quote,
-    shared::Shared,
+    shared::{Shared, in_order},
     tables::Tables,
 };
 
@@ -31,58 +32,18 @@ use crate::global::{
 /// Sizes that the object is built with; the loader sets others before it creates the maps.
 mod size {
     pub const SERVICES: u32 = 1024;
-    pub const VIPS: u32 = 2 * 4096;
-    pub const SLOTS: u32 = 1 << 20;
     pub const BACKENDS: u32 = 1 << 14;
-    pub const LEDGER_BUCKETS: u32 = 1 << 14;
-    pub const NAT_FLOWS: u32 = 1 << 16;
-    pub const NAT_BUCKETS: u32 = 1 << 15;
-    pub const FLOW_BUCKETS: u32 = 1 << 12;
 }
 
 #[map]
-static CONFIG: Array<Config> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static VIPS: Array<Vip> = Array::with_max_entries(size::VIPS, BPF_F_MMAPABLE);
-#[map]
-static SERVICES: Array<ServiceInfo> = Array::with_max_entries(size::SERVICES, BPF_F_MMAPABLE);
-#[map]
-static SLOTS: Array<u64> = Array::with_max_entries(size::SLOTS, BPF_F_MMAPABLE);
-#[map]
-static BACKENDS: Array<Backend> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
-#[map]
-static SLOTS_SEEN: Array<SlotsSeen> = Array::with_max_entries(size::SLOTS / SlotsSeen::SLOTS, BPF_F_MMAPABLE);
-#[map]
-static SLOTS_REFUSED: Array<SlotsRefused> = Array::with_max_entries(size::SLOTS / SlotsRefused::SLOTS, BPF_F_MMAPABLE);
-#[map]
-static LEDGER_TAGS: Array<LedgerTags> = Array::with_max_entries(size::LEDGER_BUCKETS, BPF_F_MMAPABLE);
-#[map]
-static LEDGER_CROWD: Array<LedgerCrowd> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static LEDGER: Array<LedgerBucket> = Array::with_max_entries(size::LEDGER_BUCKETS, BPF_F_MMAPABLE);
-#[map]
 static LEDGER_STATS: PerCpuArray<LedgerStats> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static NAT_INDEX: Array<NatBucket> = Array::with_max_entries(size::NAT_BUCKETS, BPF_F_MMAPABLE);
-#[map]
-static NAT_FLOWS: Array<NatFlow> = Array::with_max_entries(size::NAT_FLOWS, BPF_F_MMAPABLE);
-#[map]
-static NAT_GAUGES: Array<NatGauges> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static REASON_STATS: PerCpuArray<ReasonStats> = PerCpuArray::with_max_entries(size::SERVICES * REASONS, 0);
 #[map]
 static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(size::BACKENDS, 0);
-#[map]
-static BACKEND_SIGNALS: Array<BackendSignals> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
 /// Handshakes that are being watched.
 #[map]
 static WATCHED: Array<u64> = Array::with_max_entries(handshake::WATCHED, 0);
-/// How new connections are paced.
-#[map]
-static PACERS: Array<u64> = Array::with_max_entries(guard::PACERS, BPF_F_MMAPABLE);
-/// Packets whose fragments are followed.
-#[map]
-static FRAGMENTS: Array<Fragmented> = Array::with_max_entries(FRAGMENTED, BPF_F_MMAPABLE);
 /// Flows that the daemon was told of.
 #[map]
 static TOLD: Array<u64> = Array::with_max_entries(flow_log::TOLD, 0);
@@ -90,14 +51,6 @@ static TOLD: Array<u64> = Array::with_max_entries(flow_log::TOLD, 0);
 static FLOW_RECORDS: RingBuf = RingBuf::with_byte_size(flow_log::RING, 0);
 #[map]
 static FLOW_LOG_STATS: PerCpuArray<FlowLogStats> = PerCpuArray::with_max_entries(1, 0);
-/// How services choose.
-#[map]
-static SCHEDULES: Array<Schedule> = Array::with_max_entries(size::SERVICES, BPF_F_MMAPABLE);
-#[map]
-static BACKEND_LOADS: Array<BackendLoad> = Array::with_max_entries(size::BACKENDS, BPF_F_MMAPABLE);
-/// What was chosen, where nobody translates.
-#[map]
-static FLOWS: Array<FlowBucket> = Array::with_max_entries(size::FLOW_BUCKETS, BPF_F_MMAPABLE);
 #[map]
 static SCHEDULE_STATS: PerCpuArray<ScheduleStats> = PerCpuArray::with_max_entries(1, 0);
 /// Who may use a service.
@@ -139,59 +92,112 @@ macro_rules! look_up {
     }};
 }
 
+/// A fact about a table, as the loader puts it into the instruction that loads it.
+macro_rules! fact {
+    ($table:ident, $fact:ident) => {{
+        let fact;
+        // SAFETY: loads a constant.
+        unsafe {
+            ::core::arch::asm!("{0} = {c} ll", out(reg) fact, c = const Table::$table.constant(Fact::$fact), options(nomem, nostack, preserves_flags))
+        };
+        fact
+    }};
+}
+
+/// The entry of a table at an index; `None` is returned beyond the end.
+macro_rules! entry {
+    ($table:ident, $index:expr) => {{
+        const SIZE: usize = Table::$table.entry_size();
+        let asked: u32 = $index;
+        // A copy: verifiers before 6.10 forget the range of what is loaded from the stack once more.
+        let (index, entries): (u64, u64) = (in_order(asked as u64), fact!($table, Entries));
+        let place = if entries == 0 {
+            let map: *mut ::core::ffi::c_void = fact!($table, Map);
+            let key = index as u32;
+            // SAFETY: the fact is a map with four bytes of key.
+            NonNull::new(unsafe { bpf_map_lookup_elem(map, (&raw const key).cast()) }.cast())?
+        } else if index < entries {
+            let first: *mut u8 = fact!($table, Address);
+            let place = first.wrapping_add(index as usize * SIZE);
+            // SAFETY: the table does not lie at address zero. (It would otherwise be compared with it.)
+            unsafe {
+                ::core::hint::assert_unchecked(!place.is_null());
+                NonNull::new_unchecked(place.cast())
+            }
+        } else {
+            return None;
+        };
+        // SAFETY: the place is an entry of the table, aligned to 8 bytes, and stays until the program ends. Entries are plain old data, and nobody
+        // makes references to them.
+        Some(unsafe { Shared::new(place) })
+    }};
+}
+
+/// The entry of a table that has one, which is always reached by address.
+macro_rules! the {
+    ($table:ident) => {{
+        let place: *mut u8 = fact!($table, Address);
+        // SAFETY: as for `entry`.
+        unsafe {
+            ::core::hint::assert_unchecked(!place.is_null());
+            Some(Shared::new(NonNull::new_unchecked(place.cast())))
+        }
+    }};
+}
+
 mod copies;
 mod time;
 
 impl Tables for Maps {
     #[inline(always)]
     fn config(&self) -> Option<Shared<'_, Config>> {
-        look_up!(CONFIG, 0)
+        the!(Config)
     }
 
     #[inline(always)]
     fn vip(&self, position: u32) -> Option<Shared<'_, Vip>> {
-        look_up!(VIPS, position)
+        entry!(Vips, position)
     }
 
     #[inline(always)]
     fn service(&self, id: u32) -> Option<Shared<'_, ServiceInfo>> {
-        look_up!(SERVICES, id)
+        entry!(Services, id)
     }
 
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<SlotWord> {
-        let word: Shared<'_, u64> = look_up!(SLOTS, index)?;
+        let word: Shared<'_, u64> = entry!(Slots, index)?;
         Some(SlotWord(word.load::<u64, 0>()))
     }
 
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<Shared<'_, Backend>> {
-        look_up!(BACKENDS, index)
+        entry!(Backends, index)
     }
 
     #[inline(always)]
     fn slots_seen(&self, index: u32) -> Option<Shared<'_, SlotsSeen>> {
-        look_up!(SLOTS_SEEN, index)
+        entry!(SlotsSeen, index)
     }
 
     #[inline(always)]
     fn slots_refused(&self, index: u32) -> Option<Shared<'_, SlotsRefused>> {
-        look_up!(SLOTS_REFUSED, index)
+        entry!(SlotsRefused, index)
     }
 
     #[inline(always)]
     fn ledger_tags(&self, index: u32) -> Option<Shared<'_, LedgerTags>> {
-        look_up!(LEDGER_TAGS, index)
+        entry!(LedgerTags, index)
     }
 
     #[inline(always)]
     fn ledger_crowd(&self) -> Option<Shared<'_, LedgerCrowd>> {
-        look_up!(LEDGER_CROWD, 0)
+        the!(LedgerCrowd)
     }
 
     #[inline(always)]
     fn ledger_bucket(&self, index: u32) -> Option<Shared<'_, LedgerBucket>> {
-        look_up!(LEDGER, index)
+        entry!(Ledger, index)
     }
 
     #[inline(always)]
@@ -211,17 +217,17 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn nat_bucket(&self, index: u32) -> Option<Shared<'_, NatBucket>> {
-        look_up!(NAT_INDEX, index)
+        entry!(NatIndex, index)
     }
 
     #[inline(always)]
     fn nat_flow(&self, index: u32) -> Option<Shared<'_, NatFlow>> {
-        look_up!(NAT_FLOWS, index)
+        entry!(NatFlows, index)
     }
 
     #[inline(always)]
     fn nat_gauges(&self) -> Option<Shared<'_, NatGauges>> {
-        look_up!(NAT_GAUGES, 0)
+        the!(NatGauges)
     }
 
     #[inline(always)]
@@ -251,7 +257,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn fragmented(&self, index: u32) -> Option<Shared<'_, Fragmented>> {
-        look_up!(FRAGMENTS, index)
+        entry!(Fragments, index)
     }
 
     #[inline(always)]
@@ -271,7 +277,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn pacer(&self, index: u32) -> Option<Shared<'_, u64>> {
-        look_up!(PACERS, index)
+        entry!(Pacers, index)
     }
 
     #[inline(always)]
@@ -282,17 +288,17 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn schedule(&self, id: u32) -> Option<Shared<'_, Schedule>> {
-        look_up!(SCHEDULES, id)
+        entry!(Schedules, id)
     }
 
     #[inline(always)]
     fn backend_load(&self, index: u32) -> Option<Shared<'_, BackendLoad>> {
-        look_up!(BACKEND_LOADS, index)
+        entry!(BackendLoads, index)
     }
 
     #[inline(always)]
     fn flow_bucket(&self, index: u32) -> Option<Shared<'_, FlowBucket>> {
-        look_up!(FLOWS, index)
+        entry!(Flows, index)
     }
 
     #[inline(always)]
@@ -332,7 +338,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn backend_signals(&self, index: u32) -> Option<Shared<'_, BackendSignals>> {
-        look_up!(BACKEND_SIGNALS, index)
+        entry!(BackendSignals, index)
     }
 
     #[inline(always)]

@@ -1,11 +1,16 @@
 //! Memory of the kernel's mmapable arrays, as slices.
 
-use std::{marker::PhantomData, os::fd::AsFd, slice};
+use std::{marker::PhantomData, os::fd::AsFd, path::Path, slice};
 
 use anyhow::{Context, Result, ensure};
-use aya::{Ebpf, maps::Map};
-use bytemuck::AnyBitPattern;
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
+use bytemuck::{AnyBitPattern, Pod};
 use memmap2::{MmapOptions, MmapRaw};
+use mesh::dataplane::{image::Row, tables::Tables};
+use mesh_common::abi::Table;
 
 /// All elements of one array map.
 #[derive(Debug)]
@@ -16,15 +21,25 @@ pub struct Mapped<T> {
 }
 
 impl<T: AnyBitPattern> Mapped<T> {
-    /// Maps the memory of the array `name`.
+    /// Maps the memory of the object's array `name`.
     pub fn open(ebpf: &Ebpf, name: &str) -> Result<Self> {
         let Map::Array(data) = ebpf.map(name).with_context(|| format!("the object has no map {name}"))? else {
             anyhow::bail!("{name} is no array");
         };
+        Self::of(data, name)
+    }
+
+    /// Maps the memory of a table.
+    pub fn table(tables: &Tables, table: Table) -> Result<Self> {
+        Self::of(tables.map(table)?, table.name())
+    }
+
+    fn of(data: &MapData, name: &str) -> Result<Self> {
         let info = data.info()?;
-        ensure!(info.value_size() as usize == size_of::<T>(), "{name} has values of {} bytes, not {}", info.value_size(), size_of::<T>());
         ensure!(size_of::<T>().is_multiple_of(8), "the kernel rounds values of {name} up to 8 bytes");
-        let len = info.max_entries() as usize;
+        let bytes = info.value_size() as usize * info.max_entries() as usize;
+        ensure!(bytes.is_multiple_of(size_of::<T>()), "{name} has {bytes} bytes, no whole number of {}", size_of::<T>());
+        let len = bytes / size_of::<T>();
         let memory = MmapOptions::new()
             .len((len * size_of::<T>()).next_multiple_of(4096))
             .map_raw(&data.fd().as_fd())
@@ -44,4 +59,13 @@ impl<T: AnyBitPattern> Mapped<T> {
         // SAFETY: as above.
         unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
     }
+}
+
+/// The entries of a table that a daemon has pinned.
+pub fn pinned<T: Pod>(pins: &Path, table: Table) -> Result<Row<T>> {
+    let path = pins.join(table.name());
+    let data = MapData::from_pin(&path).with_context(|| format!("failed to open {}", path.display()))?;
+    let info = data.info()?;
+    let len = info.value_size() as usize * info.max_entries() as usize / size_of::<T>();
+    Row::map(data.fd().as_fd(), len).with_context(|| format!("failed to map {}", table.name()))
 }

@@ -11,11 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, Map, MapData};
-use mesh_common::abi::{LedgerBucket, LedgerEntry, map};
+use mesh_common::abi::{LedgerBucket, LedgerEntry, Table};
 use mesh_tests::{
     bench::churn::unbroken,
     daemon::{Daemon, Process, mesh_binary, peer_binary, wait_for},
+    mapped::pinned,
     netns::Namespace,
     peer::{self, Held, HeldReport},
     stage::{PORT, Stage},
@@ -190,10 +190,10 @@ impl Play {
 
     /// Every place of the ledger gets this claim, once.
     fn fill_ledger(&self, claim: u64) -> Result<()> {
-        let pin = self.daemon.pins().join(map::LEDGER);
-        let mut ledger: Array<_, LedgerBucket> = Map::Array(MapData::from_pin(&pin).context("the ledger is not pinned")?).try_into()?;
+        let ledger = pinned(&self.daemon.pins(), Table::Ledger)?;
         let bucket = LedgerBucket { entries: [LedgerEntry { claim, word: 0 }; 4] };
-        Ok((0..ledger.len()).try_for_each(|index| ledger.set(index, bucket, 0))?)
+        (0..ledger.len()).for_each(|index| ledger.set(index, &bucket));
+        Ok(())
     }
 
     fn ns(&self, name: &str) -> Result<&Namespace> {

@@ -21,6 +21,7 @@ mod service;
 mod slot;
 mod sources;
 mod stats;
+mod table;
 #[cfg(feature = "user")]
 mod user;
 
@@ -42,58 +43,21 @@ pub use service::{Mode, ServiceFlags, ServiceInfo, TableRef, Vip, VipKey, VipKin
 pub use slot::{Slot, SlotFlags, SlotWord};
 pub use sources::{SOURCE_PREFIXES, SourcePrefix};
 pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
+pub use table::{Fact, Table};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
-/// Names of the maps in the object and of their pins.
+/// Names of the maps in the object and of their pins; [`Table`] names those that the loader makes.
 pub mod map {
-    /// One [`super::Config`]; mmapped.
-    pub const CONFIG: &str = "CONFIG";
-    /// [`super::Vip`] by perfect-hash position, two halves; mmapped.
-    pub const VIPS: &str = "VIPS";
-    /// [`super::ServiceInfo`] by service id; mmapped.
-    pub const SERVICES: &str = "SERVICES";
-    /// [`super::SlotWord`] by arena index; mmapped.
-    pub const SLOTS: &str = "SLOTS";
-    /// [`super::SlotsSeen`] by arena index / 2; mmapped.
-    pub const SLOTS_SEEN: &str = "SLOTS_SEEN";
-    /// [`super::SlotsRefused`] by arena index / 4; mmapped.
-    pub const SLOTS_REFUSED: &str = "SLOTS_REFUSED";
-    /// [`super::LedgerTags`] by bucket; mmapped.
-    pub const LEDGER_TAGS: &str = "LEDGER_TAGS";
-    /// One [`super::LedgerCrowd`]; mmapped.
-    pub const LEDGER_CROWD: &str = "LEDGER_CROWD";
-    /// [`super::LedgerBucket`] by flow hash; mmapped.
-    pub const LEDGER: &str = "LEDGER";
     /// [`super::LedgerStats`], one element, per CPU.
     pub const LEDGER_STATS: &str = "LEDGER_STATS";
-    /// [`super::Backend`] by `Vip::backend_base` + service-local index; mmapped.
-    pub const BACKENDS: &str = "BACKENDS";
-    /// [`super::NatBucket`] by flow hash: the way from a client's packet to its flow; mmapped.
-    pub const NAT_INDEX: &str = "NAT_INDEX";
-    /// [`super::NatFlow`] by reverse hash: the flows themselves; mmapped.
-    pub const NAT_FLOWS: &str = "NAT_FLOWS";
-    /// One [`super::NatGauges`]; mmapped.
-    pub const NAT_GAUGES: &str = "NAT_GAUGES";
     /// [`super::BackendStats`] by `Backend::stats`, per CPU.
     pub const BACKEND_STATS: &str = "BACKEND_STATS";
-    /// [`super::BackendSignals`] by `Backend::stats`; mmapped.
-    pub const BACKEND_SIGNALS: &str = "BACKEND_SIGNALS";
-    /// [`super::FRAGMENTED`] entries of [`super::Fragmented`] by a hash of what the fragments of a packet share; mmapped by tests.
-    pub const FRAGMENTS: &str = "FRAGMENTS";
-    /// One of [`crate::guard::PACERS`] words; mmapped by tests.
-    pub const PACERS: &str = "PACERS";
     /// Verdict by list and address (a trie of [`super::SourcePrefix`]).
     pub const SOURCES: &str = "SOURCES";
     /// Service-local index of a backend by [`super::quic_key`] (a hash).
     pub const QUIC_IDS: &str = "QUIC_IDS";
-    /// [`super::Schedule`] by service id; mmapped.
-    pub const SCHEDULES: &str = "SCHEDULES";
-    /// [`super::BackendLoad`] by `Backend::stats`; mmapped.
-    pub const BACKEND_LOADS: &str = "BACKEND_LOADS";
-    /// [`super::FlowBucket`] by a hash of the flow, or of the source: who has which backend; mmapped.
-    pub const FLOWS: &str = "FLOWS";
     /// [`super::ScheduleStats`], one element, per CPU.
     pub const SCHEDULE_STATS: &str = "SCHEDULE_STATS";
     /// [`super::ReasonStats`] by service id x [`super::REASONS`] + reason, per CPU.

@@ -92,7 +92,7 @@ impl Encap {
     pub fn ipv4_words(&self, src: V4, dst: V4, sum: u16) -> [u64; 3] {
         let total = (self.len + self.room() as u16).to_be();
         let first = ipv4_first(self.class);
-        let check = !crate::checksum::fold(sum as u64 + total as u64 + (first & !0xff) as u64);
+        let check = !crate::checksum::fold_word(sum as u32 + total as u32 + (first & !0xff) as u32);
         let life = u16::from_ne_bytes([OUTER_TTL, self.protocol()]);
         [
             first as u64 | (total as u64) << 16 | (DONT_FRAGMENT as u64) << 48,

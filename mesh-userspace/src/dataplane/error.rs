@@ -23,6 +23,8 @@ pub enum DataplaneError {
     Load(#[source] EbpfError),
     #[error("the kernel refused program `{name}`: {reason}")]
     Program { name: &'static str, reason: String },
+    #[error("failed to make map `{name}`: {source}; it needs the capability BPF, and its memory")]
+    Make { name: &'static str, source: MapError },
     #[error("failed to read map `{name}`: {source}")]
     Map { name: &'static str, source: MapError },
     #[error("failed to map `{name}` into memory: {source}")]

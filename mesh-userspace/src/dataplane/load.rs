@@ -10,9 +10,8 @@ use aya::{
 use bytemuck::Pod;
 use mesh_common::{
     abi::{
-        Backend, BackendLoad, BackendSignals, BackendStats, Config, Explained, FRAGMENTED, FlowBucket, Fragmented, LEDGER_WAYS,
-        LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatFlow, NatGauges, REASONS, ReasonStats, SOURCE_PREFIXES, Schedule,
-        ScheduleStats, ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, Vip, map, program,
+        BackendStats, Explained, FRAGMENTED, LEDGER_WAYS, LedgerStats, REASONS, ReasonStats, SOURCE_PREFIXES, ScheduleStats, SlotsRefused,
+        SlotsSeen, Table, map, program,
     },
     guard,
 };
@@ -26,6 +25,7 @@ use super::{
     options::{Limits, Options},
     pins::{self, Pins},
     quic::Ids,
+    tables::Tables,
     vip_index,
 };
 
@@ -33,11 +33,9 @@ use super::{
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-datapath"));
 
 const BPF_MAP_TYPE_HASH: u32 = 1;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 const BPF_F_NO_PREALLOC: u32 = 1;
-const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// Entries of the flow map for two flows: where two of three places are taken, a new flow finds one in its tries, but for a few in a million.
 const ENTRIES_FOR_TWO: u32 = 3;
@@ -47,6 +45,8 @@ const FLOWS_PER_BUCKET: u32 = 2;
 /// What has been loaded.
 pub struct Loaded {
     pub ebpf: Ebpf,
+    /// The programs that are not loaded yet know them by descriptor.
+    _tables: Tables,
     pub image: Image,
     pub stats: Stats,
     pub explained: Row<Explained>,
@@ -95,34 +95,31 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 25] {
-        fn array<T>(name: &'static str, entries: u32) -> Shape {
-            Shape { name, kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: BPF_F_MMAPABLE }
+    /// Number of entries of a table.
+    const fn entries(&self, table: Table) -> u32 {
+        match table {
+            Table::Config | Table::LedgerCrowd | Table::NatGauges => 1,
+            Table::Vips => self.vips,
+            Table::Services | Table::Schedules => self.services,
+            Table::Slots => self.slots,
+            Table::SlotsSeen => self.slots.div_ceil(SlotsSeen::SLOTS),
+            Table::SlotsRefused => self.slots.div_ceil(SlotsRefused::SLOTS),
+            Table::LedgerTags | Table::Ledger => self.ledger_buckets,
+            Table::Backends | Table::BackendSignals | Table::BackendLoads => self.backends,
+            Table::NatIndex => self.nat_buckets,
+            Table::NatFlows => self.nat_flows,
+            Table::Fragments => FRAGMENTED,
+            Table::Pacers => guard::PACERS,
+            Table::Flows => self.flow_buckets,
         }
+    }
+
+    fn shapes(&self) -> [Shape; 6] {
         fn percpu<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_PERCPU_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: 0 }
         }
         [
-            array::<Config>(map::CONFIG, 1),
-            array::<Vip>(map::VIPS, self.vips),
-            array::<ServiceInfo>(map::SERVICES, self.services),
-            array::<SlotWord>(map::SLOTS, self.slots),
-            array::<SlotsSeen>(map::SLOTS_SEEN, self.slots.div_ceil(SlotsSeen::SLOTS)),
-            array::<SlotsRefused>(map::SLOTS_REFUSED, self.slots.div_ceil(SlotsRefused::SLOTS)),
-            array::<LedgerTags>(map::LEDGER_TAGS, self.ledger_buckets),
-            array::<LedgerCrowd>(map::LEDGER_CROWD, 1),
-            array::<LedgerBucket>(map::LEDGER, self.ledger_buckets),
             percpu::<LedgerStats>(map::LEDGER_STATS, 1),
-            array::<Backend>(map::BACKENDS, self.backends),
-            array::<NatBucket>(map::NAT_INDEX, self.nat_buckets),
-            array::<NatFlow>(map::NAT_FLOWS, self.nat_flows),
-            array::<NatGauges>(map::NAT_GAUGES, 1),
-            array::<BackendSignals>(map::BACKEND_SIGNALS, self.backends),
-            array::<u64>(map::PACERS, guard::PACERS),
-            array::<Fragmented>(map::FRAGMENTS, FRAGMENTED),
-            array::<Schedule>(map::SCHEDULES, self.services),
-            array::<BackendLoad>(map::BACKEND_LOADS, self.backends),
-            array::<FlowBucket>(map::FLOWS, self.flow_buckets),
             percpu::<ScheduleStats>(map::SCHEDULE_STATS, 1),
             percpu::<BackendStats>(map::BACKEND_STATS, self.backends),
             percpu::<ReasonStats>(map::REASON_STATS, self.services * REASONS),
@@ -151,7 +148,7 @@ impl Sizes {
 pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
     let sizes = Sizes::of(&options.limits);
     let shapes = sizes.shapes();
-    let mut reused = false;
+    let (tables, mut reused) = Tables::open(|table| sizes.entries(table), |name| pins.object(name))?;
     for shape in &shapes {
         reused |= check_pin(&pins.object(shape.name), shape)?;
     }
@@ -168,23 +165,23 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         // The loader makes it a page.
         loader.map_max_entries(map::FLOW_RECORDS, 1);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(DataplaneError::Load)?;
+    let mut ebpf = loader.load(&tables.object(OBJECT)?).map_err(DataplaneError::Load)?;
     let image = Image {
-        config: row(&ebpf, map::CONFIG, 1)?,
-        vips: row(&ebpf, map::VIPS, sizes.vips)?,
-        services: row(&ebpf, map::SERVICES, sizes.services)?,
-        slots: row(&ebpf, map::SLOTS, sizes.slots)?,
-        slots_seen: row(&ebpf, map::SLOTS_SEEN, sizes.slots.div_ceil(SlotsSeen::SLOTS))?,
-        slots_refused: row(&ebpf, map::SLOTS_REFUSED, sizes.slots.div_ceil(SlotsRefused::SLOTS))?,
-        ledger_tags: Arc::new(row(&ebpf, map::LEDGER_TAGS, sizes.ledger_buckets)?),
-        ledger: Arc::new(row(&ebpf, map::LEDGER, sizes.ledger_buckets)?),
-        backends: row(&ebpf, map::BACKENDS, sizes.backends)?,
-        nat_flows: row(&ebpf, map::NAT_FLOWS, sizes.nat_flows)?,
-        nat_gauges: row(&ebpf, map::NAT_GAUGES, 1)?,
-        signals: row(&ebpf, map::BACKEND_SIGNALS, sizes.backends)?,
-        schedules: row(&ebpf, map::SCHEDULES, sizes.services)?,
-        loads: row(&ebpf, map::BACKEND_LOADS, sizes.backends)?,
-        remembered: row(&ebpf, map::FLOWS, sizes.flow_buckets)?,
+        config: tables.row(Table::Config)?,
+        vips: tables.row(Table::Vips)?,
+        services: tables.row(Table::Services)?,
+        slots: tables.row(Table::Slots)?,
+        slots_seen: tables.row(Table::SlotsSeen)?,
+        slots_refused: tables.row(Table::SlotsRefused)?,
+        ledger_tags: Arc::new(tables.row(Table::LedgerTags)?),
+        ledger: Arc::new(tables.row(Table::Ledger)?),
+        backends: tables.row(Table::Backends)?,
+        nat_flows: tables.row(Table::NatFlows)?,
+        nat_gauges: tables.row(Table::NatGauges)?,
+        signals: tables.row(Table::BackendSignals)?,
+        schedules: tables.row(Table::Schedules)?,
+        loads: tables.row(Table::BackendLoads)?,
+        remembered: tables.row(Table::Flows)?,
         lists: Trie::map(take(&mut ebpf, map::SOURCES)?),
         ids: Ids::map(take(&mut ebpf, map::QUIC_IDS)?),
     };
@@ -197,7 +194,7 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
     };
     let flows = if options.flow_sample == 0 { None } else { Some(take(&mut ebpf, map::FLOW_RECORDS)?) };
     let explained = row(&ebpf, map::EXPLAINED, 1)?;
-    Ok(Loaded { ebpf, image, stats, explained, flows, reused, sizes })
+    Ok(Loaded { ebpf, _tables: tables, image, stats, explained, flows, reused, sizes })
 }
 
 impl Loaded {
@@ -258,12 +255,7 @@ fn check_pin(path: &Path, shape: &Shape) -> Result<bool, DataplaneError> {
         ("number of elements", info.max_entries(), shape.entries),
         ("flags", info.map_flags(), shape.flags),
     ];
-    match fields.into_iter().find(|(_, pinned, wanted)| pinned != wanted) {
-        Some((field, pinned, wanted)) => {
-            Err(DataplaneError::PinDiffers { path: path.to_owned(), field, pinned: u64::from(pinned), wanted: u64::from(wanted) })
-        }
-        None => Ok(true),
-    }
+    pins::compare(path, &fields).map(|()| true)
 }
 
 fn row<T: Pod>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Row<T>, DataplaneError> {

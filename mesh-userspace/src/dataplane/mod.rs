@@ -39,6 +39,7 @@ mod settings;
 pub mod source_ports;
 mod sources;
 mod sweep;
+pub mod tables;
 pub mod vip_index;
 
 use std::{

@@ -112,6 +112,16 @@ pub fn remove(path: &Path) -> Result<(), DataplaneError> {
     }
 }
 
+/// Compares what is pinned with what it has to be: the name of each field, what it is, and what it should be.
+pub fn compare(path: &Path, fields: &[(&'static str, u32, u32)]) -> Result<(), DataplaneError> {
+    match fields.iter().find(|(_, pinned, wanted)| pinned != wanted) {
+        Some((field, pinned, wanted)) => {
+            Err(DataplaneError::PinDiffers { path: path.to_owned(), field, pinned: u64::from(*pinned), wanted: u64::from(*wanted) })
+        }
+        None => Ok(()),
+    }
+}
+
 /// A directory that is ours alone while this value lives. A daemon that dies lets go of it, however it dies.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "only dropped")] Flock<File>);

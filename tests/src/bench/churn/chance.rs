@@ -7,15 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, Map, MapData};
-use mesh_common::abi::{LedgerBucket, map};
+use mesh_common::abi::{LedgerBucket, Table};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{Churn, steps::Play};
-use crate::daemon::wait_for;
+use crate::{daemon::wait_for, mapped::pinned};
 
 /// The ledger remembers nothing for so long.
 const LOST: Duration = Duration::from_secs(5);
@@ -57,11 +56,10 @@ fn told(churn: &Churn) -> Result<u64> {
 
 /// Empties the ledger again and again.
 fn lose(churn: &Churn) -> Result<()> {
-    let pin = churn.daemon.pins().join(map::LEDGER);
-    let mut ledger: Array<_, LedgerBucket> = Map::Array(MapData::from_pin(&pin).context("the ledger is not pinned")?).try_into()?;
+    let ledger = pinned(&churn.daemon.pins(), Table::Ledger)?;
     let end = Instant::now() + LOST;
     while Instant::now() < end {
-        (0..ledger.len()).try_for_each(|index| ledger.set(index, LedgerBucket::default(), 0))?;
+        (0..ledger.len()).for_each(|index| ledger.set(index, &LedgerBucket::default()));
         // Others need the core.
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
 use mesh::dataplane::image::Row;
-use mesh_common::abi::{Addr, Backend, BackendState, SlotWord, Vip, VipKind, map};
+use mesh_common::abi::{Addr, Backend, BackendState, SlotWord, Table, Vip, VipKind, map};
+
+use crate::mapped::pinned;
 
 pub struct Maps {
     vips: Row<Vip>,
@@ -32,7 +34,12 @@ pub struct Watched {
 
 impl Maps {
     pub fn open(pins: &Path) -> Result<Self> {
-        Ok(Self { vips: row(pins, map::VIPS)?, slots: row(pins, map::SLOTS)?, backends: row(pins, map::BACKENDS)?, pins: pins.to_owned() })
+        Ok(Self {
+            vips: pinned(pins, Table::Vips)?,
+            slots: pinned(pins, Table::Slots)?,
+            backends: pinned(pins, Table::Backends)?,
+            pins: pins.to_owned(),
+        })
     }
 
     /// So many services are found, and so many backends are known with the way to them.
@@ -65,15 +72,15 @@ impl Maps {
     /// Bytes that all maps take in the kernel, as it accounts for them.
     pub fn bytes(&self) -> Result<u64> {
         let names = [
-            map::CONFIG,
-            map::VIPS,
-            map::SERVICES,
-            map::SLOTS,
-            map::BACKENDS,
-            map::NAT_INDEX,
-            map::NAT_FLOWS,
-            map::NAT_GAUGES,
-            map::BACKEND_SIGNALS,
+            Table::Config.name(),
+            Table::Vips.name(),
+            Table::Services.name(),
+            Table::Slots.name(),
+            Table::Backends.name(),
+            Table::NatIndex.name(),
+            Table::NatFlows.name(),
+            Table::NatGauges.name(),
+            Table::BackendSignals.name(),
             map::BACKEND_STATS,
             map::REASON_STATS,
         ];
@@ -96,13 +103,6 @@ impl Watched {
     fn owned(&self, maps: &Maps) -> usize {
         maps.slots.table(self.base, self.len).filter(|slot| slot.target() == self.local).count()
     }
-}
-
-fn row<T: bytemuck::Pod>(pins: &Path, name: &str) -> Result<Row<T>> {
-    let path = pins.join(name);
-    let data = MapData::from_pin(&path).with_context(|| format!("failed to open {}", path.display()))?;
-    let len = data.info()?.max_entries() as usize;
-    Row::map(data.fd().as_fd(), len).with_context(|| format!("failed to map {name}"))
 }
 
 /// Bytes of a pinned map, as the kernel accounts for them.
