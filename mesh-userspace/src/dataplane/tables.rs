@@ -84,7 +84,7 @@ impl Tables {
         self.of(table).map(|made| &made.map)
     }
 
-    /// An object that reaches these tables. They have to stay for as long as programs of it are loaded.
+    /// An object that reaches these tables. They have to stay until its programs are loaded, which hold them from then on.
     pub fn object(&self, object: &[u8]) -> Result<Vec<u8>, DataplaneError> {
         let mut object = object.to_vec();
         let mut at = 0;
