@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{load::body_of, unspecified};
+use super::{
+    load::{body_of, let_establish},
+    unspecified,
+};
 use crate::netns::Namespace;
 
 /// Connections that are held open and asked in turn until stopped.
@@ -140,6 +143,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&to, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
+        let_establish();
         Self::on(Line::Tcp(stream))
     }
 

@@ -19,7 +19,8 @@ const BUSY_QUIC: Duration = Duration::from_secs(1);
 /// All connections of one world.
 pub struct Crowd {
     generations: Vec<Generation>,
-    short: Load,
+    /// Those that begin all the time; and, for a while, those of a rush.
+    short: Vec<Load>,
     /// The backend that does not live, and since when nobody else is to be broken by its death.
     dead: Option<(&'static str, Option<Instant>)>,
 }
@@ -81,7 +82,7 @@ struct Generation {
 impl Crowd {
     pub fn new(churn: &Churn, options: &Options) -> Result<Self> {
         let short = Load::start(&churn.stage.client.ns, churn.vip, 2, Duration::from_millis(20), PATIENCE)?;
-        let mut crowd = Self { generations: Vec::new(), short, dead: None };
+        let mut crowd = Self { generations: Vec::new(), short: vec![short], dead: None };
         crowd.open(churn, options)?;
         Ok(crowd)
     }
@@ -103,6 +104,17 @@ impl Crowd {
     /// Those of QUIC go on from other ports: only their ids say whose they are.
     pub fn move_on(&self, churn: &Churn) -> Result<()> {
         self.generations.iter().try_for_each(|generation| generation.held.move_on(churn))
+    }
+
+    /// Many more short connections, one right after the other, until [`Self::calm`].
+    pub fn rush(&mut self, churn: &Churn) -> Result<()> {
+        self.short.push(Load::start(&churn.stage.client.ns, churn.vip, 4, Duration::ZERO, PATIENCE)?);
+        Ok(())
+    }
+
+    /// Ends them, once they have been counted.
+    pub fn calm(&mut self) {
+        self.short.truncate(1);
     }
 
     /// From now on this backend's connections may break.
@@ -140,7 +152,7 @@ impl Crowd {
         if protocol != Protocol::Tcp {
             return tally;
         }
-        for answer in self.short.drain() {
+        for answer in self.short.iter().flat_map(Load::drain) {
             tally.connections += 1;
             if let Err(error) = &answer.from {
                 let fault = dead.is_some_and(|(_, until)| until.is_none_or(|until| answer.at <= until)) && answered(&answer);

@@ -15,6 +15,7 @@ pub fn run(play: &mut Play<'_>) -> Result<()> {
     play.planned()?;
     play.failure()?;
     play.restarts()?;
+    play.storm()?;
     play.flood()?;
     // Whoever is left is remembered, slots change their default, and nobody is to notice.
     play.step("hold", |play| {
@@ -60,19 +61,46 @@ impl<'a> Play<'a> {
     }
 
     fn failure(&mut self) -> Result<()> {
-        self.step("failure", |play| {
+        self.fail("failure")?;
+        self.come_back("return")
+    }
+
+    fn fail(&mut self, step: &'static str) -> Result<()> {
+        self.step(step, |play| {
             play.crowd.bury("b3");
             play.churn.kill("b3")?;
             // Until then some are refused.
             play.churn.daemon.until("b3 is not sent anything", || Ok(play.churn.owners(40).is_ok_and(|names| !names.contains("b3"))))?;
             play.crowd.mourned();
             play.opened()
-        })?;
-        self.step("return", |play| {
+        })
+    }
+
+    fn come_back(&mut self, step: &'static str) -> Result<()> {
+        self.step(step, |play| {
             play.churn.revive("b3")?;
             play.crowd.revived();
             play.until_reach("b3", true)
         })
+    }
+
+    /// Changes upon changes under so many short connections that each change comes between packets of some of them.
+    fn storm(&mut self) -> Result<()> {
+        self.crowd.rush(&self.churn)?;
+        self.step("storm", |play| {
+            for (backend, weight) in
+                [("b1", "3"), ("b4", "0"), ("b3", "1"), ("b1", "1"), ("b2", "4"), ("b4", "2"), ("b3", "2"), ("b2", "1")]
+            {
+                play.churn.order(&["weight", "web", backend, weight])?;
+                play.look()?;
+                sleep(Duration::from_millis(800));
+            }
+            Ok(())
+        })?;
+        self.fail("storm failure")?;
+        self.come_back("storm return")?;
+        self.crowd.calm();
+        Ok(())
     }
 
     /// Each in the middle of a change.
