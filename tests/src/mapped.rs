@@ -26,20 +26,19 @@ impl<T: AnyBitPattern> Mapped<T> {
         let Map::Array(data) = ebpf.map(name).with_context(|| format!("the object has no map {name}"))? else {
             anyhow::bail!("{name} is no array");
         };
-        Self::of(data, name)
+        let info = data.info()?;
+        ensure!(info.value_size() as usize == size_of::<T>(), "{name} has values of {} bytes, not {}", info.value_size(), size_of::<T>());
+        Self::of(data, name, info.max_entries() as usize)
     }
 
     /// Maps the memory of a table.
     pub fn table(tables: &Tables, table: Table) -> Result<Self> {
-        Self::of(tables.map(table)?, table.name())
+        let data = tables.map(table)?;
+        Self::of(data, table.name(), entries::<T>(data, table)?)
     }
 
-    fn of(data: &MapData, name: &str) -> Result<Self> {
-        let info = data.info()?;
+    fn of(data: &MapData, name: &str, len: usize) -> Result<Self> {
         ensure!(size_of::<T>().is_multiple_of(8), "the kernel rounds values of {name} up to 8 bytes");
-        let bytes = info.value_size() as usize * info.max_entries() as usize;
-        ensure!(bytes.is_multiple_of(size_of::<T>()), "{name} has {bytes} bytes, no whole number of {}", size_of::<T>());
-        let len = bytes / size_of::<T>();
         let memory = MmapOptions::new()
             .len((len * size_of::<T>()).next_multiple_of(4096))
             .map_raw(&data.fd().as_fd())
@@ -65,7 +64,15 @@ impl<T: AnyBitPattern> Mapped<T> {
 pub fn pinned<T: Pod>(pins: &Path, table: Table) -> Result<Row<T>> {
     let path = pins.join(table.name());
     let data = MapData::from_pin(&path).with_context(|| format!("failed to open {}", path.display()))?;
+    Row::map(data.fd().as_fd(), entries::<T>(&data, table)?).with_context(|| format!("failed to map {}", table.name()))
+}
+
+/// How many entries a table has, in one value or in as many.
+fn entries<T>(data: &MapData, table: Table) -> Result<usize> {
+    let (name, size) = (table.name(), size_of::<T>());
+    ensure!(table.entry_size() == size, "{name} has entries of {} bytes, not {size}", table.entry_size());
     let info = data.info()?;
-    let len = info.value_size() as usize * info.max_entries() as usize / size_of::<T>();
-    Row::map(data.fd().as_fd(), len).with_context(|| format!("failed to map {}", table.name()))
+    let bytes = info.value_size() as usize * info.max_entries() as usize;
+    ensure!(bytes.is_multiple_of(size), "{name} has {bytes} bytes, no whole number of {size}");
+    Ok(bytes / size)
 }

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    load::{body_of, let_establish},
+    load::{body_of, connect},
     unspecified,
 };
 use crate::netns::Namespace;
@@ -140,11 +140,7 @@ enum Line {
 
 impl Connection {
     fn open(to: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, timeout)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        let_establish();
-        Self::on(Line::Tcp(stream))
+        Self::on(Line::Tcp(connect(to, timeout)?))
     }
 
     fn open_udp(to: SocketAddr, timeout: Duration) -> io::Result<Self> {

@@ -103,23 +103,24 @@ pub fn ask_udp(to: SocketAddr, question: &str, times: usize, timeout: Duration) 
 /// The request is one segment. Where a server's kernel answers by SYN cookies, and the handshake's ACK and the first segment are both lost, a second segment
 /// that is probed with before the first is sent again (RFC 8985 section 7.3) has numbers that no cookie fits, and is answered by a RST.
 pub fn get(to: SocketAddr, path: &str, timeout: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    let_establish();
+    let mut stream = connect(to, timeout)?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: mesh\r\nconnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     body_of(&answer).map(str::to_owned)
 }
 
-/// Waits until the server's kernel has surely taken in what ends the handshake.
+/// A connection that the server's kernel has surely taken in whole. `timeout` is for connecting, and then for each read and write.
 ///
-/// A first segment that comes at the same moment Linux may answer by a RST, though the connection is open from then on: seen of 13 of 1.4 million with
-/// nothing but an Ethernet between client and server (Linux 6.18, two CPUs), and of none of 1.9 million that waited. It looks as if the segment's socket
-/// was looked up on one CPU while another put the open one in the place of the half-open one.
-pub(super) fn let_establish() {
+/// A first segment that comes at the same moment as what ends the handshake Linux may answer by a RST, though the connection is open from then on: seen
+/// of 13 of 1.4 million with nothing but an Ethernet between client and server (Linux 6.18, two CPUs), and of none of 1.9 million that waited. It looks as
+/// if the segment's socket was looked up on one CPU while another put the open one in the place of the half-open one.
+pub(super) fn connect(to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     std::thread::sleep(Duration::from_micros(100));
+    Ok(stream)
 }
 
 /// The body of a whole answer with status 200.

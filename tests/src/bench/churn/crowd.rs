@@ -156,8 +156,9 @@ impl Crowd {
             tally.connections += 1;
             if let Err(error) = &answer.from {
                 let fault = dead.is_some_and(|(_, until)| until.is_none_or(|until| answer.at <= until)) && answered(&answer);
-                let since = dead.and_then(|(_, until)| until).map(|until| answer.at.saturating_duration_since(until));
-                let since = since.map_or_else(String::new, |since| format!(", begun {since:?} after the last to who is dead"));
+                let since = dead.and_then(|(_, until)| until).map_or_else(String::new, |until| {
+                    format!(", begun {:?} after the last to who is dead", answer.at.saturating_duration_since(until))
+                });
                 tally.add(fault, || format!("a short one after {:?}{since}: {error}", answer.took));
             }
         }
