@@ -9,7 +9,7 @@ use crate::{
     flow_log::Beginning,
     forward::{Run, Sending, Sign, Sink, Way},
     handshake,
-    header::tcp,
+    header::{self, tcp},
     packet::Packet,
     rewrite::{Edit, Rewrite},
     tables::Tables,
@@ -67,9 +67,63 @@ pub fn process<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, wat
     Exit::from_word(Run { packet, tables, sink: Settle { watch } }.start())
 }
 
+/// The same for a packet as nearly all are: `None` is answered, and nothing done, where it is another, or its service wants more than balancing.
+#[inline(always)]
+pub fn process_straight<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Watch) -> Option<Exit> {
+    match header::straight(Run { packet, tables, sink: Straight(Settle { watch }) }) {
+        0 => None,
+        word => Some(Exit::from_word(word)),
+    }
+}
+
+/// Counts a packet that nobody takes: what [`process_straight`] leaves, and no program is there.
+#[inline(always)]
+pub fn lost<P: Packet, T: Tables>(packet: &P, tables: &T) -> Exit {
+    ended(tables, 0, Reason::BadTable, packet.size());
+    Exit::Drop
+}
+
 /// Carries a verdict out, and counts it.
 struct Settle<W> {
     watch: W,
+}
+
+/// The same for the packets that are like most.
+struct Straight<W>(Settle<W>);
+
+impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Straight<W> {
+    type Done = u64;
+    const PLAIN: bool = true;
+
+    #[inline(always)]
+    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
+        self.0.end(packet, tables, service, reason)
+    }
+
+    #[inline(always)]
+    fn note(&self, tables: &T, sign: Sign) {
+        Sink::<P, T>::note(&self.0, tables, sign);
+    }
+
+    #[inline(always)]
+    fn begins(&self, tables: &T, beginning: Beginning) {
+        Sink::<P, T>::begins(&self.0, tables, beginning);
+    }
+
+    #[inline(always)]
+    fn send(self, packet: &mut P, tables: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> u64 {
+        self.0.send(packet, tables, way, service, edit)
+    }
+
+    #[inline(always)]
+    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> u64 {
+        self.0.aside(packet, tables, cause)
+    }
+
+    #[inline(always)]
+    fn other(self, _: &mut P, _: &T) -> u64 {
+        0
+    }
 }
 
 impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
@@ -89,8 +143,8 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
     #[inline(always)]
     fn note(&self, tables: &T, sign: Sign) {
         if sign.tells() {
-            let drawn = if sign.drawn { sign.hash } else { 0 };
-            seldom(tables, sign.stats, drawn, sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
+            core::hint::cold_path();
+            seldom(tables, sign.stats, (sign.hash, sign.left_out), sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
         }
     }
 
@@ -121,53 +175,65 @@ fn send<P: Packet + Rewrite, T: Tables>(
     edit: impl FnOnce() -> Edit,
 ) -> u64 {
     let replied = way.reason == Reason::Replied;
-    let stats = tables.backend_stats(way.stats);
     let bytes = way.bytes as u64;
-    let exit = match way.ifindex {
-        0 => Exit::Transmit.word(),
-        ifindex if ifindex == packet.ifindex() => Exit::Transmit.word(),
-        Sending::TO_HOST => Exit::Pass.word(),
-        ifindex => Exit::Redirect(ifindex).word(),
-    };
     if !packet.rewrite(way.room, edit) {
+        core::hint::cold_path();
         ended(tables, service(), Reason::Malformed, packet.size());
         return Exit::Drop.word();
     }
-    let Some(stats) = stats else {
+    let Some(stats) = tables.backend_stats(way.stats) else {
+        core::hint::cold_path();
         ended(tables, service(), way.reason, way.bytes);
-        return exit;
+        return exit(packet, way.ifindex);
     };
+    if replied {
+        stats.count::<{ offset_of!(BackendStats, reply_bytes) }>(bytes);
+    } else {
+        stats.count::<{ offset_of!(BackendStats, bytes) }>(bytes);
+    }
+    let exit = exit(packet, way.ifindex);
     match (replied, exit == Exit::Transmit.word()) {
         (false, true) => stats.count::<{ offset_of!(BackendStats, tx) }>(1),
         (false, false) => stats.count::<{ offset_of!(BackendStats, redirect) }>(1),
         (true, true) => stats.count::<{ offset_of!(BackendStats, reply_tx) }>(1),
         (true, false) => stats.count::<{ offset_of!(BackendStats, reply_redirect) }>(1),
     }
-    if replied {
-        stats.count::<{ offset_of!(BackendStats, reply_bytes) }>(bytes);
-    } else {
-        stats.count::<{ offset_of!(BackendStats, bytes) }>(bytes);
-    }
     exit
 }
 
-/// New flows, RSTs and handshakes. `word`: the TCP flags; bit 8: it opens a flow; bit 9: it is a reply.
-#[inline(never)]
-pub(crate) fn seldom<T: Tables>(tables: &T, index: u32, drawn: u64, word: u32) {
-    let Some(stats) = tables.backend_stats(index) else { return };
-    let (flags, replied) = (word as u8, word & 1 << 9 != 0);
-    if word & 1 << 8 != 0 {
-        stats.count::<{ offset_of!(BackendStats, flows) }>(1);
+/// How a packet leaves by this interface ([`Sending::ifindex`]); [`Exit::word`].
+#[inline(always)]
+pub(crate) fn exit<P: Packet>(packet: &P, ifindex: u32) -> u64 {
+    // Asked for by how often it is so: most have one interface.
+    match ifindex {
+        ifindex if ifindex == packet.ifindex() => Exit::Transmit.word(),
+        0 => Exit::Transmit.word(),
+        Sending::TO_HOST => Exit::Pass.word(),
+        ifindex => Exit::Redirect(ifindex).word(),
     }
-    if flags & tcp::RST != 0 {
-        if replied {
-            stats.count32::<{ offset_of!(BackendStats, backend_resets) }>(1);
-        } else {
-            stats.count32::<{ offset_of!(BackendStats, client_resets) }>(1);
+}
+
+/// New flows, RSTs and handshakes. `left_out`: as in [`Sign`]. `word`: the TCP flags; bit 8: it opens a flow; bit 9: it is a reply.
+#[cold]
+#[inline(never)]
+pub(crate) fn seldom<T: Tables>(tables: &T, index: u32, (hash, left_out): (u64, u32), word: u32) {
+    let (flags, opens, replied) = (word as u8, word & 1 << 8 != 0, word & 1 << 9 != 0);
+    if (opens || flags & tcp::RST != 0)
+        && let Some(stats) = tables.backend_stats(index)
+    {
+        if opens {
+            stats.count::<{ offset_of!(BackendStats, flows) }>(1);
+        }
+        if flags & tcp::RST != 0 {
+            if replied {
+                stats.count32::<{ offset_of!(BackendStats, backend_resets) }>(1);
+            } else {
+                stats.count32::<{ offset_of!(BackendStats, client_resets) }>(1);
+            }
         }
     }
-    if drawn != 0 {
-        handshake::watch(tables, drawn, index, flags, replied);
+    if left_out == 0 {
+        handshake::watch(tables, hash, index, flags, replied);
     }
 }
 

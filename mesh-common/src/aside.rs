@@ -11,7 +11,6 @@ use crate::{
     account::{self, Exit},
     answer::{self, Answered},
     flow::{V4, V6},
-    forward::Sending,
     fragment, header, icmp,
     packet::Packet,
     patch::Patch,
@@ -238,12 +237,7 @@ fn settle<P: Patch, T: Tables>(packet: &P, tables: &T, outcome: Outcome, size: u
             };
         }
     }
-    let exit = match ifindex {
-        0 => Exit::Transmit.word(),
-        Sending::TO_HOST => Exit::Pass.word(),
-        ifindex if ifindex == packet.ifindex() => Exit::Transmit.word(),
-        ifindex => Exit::Redirect(ifindex).word(),
-    };
+    let exit = account::exit(packet, ifindex);
     let bytes = if end > size { end } else { size };
     count(tables, stats, reason == Reason::Replied, exit == Exit::Transmit.word(), bytes);
     exit

@@ -87,6 +87,7 @@ pub(crate) fn source<'a, A: Translated, T: Tables>(
 
 /// What [`Vip::range`] says of the range of an address's ports that the key's is in; 0 = there is none. A function of its own, as the one that finds a
 /// service by its range is.
+#[cold]
 #[inline(never)]
 fn find_range<A: Address, T: Tables>(tables: &T, config: Shared<'_, Config>, addr: A, key: u32) -> u64 {
     let several = key & !0xffff | (VipKind::REVERSE_RANGES_PROTO as u32) << 16;
@@ -154,7 +155,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };
     let stats = backend.stats();
     // Handshakes are watched by the client's packets: an answer does not know its flow's hash.
-    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, hash: 0, drawn: false });
+    run.sink.note(run.tables, Sign { stats, reply: true, opens: false, flags, hash: 0, left_out: 1 });
     let tuple = || Tuple {
         src: load_address!(A, service, ServiceInfo.addr),
         dst: headers.dst,

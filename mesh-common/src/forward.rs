@@ -1,27 +1,27 @@
 //! The decision: frame + tables -> verdict. Nothing is changed here but NAT flows.
 
+mod arrival;
 mod sink;
 
 use network_types::eth::EtherType;
 
+pub(crate) use arrival::Arrival;
 use sink::Tell;
 pub(crate) use sink::{Sign, Sink, Way};
 
 use crate::{
-    abi::{Config, LedgerEntry, Mode, Reason, ServiceFlags, TableRef, Vip, VipHalf},
+    abi::{Config, Mode, Reason, ServiceFlags, Vip, VipHalf},
     aside::Cause,
     dnat,
-    flow::{Address, Tuple, load_address},
+    flow::{Address, load_address},
     flow_log::{self, Beginning},
     guard, handshake, hash,
-    header::{self, Headers, Ip, Sound, tcp},
-    ledger::rules::Sent,
+    header::{self, Headers, Sound},
     nat::{self, Translated},
-    packet::{Packet, u32_at},
+    packet::Packet,
     quic, read,
     rewrite::{Edit, Network},
-    schedule,
-    select::{self, Candidate},
+    select::Candidate,
     shared::Shared,
     tables::Tables,
     tunnel,
@@ -54,34 +54,6 @@ pub struct Sending {
 impl Sending {
     /// In place of an interface: the host is to route the changed packet.
     pub const TO_HOST: u32 = u32::MAX;
-}
-
-/// A packet that was found to be for a VIP, with what is known of it.
-pub(crate) struct Arrival<'a, A> {
-    pub config: Shared<'a, Config>,
-    pub vip: Shared<'a, Vip>,
-    pub headers: Headers<A>,
-    pub src: A,
-    /// TCP flags; 0 for UDP.
-    pub flags: u8,
-    /// As in [`Sound`].
-    pub bytes: usize,
-    /// Hash of the flow.
-    pub hash: u64,
-}
-
-impl<A> Arrival<'_, A> {
-    /// Id of the service. Read where it is needed, as what else stands in the VIP's entry: to keep it would take room on the stack.
-    #[inline(always)]
-    pub(crate) fn service(&self) -> u32 {
-        read!(self.vip, Vip.service as u32)
-    }
-
-    /// The packet asks for a TCP connection.
-    #[inline(always)]
-    pub(crate) fn connects(&self) -> bool {
-        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
-    }
 }
 
 /// Decides what becomes of a packet.
@@ -130,8 +102,8 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         network: impl Fn() -> Network,
     ) -> S::Done {
         let stats = backend.stats();
-        let drawn = handshake::is_drawn(arrival.config, arrival.hash);
-        self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, hash: arrival.hash, drawn });
+        let left_out = handshake::left_out(self.tables, arrival.hash);
+        self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, hash: arrival.hash, left_out });
         let way = Way { reason: Reason::Forwarded, stats, ifindex: backend.ifindex(), bytes: arrival.bytes, room };
         self.send(way, || arrival.service(), || Edit { macs: backend.macs(), network: network() })
     }
@@ -145,19 +117,40 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         room: usize,
         network: impl Fn() -> Network,
     ) -> S::Done {
-        let opens = arrival.connects();
-        if (opens || arrival.headers.proto != header::TCP)
-            && flow_log::is_drawn(arrival.hash, read!(arrival.config, Config.flow_sample as u32))
-        {
-            self.sink.begins(self.tables, Beginning::new(arrival, backend.stats(), arrival.sent(self.packet)));
+        let mut opens = false;
+        if arrival.headers.proto != header::TCP {
+            self.begins(arrival, backend);
+        } else if Sign::may_tell(arrival.flags) {
+            // Most packets are in the midst of a flow, and are known by what is asked next.
+            core::hint::cold_path();
+            opens = arrival.connects();
+            if opens {
+                self.begins(arrival, backend);
+            }
         }
         self.forward(arrival, backend, opens, room, network)
+    }
+
+    /// Tells of a flow that begins, if it is one of the sample.
+    #[inline(always)]
+    fn begins<A: Address>(&self, arrival: &Arrival<'_, A>, backend: Candidate<'_>) {
+        if flow_log::is_drawn(arrival.hash, read!(arrival.config, Config.flow_sample as u32)) {
+            core::hint::cold_path();
+            self.sink.begins(self.tables, Beginning::new(arrival, backend.stats(), arrival.sent(self.packet)));
+        }
     }
 
     /// Leaves the packet to [`crate::aside::take`].
     #[inline(always)]
     pub(crate) fn aside(self, cause: Cause) -> S::Done {
         self.sink.aside(self.packet, self.tables, cause)
+    }
+
+    /// Leaves the packet to who takes packets of every kind.
+    #[inline(always)]
+    pub(crate) fn other(self) -> S::Done {
+        core::hint::cold_path();
+        self.sink.other(self.packet, self.tables)
     }
 
     /// No VIP is concerned.
@@ -172,6 +165,13 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
 pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, headers: Headers<A>) -> S::Done {
     let Some(config) = run.tables.config() else { return run.foreign() };
     let key = (headers.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
+    if S::PLAIN {
+        return match find(run.tables, config, headers.dst, key) {
+            Some(vip) => service(run, config, vip, headers),
+            None if read!(config, Config.flags as u32) & (Config::RANGES | Config::DNAT) != 0 => run.other(),
+            None => nat::reply(run, config, &headers),
+        };
+    }
     match find_service(run.tables, config, headers.dst, key) {
         Some(vip) => service(run, config, vip, headers),
         None => {
@@ -221,7 +221,12 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, 
         }
     };
     let vip = tables.vip(position)?;
-    (read!(vip, Vip.port as u32) == key && load_address!(A, vip, Vip.addr) == addr).then_some(vip)
+    if read!(vip, Vip.port as u32) != key || load_address!(A, vip, Vip.addr) != addr {
+        // What is for no VIP has little before it.
+        core::hint::cold_path();
+        return None;
+    }
+    Some(vip)
 }
 
 /// The entry of the service that has the key's port, alone or among several. Most packets that are asked about a second time are for no VIP, and are
@@ -241,6 +246,7 @@ pub(crate) fn find_service<'a, A: Address, T: Tables>(
 }
 
 /// The entry of a service of several ports, one of which is the key's. A function of its own: it would take its share of every packet's stack.
+#[cold]
 #[inline(never)]
 fn find_range<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, Config>, addr: A, key: u32) -> Option<Shared<'a, Vip>> {
     let vip = find(tables, config, addr, key & !0xffff)?;
@@ -256,14 +262,15 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     vip: Shared<'a, Vip>,
     headers: Headers<A>,
 ) -> S::Done {
-    const DSR: u8 = Mode::Dsr as u8;
-    const NAT: u8 = Mode::Nat as u8;
-    const DNAT: u8 = Mode::Dnat as u8;
-    const TUNNEL: u8 = Mode::Tunnel as u8;
+    const DSR: u32 = Mode::Dsr as u32;
+    const NAT: u32 = Mode::Nat as u32;
+    const DNAT: u32 = Mode::Dnat as u32;
+    const TUNNEL: u32 = Mode::Tunnel as u32;
     // Read where it is needed, and not kept.
     let service = || read!(vip, Vip.service as u32);
-    let wanted = read!(vip, Vip.flags as u16);
-    if wanted & (guard::ASKED | ServiceFlags::SEVERAL | ServiceFlags::QUIC) != 0 {
+    let word = read!(vip, Vip.mode as u32);
+    let wanted = (word >> 16) as u16;
+    if !S::PLAIN && wanted & (guard::ASKED | ServiceFlags::SEVERAL | ServiceFlags::QUIC) != 0 {
         // Port 0 is what its entry is found by, and none of them.
         if wanted & ServiceFlags::SEVERAL != 0 && headers.ports >> 16 == 0 {
             return run.foreign();
@@ -277,17 +284,20 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     }
     let Sound { src, flags, bytes } = match headers.check(run.packet) {
         Ok(sound) => sound,
+        Err(_) if S::PLAIN => return run.other(),
         Err(Reason::Fragment) => return run.aside(Cause::fragment(service(), Reason::Fragment)),
         Err(reason) => return run.end(service(), reason),
     };
     let hash = hash::flow(&headers.tuple(src), hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, headers, src, flags, bytes, hash };
+    let arrival = Arrival { config, vip, headers, src, flags, bytes, hash, plain: S::PLAIN };
     run.sink.arrived(&arrival);
-    match read!(vip, Vip.mode as u8) {
+    // What is wanted beside it makes it no mode that is known here.
+    match if S::PLAIN { word & ((ServiceFlags::BESIDE as u32) << 16 | 0xff) } else { word & 0xff } {
         DSR => dsr(run, &arrival),
         NAT => nat::forward(run, &arrival),
         DNAT => dnat::forward(run, &arrival),
         TUNNEL => tunnel::forward(run, &arrival),
+        _ if S::PLAIN => run.other(),
         _ => run.end(service(), Reason::BadTable),
     }
 }
@@ -298,65 +308,5 @@ fn dsr<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, a
     match arrival.owner(run.packet, run.tables) {
         Ok(backend) => run.forward_unremembered(arrival, backend, 0, || Network::Untouched),
         Err(reason) => run.end(arrival.service(), reason),
-    }
-}
-
-impl<'a, A: Address> Arrival<'a, A> {
-    /// What chooses the flow's slot: its hash, or that of some fields where the service wants it so.
-    #[inline(always)]
-    pub(crate) fn chooser(&self) -> u64 {
-        let wanted = read!(self.vip, Vip.flags as u16);
-        if wanted & ServiceFlags::FEWER_FIELDS == 0 {
-            return self.hash;
-        }
-        let tuple = Tuple { src: self.src, dst: self.headers.dst, ports: self.headers.ports };
-        hash::fields(&tuple, self.headers.proto, hash::key(self.config), wanted)
-    }
-
-    /// Where in the arena the flow's slot is.
-    #[inline(always)]
-    pub(crate) fn slot(&self) -> u32 {
-        select::slot_index(TableRef(read!(self.vip, Vip.table as u64)), self.chooser())
-    }
-
-    /// The backend that the packet's flow belongs to, where nobody translates.
-    #[inline(always)]
-    pub(crate) fn owner<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<Candidate<'a>, Reason> {
-        self.owners(packet, tables).map(|(owner, _)| owner)
-    }
-
-    /// The same, and who else may have the flow: a live backend of `tunnel` by GUE, or [`crate::abi::SlotWord::NONE`].
-    #[inline(always)]
-    pub(crate) fn owners<P: Packet, T: Tables>(&self, packet: &P, tables: &'a T) -> Result<(Candidate<'a>, u16), Reason> {
-        let at = self.slot();
-        let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
-        // Not before: what is known by then would have to be kept meanwhile.
-        let asked = schedule::ask_for_owner(tables, self);
-        let base = read!(self.vip, Vip.backend_base as u32);
-        select::owners(tables, (at, slot), base, asked, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
-    }
-
-    /// TTL or hop limit.
-    #[inline(always)]
-    pub(crate) fn ttl<P: Packet>(&self, packet: &P) -> u8
-    where
-        A: Ip,
-    {
-        A::network(packet, self.headers.l3).map_or(0, |network| network.ttl)
-    }
-
-    /// What the packet tells of its flow to the ledger.
-    #[inline(always)]
-    pub(crate) fn sent<P: Packet>(&self, packet: &P) -> Sent {
-        if self.headers.proto != header::TCP {
-            return Sent::Datagram;
-        }
-        let number = packet.at::<8>(self.headers.l4).map_or(0, |tcp| u32::from_be(u32_at::<4, _>(tcp)));
-        match self.flags & (tcp::SYN | tcp::ACK | tcp::RST) {
-            tcp::SYN => Sent::Syn { isn: number },
-            flags if flags & tcp::RST != 0 => Sent::Reset { seq: number },
-            _ if self.flags & tcp::FIN != 0 => Sent::Fin { seq: number },
-            _ => Sent::Segment { seq: number },
-        }
     }
 }

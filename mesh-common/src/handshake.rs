@@ -10,7 +10,6 @@ use crate::{
     abi::{BackendSignals, Config},
     header::tcp,
     read,
-    shared::Shared,
     tables::Tables,
 };
 
@@ -41,10 +40,11 @@ pub enum Step {
     End = 4,
 }
 
-/// Whether the handshakes of a flow of this hash are watched.
+/// What keeps a flow of this hash from having its handshakes watched; 0 = they are.
 #[inline(always)]
-pub(crate) fn is_drawn(config: Shared<'_, Config>, hash: u64) -> bool {
-    (hash >> Config::SAMPLE_SHIFT) as u32 & read!(config, Config.sample_mask as u32) == 0
+pub(crate) fn left_out<T: Tables>(tables: &T, hash: u64) -> u32 {
+    // Looked up anew: to keep it from when the flow was looked up would take room on the stack.
+    tables.config().map_or(1, |config| (hash >> Config::SAMPLE_SHIFT) as u32 & read!(config, Config.sample_mask as u32))
 }
 
 /// Looks at a packet of the client's (or, if `answer`, of the backend's) in a flow that was drawn. `flags` are those of TCP.

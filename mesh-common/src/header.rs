@@ -1,5 +1,7 @@
 //! From a frame to a flow. Nothing is rejected here that might not be for a VIP: what is wrong with a packet is told only to who has found its VIP.
 
+mod straight;
+
 use core::mem::offset_of;
 
 use network_types::{
@@ -18,6 +20,8 @@ use crate::{
     shared::{blurred, opaque},
     tables::Tables,
 };
+
+pub(crate) use straight::straight;
 
 pub(crate) const TCP: u8 = IpProto::Tcp as u8;
 pub(crate) const UDP: u8 = IpProto::Udp as u8;
@@ -41,8 +45,8 @@ pub(crate) struct Headers<A> {
     /// As in [`Tuple`].
     pub ports: u32,
     pub proto: u8,
-    /// IPv6: the first of several fragments.
-    pub fragment: bool,
+    /// The first of several fragments; `None`: its IP header says whether it is.
+    pub fragment: Option<bool>,
     /// Offsets in the frame: IP header, TCP or UDP header.
     pub l3: usize,
     pub l4: usize,
@@ -173,7 +177,7 @@ pub(crate) fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
     } else if ihl >= Ipv4Hdr::LEN
         && let Some(transport) = run.packet.at::<{ UdpHdr::LEN }>(l4)
     {
-        let headers = Headers { dst, ports: halves_at::<0, _>(transport), proto, fragment: false, l3, l4 };
+        let headers = Headers { dst, ports: halves_at::<0, _>(transport), proto, fragment: None, l3, l4 };
         return forward::flow(run, headers);
     } else {
         Reason::Malformed
@@ -201,7 +205,7 @@ pub(crate) fn ipv6<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, l
     let Some(ports) = run.packet.at::<{ UdpHdr::LEN }>(l4).map(halves_at::<0, _>) else {
         return forward::portless(run, dst, Reason::Malformed);
     };
-    forward::flow(run, Headers { dst, ports, proto: chain.proto, fragment: chain.fragment, l3, l4 })
+    forward::flow(run, Headers { dst, ports, proto: chain.proto, fragment: Some(chain.fragment), l3, l4 })
 }
 
 /// Flags of a TCP header.
@@ -217,7 +221,7 @@ impl<A: Ip> Headers<A> {
     #[inline(always)]
     pub(crate) fn check<P: Packet>(&self, packet: &P) -> Result<Sound<A>, Reason> {
         let Some(Extent { fragment, end }) = A::extent(packet, self.l3) else { return Err(Reason::Malformed) };
-        if self.fragment || fragment {
+        if self.fragment.unwrap_or(fragment) {
             return Err(Reason::Fragment);
         }
         let (flags, need) = if self.proto == TCP {
@@ -229,9 +233,13 @@ impl<A: Ip> Headers<A> {
             (0, at_least(UdpHdr::LEN, u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize)?)
         };
         if end < self.l4 + need {
+            core::hint::cold_path();
             return Err(Reason::Malformed);
         }
-        let Some(bytes) = packet.counted(end) else { return Err(Reason::Malformed) };
+        let Some(bytes) = packet.counted(end) else {
+            core::hint::cold_path();
+            return Err(Reason::Malformed);
+        };
         // Read last, so that it need not be kept meanwhile.
         let Some(Network { src, .. }) = A::network(packet, self.l3) else { return Err(Reason::Malformed) };
         Ok(Sound { src, flags, bytes })
@@ -246,7 +254,11 @@ impl<A: Ip> Headers<A> {
 
 #[inline(always)]
 fn at_least(least: usize, length: usize) -> Result<usize, Reason> {
-    if length < least { Err(Reason::Malformed) } else { Ok(length) }
+    if length < least {
+        core::hint::cold_path();
+        return Err(Reason::Malformed);
+    }
+    Ok(length)
 }
 
 /// What a chain of IPv6 extension headers ends in: TCP or UDP at `offset`, or something that has no ports, which is why it is `odd`.
@@ -276,6 +288,7 @@ impl Chain {
 }
 
 /// Follows the headers from `offset` on, the first of which is a `next` (RFC 8200 section 4). A packed [`Chain`].
+#[cold]
 #[inline(never)]
 fn extensions<P: Packet>(packet: &P, mut offset: usize, mut next: u8) -> u64 {
     let mut fragment = false;

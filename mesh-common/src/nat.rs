@@ -72,7 +72,7 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
         // Whether the daemon has swept or not: a flow that has been silent for too long is no flow.
         let over = expired || arrival.connects() && life.is_closed(tcp);
         // Where an id names somebody else, the client's port has another connection now.
-        let index = quic::unless_another(tables, arrival.vip, parties.backend());
+        let index = quic::unless_another(tables, arrival.wanted(), parties.backend());
         let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), index);
         match backend.filter(|backend| backend.state().keeps_old()) {
             Some(backend) if !over => {
@@ -83,7 +83,7 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
                     return Err(Reason::TtlExceeded);
                 }
                 let ends = life.ends_by(tcp, life.client_flags(arrival.flags));
-                if ends && read!(arrival.vip, Vip.flags as u16) & ServiceFlags::CHOOSES != 0 {
+                if ends && arrival.wanted() & ServiceFlags::CHOOSES != 0 {
                     schedule::ended(tables, backend.stats());
                 }
                 life.client_sent(tables, flow, tcp, arrival.flags, now);

@@ -20,6 +20,7 @@ pub trait Packet {
         if len <= size {
             return Some(size);
         }
+        core::hint::cold_path();
         self.holds(len).then_some(len)
     }
 

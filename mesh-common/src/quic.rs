@@ -32,6 +32,7 @@ const NO_ID: u8 = 0xe0;
 const READ: usize = 1 + QUIC_ID_MOST as usize;
 
 /// Notes in [`Opening`] which backend the datagram at `l4` names: it may be suspected or about to leave, but not dead or gone.
+#[cold]
 #[inline(never)]
 pub(crate) fn note<P: Packet, T: Tables>(packet: &P, tables: &T, vip: Shared<'_, Vip>, l4: usize) {
     let Some(opening) = tables.opening() else { return };
@@ -56,8 +57,8 @@ pub(crate) fn forget<T: Tables>(tables: &T) {
 
 /// `backend`, unless another one was noted for a packet to `vip`: then [`SlotWord::NONE`].
 #[inline(always)]
-pub(crate) fn unless_another<T: Tables>(tables: &T, vip: Shared<'_, Vip>, backend: u16) -> u16 {
-    if read!(vip, Vip.flags as u16) & ServiceFlags::QUIC == 0 {
+pub(crate) fn unless_another<T: Tables>(tables: &T, wanted: u16, backend: u16) -> u16 {
+    if wanted & ServiceFlags::QUIC == 0 {
         return backend;
     }
     match tables.opening().map(|opening| read!(opening, Opening.named as u32) as u16) {

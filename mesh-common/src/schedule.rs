@@ -132,7 +132,7 @@ pub(crate) fn ask_for_translation<A>(opening: Shared<'_, Opening>, arrival: &Arr
 /// as well.
 #[inline(always)]
 pub(crate) fn ask_for_owner<A: Address, T: Tables>(tables: &T, arrival: &Arrival<'_, A>) -> u64 {
-    if read!(arrival.vip, Vip.flags as u16) & (ServiceFlags::CHOOSES | ServiceFlags::QUIC) == 0 {
+    if arrival.wanted() & (ServiceFlags::CHOOSES | ServiceFlags::QUIC) == 0 {
         return 0;
     }
     let Some(opening) = tables.opening() else { return 0 };
@@ -174,7 +174,7 @@ pub fn owner<T: Tables>(tables: &T, slot: u32, base: u32, key: u64, sent: u64, a
 /// What is to be asked for a packet: [`ASKED`] where its service has a scheduler, or had one, and [`NAMED`].
 #[inline(always)]
 fn wishes<A>(opening: Shared<'_, Opening>, arrival: &Arrival<'_, A>) -> u64 {
-    let wanted = read!(arrival.vip, Vip.flags as u16);
+    let wanted = arrival.wanted();
     let asked = if wanted & ServiceFlags::CHOOSES != 0 { ASKED } else { 0 };
     if wanted & ServiceFlags::QUIC == 0 {
         put!(opening, Opening.named as u32, SlotWord::NONE as u32);

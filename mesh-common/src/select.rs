@@ -50,6 +50,7 @@ pub(crate) fn owners<'a, T: Tables>(
     {
         return Ok((target, SlotWord::NONE));
     }
+    core::hint::cold_path();
     let (key, sent) = (key(), sent().pack());
     // Most services want nobody chosen: for their packets it is one call less.
     let answer = if asked == 0 { tables.follow(at, base, key, sent) } else { tables.owner(at, base, key, sent, asked) };
@@ -111,6 +112,7 @@ pub(crate) fn slot_index(table: TableRef, hash: u64) -> u32 {
 /// still alive is better than none, and then the one that the slot's old flows are with is the best.
 ///
 /// An index, or [`REFUSED`] and a reason: one word, which takes no room on the stack of a program that has little.
+#[cold]
 #[inline(never)]
 fn unsteady<T: Tables>(tables: &T, base: u32, slot: SlotWord) -> u32 {
     let mut chosen = REFUSED | Reason::NoBackend as u32;
@@ -137,6 +139,7 @@ impl<'a> Candidate<'a> {
     #[inline(always)]
     pub(crate) fn at<T: Tables>(tables: &'a T, base: u32, index: u16) -> Option<Self> {
         if index == SlotWord::NONE {
+            core::hint::cold_path();
             return None;
         }
         let entry = tables.backend(base.wrapping_add(index as u32))?;

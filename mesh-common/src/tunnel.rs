@@ -32,12 +32,12 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
         Ok(owners) => owners,
         Err(reason) => return run.end(arrival.service(), reason),
     };
-    let v6 = backend.flags() & Backend::V6 != 0;
     // Each kind by itself: to ask at each step again which one it is takes longer.
-    match (backend.flags() & Backend::GUE != 0, v6) {
-        (false, false) => wrap::<false, A, P, T, S>(run, arrival, backend, None, None),
-        (false, true) => wrap::<true, A, P, T, S>(run, arrival, backend, None, None),
-        (true, _) => {
+    match backend.flags() & (Backend::GUE | Backend::V6) {
+        0 => wrap::<false, A, P, T, S>(run, arrival, backend, None, None),
+        Backend::V6 => wrap::<true, A, P, T, S>(run, arrival, backend, None, None),
+        kind => {
+            let v6 = kind & Backend::V6 != 0;
             let other = second_chance(run.tables, arrival, other, v6);
             let port = Some(source_port(arrival.hash));
             if v6 {

@@ -15,6 +15,7 @@ use crate::{
 macro_rules! desks {
     ($($name:ident: $frame:ty, $context:ty, $take:path;)+) => { $(
         #[unsafe(no_mangle)]
+        #[cold]
         #[inline(never)]
         extern "C" fn $name(ctx: *mut $context, cause: u64) -> u64 {
             // SAFETY: the kernel called with this context, and the caller makes no more use of the frame.
@@ -78,6 +79,7 @@ macro_rules! steps {
         }
 
         #[unsafe(no_mangle)]
+        #[cold]
         #[inline(never)]
         extern "C" fn $name(ctx: *mut $context, cause: u64) -> u64 {
             fragment::take($steps(ctx), &Maps, Cause::from_word(cause))

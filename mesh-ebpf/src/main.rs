@@ -13,6 +13,8 @@ mod maps;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod report;
+#[cfg(target_arch = "bpf")]
+mod rest;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
@@ -29,15 +31,33 @@ mod entry {
     use crate::{
         maps::Maps,
         packet::{Skb, XdpFrame, redirect},
-        report,
+        report, rest,
     };
 
-    /// The balancer where packets arrive, before the host has made anything of them.
+    /// The balancer where packets arrive, before the host has made anything of them. Compiled for packets as nearly all are; the rest takes one step more.
     #[xdp(frags)]
     #[inline(always)]
     pub fn mesh_xdp(ctx: XdpContext) -> u32 {
         let mut frame = XdpFrame::new(&ctx);
-        match account::process(&mut frame, &Maps, report::Rare) {
+        match account::process_straight(&mut frame, &Maps, report::Rare) {
+            Some(exit) => action(exit),
+            None => {
+                rest::leave(&ctx);
+                action(account::lost(&frame, &Maps))
+            }
+        }
+    }
+
+    /// Takes packets of every kind. Attached nowhere.
+    #[xdp(frags)]
+    #[inline(always)]
+    pub fn mesh_xdp_rest(ctx: XdpContext) -> u32 {
+        action(account::process(&mut XdpFrame::new(&ctx), &Maps, report::Rare))
+    }
+
+    #[inline(always)]
+    fn action(exit: Exit) -> u32 {
+        match exit {
             Exit::Pass => xdp_action::XDP_PASS,
             Exit::Drop => xdp_action::XDP_DROP,
             Exit::Transmit => xdp_action::XDP_TX,

@@ -112,6 +112,7 @@ macro_rules! entry {
         // A copy: verifiers before 6.10 forget the range of what is loaded from the stack once more.
         let (index, entries): (u64, u64) = (in_order(asked as u64), fact!($table, Entries));
         let place = if entries == 0 {
+            ::core::hint::cold_path();
             let map: *mut ::core::ffi::c_void = fact!($table, Map);
             let key = index as u32;
             // SAFETY: the fact is a map with four bytes of key.
@@ -125,6 +126,7 @@ macro_rules! entry {
                 NonNull::new_unchecked(place.cast())
             }
         } else {
+            ::core::hint::cold_path();
             return None;
         };
         // SAFETY: the place is an entry of the table, aligned to 8 bytes, and stays until the program ends. Entries are plain old data, and nobody

@@ -19,6 +19,7 @@ impl Watch for Rare {
 
 /// A global function, so that the verifier follows it once.
 #[unsafe(no_mangle)]
+#[cold]
 #[inline(never)]
 extern "C" fn mesh_say(service: u32, reason: u32) -> u32 {
     if !Maps.may_report() {

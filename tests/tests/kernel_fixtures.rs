@@ -12,13 +12,21 @@ use mesh_tests::fixture::{Hook, Kernel, Sizes, cases, run, sources, truncated, v
 /// fixture begins with maps of its own, so it does not matter what the one before has left, or whether it failed.
 fn with(hook: Hook, test: impl FnOnce(&mut Kernel)) {
     static LOADED: [Mutex<Option<Kernel>>; 2] = [const { Mutex::new(None) }; 2];
-    let mut loaded = LOADED[hook as usize].lock().unwrap_or_else(PoisonError::into_inner);
-    test(loaded.get_or_insert_with(|| Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}"))));
+    let mut loaded = LOADED[usize::from(hook == Hook::Tc)].lock().unwrap_or_else(PoisonError::into_inner);
+    let kernel = loaded.get_or_insert_with(|| Kernel::load(hook, Sizes::SMALL).unwrap_or_else(|e| panic!("{e:#}")));
+    kernel.turn_to(hook);
+    test(kernel);
 }
 
 #[test]
 fn every_fixture_by_xdp() {
     every_fixture(Hook::Xdp);
+}
+
+/// Most packets are taken before it: it has to do with all of them what is done there.
+#[test]
+fn every_fixture_by_what_xdp_leaves_packets_to() {
+    every_fixture(Hook::XdpRest);
 }
 
 #[test]
@@ -72,7 +80,8 @@ fn several_sources_are_room_for_as_many_flows() {
 /// How much work the verifier had; `cargo xtask test vm` collects these lines for every kernel.
 #[test]
 fn verifier_statistics() {
-    for (hook, name) in [(Hook::Xdp, "xdp"), (Hook::Tc, "tc")] {
+    for hook in [Hook::Xdp, Hook::XdpRest, Hook::Tc] {
+        let name = verifier::name(hook);
         with(hook, |kernel| {
             let cost = verifier::cost(kernel).unwrap_or_else(|e| panic!("{e:#}"));
             println!("verifier {name} insns {} stack {}", cost.insns, cost.stack);

@@ -46,7 +46,7 @@ pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 pub use table::{Fact, Table};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 
 /// Names of the maps in the object and of their pins; [`Table`] names those that the loader makes.
 pub mod map {
@@ -66,6 +66,8 @@ pub mod map {
     pub const FLOW_RECORDS: &str = "FLOW_RECORDS";
     /// [`super::FlowLogStats`], one element, per CPU.
     pub const FLOW_LOG_STATS: &str = "FLOW_LOG_STATS";
+    /// The one program that [`super::program::XDP`] leaves packets to, [`super::program::XDP_REST`].
+    pub const XDP_REST: &str = "XDP_REST";
     /// One [`super::Explained`], the last that [`super::program::EXPLAIN`] told; mmapped.
     pub const EXPLAINED: &str = "EXPLAINED";
 }
@@ -84,6 +86,8 @@ pub mod global {
 pub mod program {
     /// The balancer as an XDP program (`xdp.frags`).
     pub const XDP: &str = "mesh_xdp";
+    /// The same for packets that are not as nearly all are; called by the one above, and attached nowhere.
+    pub const XDP_REST: &str = "mesh_xdp_rest";
     /// The balancer as a TC ingress classifier.
     pub const TC: &str = "mesh_tc";
     /// Tells what the balancer would make of a packet, and leaves no trace: an XDP program that is attached nowhere.

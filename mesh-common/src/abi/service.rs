@@ -139,6 +139,8 @@ impl ServiceFlags {
     pub const QUIC_SHIFT: u32 = 12;
     /// New flows go where a [`super::Scheduler`] or their source's last flow says, and stay there: [`super::Schedule`] has the rest.
     pub const CHOOSES: u16 = 1 << 15;
+    /// What is asked about before a backend is known to be missing.
+    pub const BESIDE: u16 = !(Self::REJECT | Self::PASS | Self::RESET);
 }
 
 /// One entry of the VIP table: all that the packet path needs of a service, in one cache line.

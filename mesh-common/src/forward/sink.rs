@@ -33,16 +33,22 @@ pub(crate) struct Sign {
     pub opens: bool,
     /// TCP flags; 0 for UDP.
     pub flags: u8,
-    /// Hash of the flow, and whether its handshake is watched.
+    /// Hash of the flow, and what keeps its handshake from being watched ([`crate::handshake::left_out`]).
     pub hash: u64,
-    pub drawn: bool,
+    pub left_out: u32,
 }
 
 impl Sign {
     /// It may tell something: most packets of most flows are known not to by two comparisons.
     #[inline(always)]
     pub(crate) fn tells(&self) -> bool {
-        self.flags & (tcp::SYN | tcp::RST) != 0 || self.opens || self.drawn
+        Self::may_tell(self.flags) || self.left_out == 0 || self.opens
+    }
+
+    /// The same of the flags alone.
+    #[inline(always)]
+    pub(crate) const fn may_tell(flags: u8) -> bool {
+        flags & (tcp::SYN | tcp::RST) != 0
     }
 }
 
@@ -50,6 +56,8 @@ impl Sign {
 /// be kept in memory, where a verifier loses track of what it means.
 pub(crate) trait Sink<P, T> {
     type Done;
+    /// Only packets for services that want nothing beside balancing are taken; the rest goes to [`Self::other`].
+    const PLAIN: bool = false;
 
     /// Is told which service the packet is for, before anything is decided.
     #[inline(always)]
@@ -63,6 +71,14 @@ pub(crate) trait Sink<P, T> {
     /// The packet is sent. `service` and `edit` read what is asked for last, or not at all, so that little has to be kept until then.
     fn send(self, packet: &mut P, tables: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> Self::Done;
     fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> Self::Done;
+    /// The packet is none of those that are taken.
+    #[inline(always)]
+    fn other(self, packet: &mut P, tables: &T) -> Self::Done
+    where
+        Self: Sized,
+    {
+        self.end(packet, tables, 0, Reason::NotForVip)
+    }
 }
 
 /// The verdict itself is all that is wanted.

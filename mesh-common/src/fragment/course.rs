@@ -179,7 +179,7 @@ fn tell<T: Tables>(tables: &T, course: Shared<'_, Course>) {
     let reply = read!(course, Course.mode as u8) == Course::ANSWER;
     let opens = read!(course, Course.opens as u8) as u32;
     if opens != 0 || flags & tcp::RST as u32 != 0 {
-        account::seldom(tables, stats, 0, flags | opens << 8 | (reply as u32) << 9);
+        account::seldom(tables, stats, (0, 1), flags | opens << 8 | (reply as u32) << 9);
     }
     let (begins, hash) = (read!(course, Course.begins as u64), read!(course, Course.hash as u64));
     let Some(config) = tables.config() else { return };

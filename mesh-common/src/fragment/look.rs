@@ -65,14 +65,14 @@ fn first<A: Identified, P: Packet, T: Tables>(
     put!(course, Course.ports as u32, ports);
     put!(course, Course.flags as u8, flags);
     put!(course, Course.opens as u8, 0);
-    let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: true, l3: ip.l3, l4: ip.l4 };
+    let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: Some(true), l3: ip.l3, l4: ip.l4 };
     let network = Network { src: ip.src, ttl: ip.ttl };
     let key = (ports >> 16) | (ip.proto as u32) << 16 | (A::FAMILY as u32) << 24;
     match forward::find_service(tables, config, ip.dst, key) {
         Some(vip) => {
             quic::forget(tables);
             let hash = hash::flow(&headers.tuple(network.src), hash::key(config), read!(vip, Vip.seed as u64));
-            to_backend(packet, tables, course, &Arrival { config, vip, headers, src: ip.src, flags, bytes: ip.end, hash })
+            to_backend(packet, tables, course, &Arrival { config, vip, headers, src: ip.src, flags, bytes: ip.end, hash, plain: false })
         }
         None => to_client(packet, tables, config, course, &headers, &network),
     }

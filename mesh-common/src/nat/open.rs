@@ -155,6 +155,7 @@ fn begin<'a, A: Address, T: Tables>(tables: &'a T, opening: Shared<'a, Opening>)
 }
 
 /// Ends a flow before its time.
+#[cold]
 #[inline(never)]
 pub(crate) fn abandon<T: Tables>(tables: &T, flow: Shared<'_, NatFlow>, claim: u64) {
     if flow.exchange::<CLAIM>(claim, NatFlow::BUSY) {
@@ -253,6 +254,7 @@ const IDLE: u32 = 0;
 const STUCK: u32 = 2;
 
 /// Changes the claim of an entry that may be taken to busy. `which`: [`IDLE`] to [`STUCK`].
+#[cold]
 #[inline(never)]
 fn take<T: Tables>(tables: &T, config: Shared<'_, Config>, flow: Shared<'_, NatFlow>, now: u32, which: u32) -> bool {
     let claim = flow.load::<u64, CLAIM>();

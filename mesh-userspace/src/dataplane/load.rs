@@ -4,7 +4,7 @@ use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, MapInfo, RingBuf, lpm_trie::Key},
+    maps::{Map, MapData, MapError, MapInfo, ProgramArray, RingBuf, lpm_trie::Key},
     programs::{Program, SchedClassifier, Xdp},
 };
 use bytemuck::Pod;
@@ -33,6 +33,7 @@ use super::{
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-datapath"));
 
 const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -47,6 +48,7 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The programs that are not loaded yet know them by descriptor.
     _tables: Tables,
+    rest: ProgramArray<MapData>,
     pub image: Image,
     pub stats: Stats,
     pub explained: Row<Explained>,
@@ -114,7 +116,7 @@ impl Sizes {
         }
     }
 
-    fn shapes(&self) -> [Shape; 6] {
+    fn shapes(&self) -> [Shape; 7] {
         fn percpu<T>(name: &'static str, entries: u32) -> Shape {
             Shape { name, kind: BPF_MAP_TYPE_PERCPU_ARRAY, key_size: 4, value_size: size_of::<T>() as u32, entries, flags: 0 }
         }
@@ -140,6 +142,8 @@ impl Sizes {
                 entries: self.backends.saturating_mul(2),
                 flags: BPF_F_NO_PREALLOC,
             },
+            // A map of programs forgets them when nobody holds it but programs: its pin does.
+            Shape { name: map::XDP_REST, kind: BPF_MAP_TYPE_PROG_ARRAY, key_size: 4, value_size: 4, entries: 1, flags: 0 },
         ]
     }
 }
@@ -193,21 +197,24 @@ pub fn load(options: &Options, pins: &Pins) -> Result<Loaded, DataplaneError> {
         flows: take(&mut ebpf, map::FLOW_LOG_STATS)?,
     };
     let flows = if options.flow_sample == 0 { None } else { Some(take(&mut ebpf, map::FLOW_RECORDS)?) };
+    let rest = take(&mut ebpf, map::XDP_REST)?;
     let explained = row(&ebpf, map::EXPLAINED, 1)?;
-    Ok(Loaded { ebpf, _tables: tables, image, stats, explained, flows, reused, sizes })
+    Ok(Loaded { ebpf, _tables: tables, rest, image, stats, explained, flows, reused, sizes })
 }
 
 impl Loaded {
-    /// The XDP program, loaded and pinned at the first call.
+    /// The XDP program, loaded and pinned at the first call, with the one that it calls.
     pub fn xdp(&mut self, pins: &Pins) -> Result<&mut Xdp, DataplaneError> {
-        let refused = DataplaneError::program(program::XDP);
-        let xdp: &mut Xdp = self.program(program::XDP)?.try_into().map_err(&refused)?;
-        if xdp.fd().is_err() {
-            xdp.load().map_err(&refused)?;
+        if self.xdp_program()?.fd().is_err() {
+            load_xdp(&mut self.ebpf, &mut self.rest)?;
             let path = fresh(pins, program::XDP)?;
-            xdp.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
+            self.xdp_program()?.pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
         }
-        Ok(xdp)
+        self.xdp_program()
+    }
+
+    fn xdp_program(&mut self) -> Result<&mut Xdp, DataplaneError> {
+        xdp_program(&mut self.ebpf, program::XDP)
     }
 
     /// The TC program, loaded and pinned at the first call.
@@ -224,14 +231,26 @@ impl Loaded {
 
     /// Loads the program that only looks, which is attached nowhere.
     pub fn explain(&mut self) -> Result<(), DataplaneError> {
-        let refused = DataplaneError::program(program::EXPLAIN);
-        let xdp: &mut Xdp = self.program(program::EXPLAIN)?.try_into().map_err(&refused)?;
-        xdp.load().map_err(&refused)
+        xdp_program(&mut self.ebpf, program::EXPLAIN)?.load().map_err(DataplaneError::program(program::EXPLAIN))
     }
 
     fn program(&mut self, name: &'static str) -> Result<&mut Program, DataplaneError> {
         self.ebpf.program_mut(name).ok_or(DataplaneError::Object { kind: "program", name })
     }
+}
+
+/// Loads the XDP program, which leaves what is unlike most packets to another one: that has to be in its place before.
+pub fn load_xdp(ebpf: &mut Ebpf, rest: &mut ProgramArray<MapData>) -> Result<(), DataplaneError> {
+    let other = xdp_program(ebpf, program::XDP_REST)?;
+    other.load().map_err(DataplaneError::program(program::XDP_REST))?;
+    let fd = other.fd().map_err(DataplaneError::program(program::XDP_REST))?;
+    rest.set(0, fd, 0).map_err(|source| DataplaneError::Map { name: map::XDP_REST, source })?;
+    xdp_program(ebpf, program::XDP)?.load().map_err(DataplaneError::program(program::XDP))
+}
+
+fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
+    let program = ebpf.program_mut(name).ok_or(DataplaneError::Object { kind: "program", name })?;
+    program.try_into().map_err(DataplaneError::program(name))
 }
 
 /// The pin of a program, free of an earlier version of it.

@@ -68,6 +68,7 @@ pub use kernel_log::{KernelLog, KernelLogError};
 use layout::Layout;
 pub use layout::LayoutError;
 use load::Loaded;
+pub use load::load_xdp;
 use mesh_common::ledger::change::Times;
 use net::nexthop::Resolution;
 use op::Op;

@@ -62,6 +62,7 @@ const UNSAFE: &[&str] = &[
     "mesh-ebpf/src/packet.rs",
     "mesh-ebpf/src/packet/patch.rs",
     "mesh-ebpf/src/aside.rs",
+    "mesh-ebpf/src/rest.rs",
     "mesh-ebpf/src/maps.rs",
     "mesh-ebpf/src/agent/skb.rs",
     "mesh-ebpf/src/agent/maps.rs",
