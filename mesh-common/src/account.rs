@@ -63,15 +63,15 @@ pub trait Watch {
 
 /// Takes a packet all the way: decides, tells `watch` what was decided, changes the packet and counts it.
 #[inline(always)]
-pub fn process<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Watch) -> Exit {
-    Exit::from_word(Run { packet, tables, sink: Settle { watch } }.start())
+pub fn process<P: Aside<T> + Rewrite, T: Tables, W: Watch>(packet: &mut P, tables: &T, watch: W) -> Exit {
+    Exit::from_word(Run { packet, tables, sink: Settle::<W, false> { watch } }.start())
 }
 
 /// The same for a packet as nearly all are: `None` is answered, and nothing done, where it is another, or its service wants more than balancing.
 #[inline(always)]
-pub fn process_straight<P: Aside<T> + Rewrite, T: Tables>(packet: &mut P, tables: &T, watch: impl Watch) -> Option<Exit> {
-    match header::straight(Run { packet, tables, sink: Straight(Settle { watch }) }) {
-        0 => None,
+pub fn process_straight<P: Aside<T> + Rewrite, T: Tables, W: Watch>(packet: &mut P, tables: &T, watch: W) -> Option<Exit> {
+    match header::straight(Run { packet, tables, sink: Settle::<W, true> { watch } }) {
+        LEFT => None,
         word => Some(Exit::from_word(word)),
     }
 }
@@ -83,52 +83,18 @@ pub fn lost<P: Packet, T: Tables>(packet: &P, tables: &T) -> Exit {
     Exit::Drop
 }
 
-/// Carries a verdict out, and counts it.
-struct Settle<W> {
+/// Carries a verdict out, and counts it. `PLAIN`: of packets as nearly all are; others are [`LEFT`].
+struct Settle<W, const PLAIN: bool> {
     watch: W,
 }
 
-/// The same for the packets that are like most.
-struct Straight<W>(Settle<W>);
+/// In place of an [`Exit::word`], none of which it is.
+const LEFT: u64 = 0;
 
-impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Straight<W> {
-    type Done = u64;
-    const PLAIN: bool = true;
-
-    #[inline(always)]
-    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
-        self.0.end(packet, tables, service, reason)
-    }
-
-    #[inline(always)]
-    fn note(&self, tables: &T, sign: Sign) {
-        Sink::<P, T>::note(&self.0, tables, sign);
-    }
-
-    #[inline(always)]
-    fn begins(&self, tables: &T, beginning: Beginning) {
-        Sink::<P, T>::begins(&self.0, tables, beginning);
-    }
-
-    #[inline(always)]
-    fn send(self, packet: &mut P, tables: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> u64 {
-        self.0.send(packet, tables, way, service, edit)
-    }
-
-    #[inline(always)]
-    fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> u64 {
-        self.0.aside(packet, tables, cause)
-    }
-
-    #[inline(always)]
-    fn other(self, _: &mut P, _: &T) -> u64 {
-        0
-    }
-}
-
-impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
+impl<P: Aside<T> + Rewrite, T: Tables, W: Watch, const PLAIN: bool> Sink<P, T> for Settle<W, PLAIN> {
     /// [`Exit::word`].
     type Done = u64;
+    const PLAIN: bool = PLAIN;
 
     #[inline(always)]
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
@@ -163,6 +129,11 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
     fn aside(self, packet: &mut P, tables: &T, cause: Cause) -> u64 {
         self.watch.ended(cause.service(), cause.reason());
         packet.aside(tables, cause)
+    }
+
+    #[inline(always)]
+    fn other(self, _: &mut P, _: &T) -> u64 {
+        LEFT
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn forget<T: Tables>(tables: &T) {
     }
 }
 
-/// `backend`, unless another one was noted for a packet to `vip`: then [`SlotWord::NONE`].
+/// `backend`, unless another one was noted for a packet to a service that wants so (`wanted`: [`ServiceFlags`]): then [`SlotWord::NONE`].
 #[inline(always)]
 pub(crate) fn unless_another<T: Tables>(tables: &T, wanted: u16, backend: u16) -> u16 {
     if wanted & ServiceFlags::QUIC == 0 {

@@ -139,7 +139,7 @@ impl ServiceFlags {
     pub const QUIC_SHIFT: u32 = 12;
     /// New flows go where a [`super::Scheduler`] or their source's last flow says, and stay there: [`super::Schedule`] has the rest.
     pub const CHOOSES: u16 = 1 << 15;
-    /// What is asked about before a backend is known to be missing.
+    /// All but what is asked for only where no backend is there: wishes that a packet in the midst of balancing has to be looked at for.
     pub const BESIDE: u16 = !(Self::REJECT | Self::PASS | Self::RESET);
 }
 
