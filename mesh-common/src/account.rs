@@ -64,37 +64,60 @@ pub trait Watch {
 /// Takes a packet all the way: decides, tells `watch` what was decided, changes the packet and counts it.
 #[inline(always)]
 pub fn process<P: Aside<T> + Rewrite, T: Tables, W: Watch>(packet: &mut P, tables: &T, watch: W) -> Exit {
-    Exit::from_word(Run { packet, tables, sink: Settle::<W, false> { watch } }.start())
+    Exit::from_word(Run { packet, tables, sink: Settle { watch } }.start())
 }
 
-/// The same for a packet as nearly all are: `None` is answered, and nothing done, where it is another, or its service wants more than balancing.
+/// The same for a packet as nearly all are, for a service that wants nothing beside balancing, which is sent on or for no VIP. `None`: it is another, for
+/// [`process_left`].
 #[inline(always)]
-pub fn process_straight<P: Aside<T> + Rewrite, T: Tables, W: Watch>(packet: &mut P, tables: &T, watch: W) -> Option<Exit> {
-    match header::straight(Run { packet, tables, sink: Settle::<W, true> { watch } }) {
+pub fn process_straight<P: Packet + Rewrite, T: Tables>(packet: &mut P, tables: &T) -> Option<Exit> {
+    match header::straight(Run { packet, tables, sink: Straight }) {
         LEFT => None,
         word => Some(Exit::from_word(word)),
     }
 }
 
+/// [`process`] for what [`process_straight`] has left: where that came to know why the packet ends, nothing is done a second time.
+#[inline(always)]
+pub fn process_left<P: Aside<T> + Rewrite, T: Tables, W: Watch>(packet: &mut P, tables: &T, watch: W) -> Exit {
+    let cause = taken_cause(tables);
+    if cause == 0 {
+        return process(packet, tables, watch);
+    }
+    let (sink, cause) = (Settle { watch }, Cause::from_word(cause));
+    Exit::from_word(match cause.reason() {
+        Reason::TooBig => sink.aside(packet, tables, cause),
+        reason => sink.end(packet, tables, cause.service(), reason),
+    })
+}
+
 /// Counts a packet that nobody takes: what [`process_straight`] leaves, and no program is there.
 #[inline(always)]
 pub fn lost<P: Packet, T: Tables>(packet: &P, tables: &T) -> Exit {
+    taken_cause(tables);
     ended(tables, 0, Reason::BadTable, packet.size());
     Exit::Drop
 }
 
-/// Carries a verdict out, and counts it. `PLAIN`: of packets as nearly all are; others are [`LEFT`].
-struct Settle<W, const PLAIN: bool> {
+/// The word of the [`Cause`] that a packet was left with, which is forgotten; 0 = none.
+#[inline(always)]
+fn taken_cause<T: Tables>(tables: &T) -> u64 {
+    let Some(left) = tables.left() else { return 0 };
+    let cause = left.load::<u64, 0>();
+    if cause != 0 {
+        left.store::<u64, 0>(0);
+    }
+    cause
+}
+
+/// Carries a verdict out, and counts it.
+struct Settle<W> {
     watch: W,
 }
 
-/// In place of an [`Exit::word`], none of which it is.
-const LEFT: u64 = 0;
-
-impl<P: Aside<T> + Rewrite, T: Tables, W: Watch, const PLAIN: bool> Sink<P, T> for Settle<W, PLAIN> {
+impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
     /// [`Exit::word`].
     type Done = u64;
-    const PLAIN: bool = PLAIN;
 
     #[inline(always)]
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
@@ -108,10 +131,7 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Watch, const PLAIN: bool> Sink<P, T> f
 
     #[inline(always)]
     fn note(&self, tables: &T, sign: Sign) {
-        if sign.tells() {
-            core::hint::cold_path();
-            seldom(tables, sign.stats, (sign.hash, sign.left_out), sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
-        }
+        note(tables, sign);
     }
 
     #[inline(always)]
@@ -130,10 +150,63 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Watch, const PLAIN: bool> Sink<P, T> f
         self.watch.ended(cause.service(), cause.reason());
         packet.aside(tables, cause)
     }
+}
+
+/// The same for packets as nearly all are: what is neither sent on nor for no VIP is [`LEFT`], with its cause if one is known.
+struct Straight;
+
+/// In place of an [`Exit::word`], none of which it is.
+const LEFT: u64 = 0;
+
+impl<P: Packet + Rewrite, T: Tables> Sink<P, T> for Straight {
+    /// [`Exit::word`], or [`LEFT`].
+    type Done = u64;
+    const PLAIN: bool = true;
+
+    #[inline(always)]
+    fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> u64 {
+        if reason != Reason::NotForVip {
+            return self.aside(packet, tables, Cause::new(service, reason));
+        }
+        ended(tables, service, reason, packet.size());
+        Exit::Pass.word()
+    }
+
+    #[inline(always)]
+    fn note(&self, tables: &T, sign: Sign) {
+        note(tables, sign);
+    }
+
+    #[inline(always)]
+    fn begins(&self, tables: &T, beginning: Beginning) {
+        tables.tell_flow(beginning);
+    }
+
+    #[inline(always)]
+    fn send(self, packet: &mut P, tables: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> u64 {
+        send(packet, tables, way, service, edit)
+    }
+
+    #[inline(always)]
+    fn aside(self, _: &mut P, tables: &T, cause: Cause) -> u64 {
+        core::hint::cold_path();
+        if let Some(left) = tables.left() {
+            left.store::<u64, 0>(cause.word());
+        }
+        LEFT
+    }
 
     #[inline(always)]
     fn other(self, _: &mut P, _: &T) -> u64 {
         LEFT
+    }
+}
+
+#[inline(always)]
+fn note<T: Tables>(tables: &T, sign: Sign) {
+    if sign.tells() {
+        core::hint::cold_path();
+        seldom(tables, sign.stats, (sign.hash, sign.left_out), sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
     }
 }
 

@@ -34,22 +34,25 @@ use crate::{
 /// over, the flow ends and a new backend is selected; any other TCP packet for a dead backend ends as [`Reason::NoBackend`].
 #[inline(always)]
 pub(crate) fn forward<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
-    match flow_of(run.packet, run.tables, arrival) {
+    let flow = match known(run.packet, run.tables, arrival) {
+        Ok(Some((backend, parties))) => Ok((backend, parties, false)),
+        Ok(None) if S::PLAIN => return run.other(),
+        Ok(None) => begun(run.packet, run.tables, arrival),
+        Err(reason) => Err(reason),
+    };
+    match flow {
         Ok((backend, parties, opens)) => run.forward(arrival, backend, opens, 0, || translation(arrival, backend, parties)),
         Err(reason) => run.end(arrival.service(), reason),
     }
 }
 
-/// The backend and the parties of the packet's flow, and whether it is new.
+/// The backend and the parties of a flow that the packet opens, and that it is new.
 #[inline(always)]
-fn flow_of<'a, A: Translated, P: Packet, T: Tables>(
+fn begun<'a, A: Translated, P: Packet, T: Tables>(
     packet: &P,
     tables: &'a T,
     arrival: &Arrival<'a, A>,
 ) -> Result<(Candidate<'a>, Parties, bool), Reason> {
-    if let Some((backend, parties)) = known(packet, tables, arrival)? {
-        return Ok((backend, parties, false));
-    }
     let parties = open::open(packet, tables, arrival)?;
     match Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), parties.backend()) {
         Some(backend) => Ok((backend, parties, true)),

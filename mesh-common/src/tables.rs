@@ -53,6 +53,8 @@ pub trait Tables {
     fn course(&self) -> Option<Shared<'_, Course>>;
     /// A packet whose fragments are followed: one of [`crate::abi::FRAGMENTED`] entries.
     fn fragmented(&self, index: u32) -> Option<Shared<'_, Fragmented>>;
+    /// Why a packet ends that this CPU leaves to another program, as [`crate::account::process_left`] takes it.
+    fn left(&self) -> Option<Shared<'_, u64>>;
     /// How many errors this CPU has said lately.
     fn said(&self) -> Option<Shared<'_, Said>>;
     /// Whether a packet is kept out, by [`crate::guard::guard`]; where that runs is for the owner of the tables to say.

@@ -162,6 +162,11 @@ impl Tables for Copies {
     }
 
     #[inline(always)]
+    fn left(&self) -> Option<Shared<'_, u64>> {
+        None
+    }
+
+    #[inline(always)]
     fn said(&self) -> Option<Shared<'_, Said>> {
         None
     }

@@ -39,7 +39,7 @@ mod entry {
     #[inline(always)]
     pub fn mesh_xdp(ctx: XdpContext) -> u32 {
         let mut frame = XdpFrame::new(&ctx);
-        match account::process_straight(&mut frame, &Maps, report::Rare) {
+        match account::process_straight(&mut frame, &Maps) {
             Some(exit) => action(exit),
             None => {
                 rest::leave(&ctx);
@@ -48,11 +48,11 @@ mod entry {
         }
     }
 
-    /// Takes packets of every kind. Attached nowhere.
+    /// Takes packets of every kind that the other one leaves. Attached nowhere.
     #[xdp(frags)]
     #[inline(always)]
     pub fn mesh_xdp_rest(ctx: XdpContext) -> u32 {
-        action(account::process(&mut XdpFrame::new(&ctx), &Maps, report::Rare))
+        action(account::process_left(&mut XdpFrame::new(&ctx), &Maps, report::Rare))
     }
 
     #[inline(always)]

@@ -59,9 +59,6 @@ static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(SOURCE_PREFIX
 /// Backends by server id.
 #[map]
 static QUIC_IDS: HashMap<u64, u32> = HashMap::with_max_entries(2 * size::BACKENDS, BPF_F_NO_PREALLOC);
-/// Tick of this CPU's last log line.
-#[map]
-static LAST_REPORT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// What [`mesh_open_flow`] is to open. A program runs to its end before the next one does on its CPU.
 #[map]
@@ -76,6 +73,9 @@ static RELAYED: PerCpuArray<Relayed> = PerCpuArray::with_max_entries(1, 0);
 /// What becomes of a fragment.
 #[map]
 static COURSE: PerCpuArray<Course> = PerCpuArray::with_max_entries(1, 0);
+/// Why the packet ends that is just being left to `mesh_xdp_rest`.
+#[map]
+static LEFT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Errors that this CPU has said lately.
 #[map]
 static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
@@ -263,6 +263,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn left(&self) -> Option<Shared<'_, u64>> {
+        look_up!(LEFT, 0)
+    }
+
+    #[inline(always)]
     fn said(&self) -> Option<Shared<'_, Said>> {
         look_up!(SAID, 0)
     }
@@ -380,20 +385,5 @@ impl Tables for Maps {
     #[inline(always)]
     fn flow_log_stats(&self) -> Option<Shared<'_, FlowLogStats>> {
         look_up!(FLOW_LOG_STATS, 0)
-    }
-}
-
-impl Maps {
-    /// This CPU has not logged for about a second; from now on it has.
-    pub fn may_report(&self) -> bool {
-        const TICKS: u32 = 8;
-        let last: Option<Shared<'_, u32>> = (|| look_up!(LAST_REPORT, 0))();
-        let Some(last) = last else { return false };
-        let now = self.tick();
-        if now.wrapping_sub(last.load::<u32, 0>()) < TICKS {
-            return false;
-        }
-        last.store::<u32, 0>(now);
-        true
     }
 }

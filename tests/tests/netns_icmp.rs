@@ -241,8 +241,14 @@ fn by(group: &str, hook: &str, mode: &str) -> Result<()> {
     };
     if matches!(mode, "dsr" | "tunnel") {
         for vip in VIPS {
-            stage.backends["b1"].own_quietly(vip.parse()?)?;
-            stage.serve_at("b1", (vip.parse::<IpAddr>()?, PORT).into())?;
+            let (host, vip) = (&stage.backends["b1"], SocketAddr::new(vip.parse()?, PORT));
+            // The agent owns what it is told of by itself.
+            if mode == "tunnel" {
+                host.until_owned(vip)?
+            } else {
+                host.own_quietly(vip.ip())?
+            }
+            stage.serve_at("b1", vip)?;
         }
     }
     let far = far_behind(&stage, group)?;

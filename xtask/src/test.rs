@@ -137,8 +137,7 @@ impl Suite {
             Self::Lint => lint::run().map(|()| Tally::default()),
             Self::Host => host(words),
             Self::Kernel => self.integration(&[Need::Test], 1, Vec::new(), words),
-            // Each file runs as many of its tests at once as there are cores.
-            Self::Netns => self.integration(&[Need::Test], 1, Vec::new(), words),
+            Self::Netns => self.integration(&[Need::Test], 1, vec![("RUST_TEST_THREADS", threads().to_string().into())], words),
             Self::Peers => {
                 setup::ensure(&[Need::Test, Need::Peers])?;
                 // Where it can be had, the tests find Consul by a variable.
@@ -164,6 +163,11 @@ impl Suite {
         let arguments = std::iter::once("--show-output".to_owned()).chain(words.iter().cloned()).collect();
         lanes::run(tests, &How { lanes, root: true, arguments, variables })
     }
+}
+
+/// Tests of a file that run at once. They wait half of their time: for what has to be noticed, to time out, to come to rest.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
 }
 
 fn host(words: &[String]) -> Result<Tally> {

@@ -111,6 +111,10 @@ impl Tables for HostTables {
         self.fragmented.get(index as usize).map(Shared::of)
     }
 
+    fn left(&self) -> Option<Shared<'_, u64>> {
+        Some(Shared::of(&self.left))
+    }
+
     fn said(&self) -> Option<Shared<'_, Said>> {
         Some(Shared::of(&self.said))
     }
