@@ -31,7 +31,16 @@ const BENCH_DRIVER: &str = "mesh-bench-driver";
 const SOURCES: [&str; 6] = ["mesh-ebpf", "mesh-common/src", "mesh-common/Cargo.toml", "Cargo.toml", "Cargo.lock", "xtask/src/toolchain.rs"];
 
 /// ISA v3 loads from kernel 6.1 on, v4 doesn't. Without the feature every header field is put together from single bytes.
-const RUSTFLAGS: [&str; 4] = ["-Ctarget-cpu=v3", "-Ctarget-feature=+allows-misaligned-mem-access", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+///
+/// All functions have to be in one section, seldom ones too: the loader knows those that are called by their address alone, which is counted from the
+/// beginning of each section.
+const RUSTFLAGS: [&str; 5] = [
+    "-Ctarget-cpu=v3",
+    "-Ctarget-feature=+allows-misaligned-mem-access",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+    "-Clink-arg=--llvm-args=--profile-guided-section-prefix=false",
+];
 
 fn main() -> ExitCode {
     let Err(error) = run() else { return ExitCode::SUCCESS };

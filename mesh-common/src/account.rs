@@ -130,8 +130,8 @@ impl<P: Aside<T> + Rewrite, T: Tables, W: Watch> Sink<P, T> for Settle<W> {
     }
 
     #[inline(always)]
-    fn note(&self, tables: &T, sign: Sign) {
-        note(tables, sign);
+    fn note(&self, tables: &T, stats: impl FnOnce() -> u32, sign: Sign) {
+        note(tables, stats, sign);
     }
 
     #[inline(always)]
@@ -173,8 +173,8 @@ impl<P: Packet + Rewrite, T: Tables> Sink<P, T> for Straight {
     }
 
     #[inline(always)]
-    fn note(&self, tables: &T, sign: Sign) {
-        note(tables, sign);
+    fn note(&self, tables: &T, stats: impl FnOnce() -> u32, sign: Sign) {
+        note(tables, stats, sign);
     }
 
     #[inline(always)]
@@ -203,10 +203,10 @@ impl<P: Packet + Rewrite, T: Tables> Sink<P, T> for Straight {
 }
 
 #[inline(always)]
-fn note<T: Tables>(tables: &T, sign: Sign) {
+fn note<T: Tables>(tables: &T, stats: impl FnOnce() -> u32, sign: Sign) {
     if sign.tells() {
         core::hint::cold_path();
-        seldom(tables, sign.stats, (sign.hash, sign.left_out), sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
+        seldom(tables, stats(), (sign.hash, sign.left_out), sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
     }
 }
 

@@ -58,7 +58,7 @@ impl<P, T> Sink<P, T> for Tell<'_> {
     }
 
     #[inline(always)]
-    fn note(&self, _: &T, sign: Sign) {
+    fn note(&self, _: &T, _: impl FnOnce() -> u32, sign: Sign) {
         put!(self.out, Explained.opens as u8, sign.opens as u8);
     }
 

@@ -53,13 +53,13 @@ pub struct Beginning {
 
 impl Beginning {
     #[inline(always)]
-    pub(crate) fn new<A: Address>(arrival: &Arrival<'_, A>, stats: u32, sent: Sent) -> Self {
+    pub(crate) fn new<A: Address>(src: A, arrival: &Arrival<'_, A>, stats: u32, sent: Sent) -> Self {
         let begun = match sent {
             Sent::Syn { isn } => isn as u64 + 1,
             _ => 0,
         };
         Self {
-            client: arrival.src.words(),
+            client: src.words(),
             key: hash::last(arrival.hash ^ begun << 16),
             whose: arrival.service() as u64 | (stats as u64) << 32,
             ports: arrival.headers.ports as u64 | (A::FAMILY as u64) << 32,

@@ -16,7 +16,7 @@ use crate::{
     flow::{Address, load_address},
     flow_log::{self, Beginning},
     guard, handshake, hash,
-    header::{self, Headers, Sound},
+    header::{self, Headers, Ip, Sound},
     nat::{self, Translated},
     packet::Packet,
     quic, read,
@@ -101,42 +101,61 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         room: usize,
         network: impl Fn() -> Network,
     ) -> S::Done {
-        let stats = backend.stats();
+        self.note(arrival, backend, opens);
+        self.send_to(arrival, backend, room, network)
+    }
+
+    /// Notes what a client's packet tells of its flow.
+    #[inline(always)]
+    fn note<A>(&self, arrival: &Arrival<'_, A>, backend: Candidate<'_>, opens: bool) {
         let left_out = handshake::left_out(self.tables, arrival.hash);
-        self.sink.note(self.tables, Sign { stats, reply: false, opens, flags: arrival.flags, hash: arrival.hash, left_out });
-        let way = Way { reason: Reason::Forwarded, stats, ifindex: backend.ifindex(), bytes: arrival.bytes, room };
+        self.sink.note(
+            self.tables,
+            || backend.stats(),
+            Sign { reply: false, opens, flags: arrival.flags(self.packet), hash: arrival.hash, left_out },
+        );
+    }
+
+    #[inline(always)]
+    fn send_to<A>(self, arrival: &Arrival<'_, A>, backend: Candidate<'_>, room: usize, network: impl Fn() -> Network) -> S::Done {
+        let way = Way { reason: Reason::Forwarded, stats: backend.stats(), ifindex: backend.ifindex(), bytes: arrival.bytes, room };
         self.send(way, || arrival.service(), || Edit { macs: backend.macs(), network: network() })
     }
 
     /// [`Self::forward`] where flows are not remembered: one begins with a SYN or, without handshakes, with whatever comes.
     #[inline(always)]
-    pub(crate) fn forward_unremembered<A: Address>(
+    pub(crate) fn forward_unremembered<A: Ip>(
         self,
         arrival: &Arrival<'_, A>,
         backend: Candidate<'_>,
         room: usize,
         network: impl Fn() -> Network,
     ) -> S::Done {
-        let mut opens = false;
         if arrival.headers.proto != header::TCP {
             self.begins(arrival, backend);
-        } else if Sign::may_tell(arrival.flags) {
-            // Most packets are in the midst of a flow, and are known by what is asked next.
+            self.note(arrival, backend, false);
+        } else if Sign::may_tell(arrival.flags(self.packet)) {
+            // Most packets are in the midst of a flow.
             core::hint::cold_path();
-            opens = arrival.connects();
+            let opens = arrival.connects(self.packet);
             if opens {
                 self.begins(arrival, backend);
             }
+            self.note(arrival, backend, opens);
+        } else {
+            self.note(arrival, backend, false);
         }
-        self.forward(arrival, backend, opens, room, network)
+        self.send_to(arrival, backend, room, network)
     }
 
     /// Tells of a flow that begins, if it is one of the sample.
     #[inline(always)]
-    fn begins<A: Address>(&self, arrival: &Arrival<'_, A>, backend: Candidate<'_>) {
+    fn begins<A: Ip>(&self, arrival: &Arrival<'_, A>, backend: Candidate<'_>) {
         if flow_log::is_drawn(arrival.hash, read!(arrival.config, Config.flow_sample as u32)) {
             core::hint::cold_path();
-            self.sink.begins(self.tables, Beginning::new(arrival, backend.stats(), arrival.sent(self.packet)));
+            // Read anew: to keep the source would take room on the stack.
+            let src = A::network(self.packet, arrival.headers.l3).map_or(arrival.src, |network| network.src);
+            self.sink.begins(self.tables, Beginning::new(src, arrival, backend.stats(), arrival.sent(self.packet)));
         }
     }
 
@@ -215,6 +234,8 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, 
     let position = match read!(half, VipHalf.displacement_mask as u32) {
         0 => hash::plain(addr, key, seed, base, read!(half, VipHalf.shift as u32)),
         mask => {
+            // Not that few do: they have the longer way.
+            core::hint::cold_path();
             let hash = hash::vip(addr, key, seed);
             let displacement = config.displacement(active, hash::displacement_index(hash, mask) as u64);
             hash::position_in(hash, base, read!(half, VipHalf.mask as u32), displacement)
@@ -282,14 +303,17 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
             quic::note(run.packet, run.tables, vip, headers.l4);
         }
     }
+    let near = if S::PLAIN { vip.again() } else { vip };
+    // The same, and of a place that is known: it is kept for whom it is far to.
+    let known = if S::PLAIN { run.tables.config().unwrap_or(config) } else { config };
     let Sound { src, flags, bytes } = match headers.check(run.packet) {
         Ok(sound) => sound,
         Err(_) if S::PLAIN => return run.other(),
         Err(Reason::Fragment) => return run.aside(Cause::fragment(service(), Reason::Fragment)),
         Err(reason) => return run.end(service(), reason),
     };
-    let hash = hash::flow(&headers.tuple(src), hash::key(config), read!(vip, Vip.seed as u64));
-    let arrival = Arrival { config, vip, headers, src, flags, bytes, hash, plain: S::PLAIN };
+    let hash = hash::flow(&headers.tuple(src), hash::key(known), read!(near, Vip.seed as u64));
+    let arrival = Arrival { config, vip, near, headers, src, flags, bytes, hash, plain: S::PLAIN };
     run.sink.arrived(&arrival);
     // What is wanted beside it makes it no mode that is known here.
     match if S::PLAIN { word & ((ServiceFlags::BESIDE as u32) << 16 | 0xff) } else { word & 0xff } {
@@ -304,7 +328,7 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
 
 /// Sends the frame on to the backend that its flow belongs to, with nothing but the Ethernet addresses changed.
 #[inline(always)]
-fn dsr<A: Address, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
+fn dsr<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, arrival: &Arrival<'_, A>) -> S::Done {
     match arrival.owner(run.packet, run.tables) {
         Ok(backend) => run.forward_unremembered(arrival, backend, 0, || Network::Untouched),
         Err(reason) => run.end(arrival.service(), reason),

@@ -44,7 +44,7 @@ pub enum Step {
 #[inline(always)]
 pub(crate) fn left_out<T: Tables>(tables: &T, hash: u64) -> u32 {
     // Looked up anew: to keep it from when the flow was looked up would take room on the stack.
-    tables.config().map_or(1, |config| (hash >> Config::SAMPLE_SHIFT) as u32 & read!(config, Config.sample_mask as u32))
+    tables.config().map_or(1, |config| hash as u32 & read!(config, Config.sample_mask as u32))
 }
 
 /// Looks at a packet of the client's (or, if `answer`, of the backend's) in a flow that was drawn. `flags` are those of TCP.

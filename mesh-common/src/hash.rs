@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use crate::{
     abi::{Config, Family, ServiceFlags, VipHalf, VipKey},
     flow::{Address, Tuple, V4, V6, ports},
-    shared::Shared,
+    shared::{Shared, in_order, shifted},
 };
 
 const M1: u64 = 0xff51_afd7_ed55_8ccd;
@@ -46,7 +46,7 @@ fn tail(key: &VipKey) -> u32 {
 /// `seed` is odd.
 #[inline(always)]
 pub(crate) fn plain<A: Address>(addr: A, tail: u32, seed: u64, base: u32, shift: u32) -> u32 {
-    base.wrapping_add((addr.gather(tail as u64).wrapping_mul(seed) >> (shift & 63)) as u32)
+    base.wrapping_add(shifted(addr.gather(tail as u64).wrapping_mul(seed), shift) as u32)
 }
 
 /// Two words as one, for keys that nobody chooses to collide.
@@ -89,7 +89,7 @@ pub(crate) fn key(config: Shared<'_, Config>) -> [u64; 2] {
 #[inline(always)]
 pub fn flow<A: Address>(tuple: &Tuple<A>, key: [u64; 2], seed: u64) -> u64 {
     let h = last(tuple.src.absorb(tuple.ports as u64, key[0]) ^ key[1]);
-    h ^ (h >> 32) ^ seed
+    in_order(h ^ (h >> 32)) ^ seed
 }
 
 /// What chooses the slot of a service that doesn't want all of the five-tuple to: `wanted` are its [`ServiceFlags`]. Exactly what is left goes in, so

@@ -226,8 +226,13 @@ impl<A: Ip> Headers<A> {
         }
         let (flags, need) = if self.proto == TCP {
             let Some(tcp) = packet.at::<{ TcpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
-            let [data_offset, flags] = u16_at::<12, _>(tcp).to_ne_bytes();
-            (flags, at_least(TcpHdr::LEN, (data_offset >> 4) as usize * 4)?)
+            let [data_offset, flags] = [tcp[12], tcp[13]];
+            // Compared as it stands there, with what is left of its low bits.
+            if data_offset < (TcpHdr::LEN as u8 / 4) << 4 {
+                core::hint::cold_path();
+                return Err(Reason::Malformed);
+            }
+            (flags, (data_offset >> 4) as usize * 4)
         } else {
             let Some(udp) = packet.at::<{ UdpHdr::LEN }>(self.l4) else { return Err(Reason::Malformed) };
             (0, at_least(UdpHdr::LEN, u16::from_be(u16_at::<{ offset_of!(UdpHdr, len) }, _>(udp)) as usize)?)

@@ -220,7 +220,7 @@ fn place_plainly(entries: &[Vip], seed: u64) -> Option<(VipHalf, [u16; DISPLACEM
 fn place_displaced(entries: &[Vip], seed: u64) -> Option<(VipHalf, [u16; DISPLACEMENTS], Vec<Vip>)> {
     let positions = (entries.len() * 2).next_power_of_two();
     let groups = (entries.len() / 2).next_power_of_two().clamp(2, DISPLACEMENTS);
-    let half = VipHalf { seed, mask: positions as u32 - 1, displacement_mask: groups as u32 - 1, base: 0, shift: 0 };
+    let half = VipHalf { seed, mask: positions as u32 - 1, displacement_mask: groups as u32 - 1, base: 0, ..VipHalf::default() };
     let mut members: Vec<(usize, Vec<(u64, Vip)>)> = (0..groups).map(|group| (group, Vec::new())).collect();
     for vip in entries {
         let hash = hash::vip_hash(&key(vip), seed);

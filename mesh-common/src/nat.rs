@@ -73,7 +73,7 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
         let life = Life::of(flow);
         let expired = life.expired_by(tcp, now, arrival.config);
         // Whether the daemon has swept or not: a flow that has been silent for too long is no flow.
-        let over = expired || arrival.connects() && life.is_closed(tcp);
+        let over = expired || arrival.connects(packet) && life.is_closed(tcp);
         // Where an id names somebody else, the client's port has another connection now.
         let index = quic::unless_another(tables, arrival.wanted(), parties.backend());
         let backend = Candidate::at(tables, read!(arrival.vip, Vip.backend_base as u32), index);
@@ -85,15 +85,16 @@ pub(crate) fn known<'a, A: Translated, P: Packet, T: Tables>(
                 if arrival.ttl(packet) <= 1 {
                     return Err(Reason::TtlExceeded);
                 }
-                let ends = life.ends_by(tcp, life.client_flags(arrival.flags));
+                let flags = arrival.flags(packet);
+                let ends = life.ends_by(tcp, life.client_flags(flags));
                 if ends && arrival.wanted() & ServiceFlags::CHOOSES != 0 {
                     schedule::ended(tables, backend.stats());
                 }
-                life.client_sent(tables, flow, tcp, arrival.flags, now);
+                life.client_sent(tables, flow, tcp, flags, now);
                 remember_link(packet, flow, &arrival.headers);
                 return Ok(Some((backend, parties)));
             }
-            _ if !arrival.may_open() => return Err(if over { Reason::NoFlow } else { Reason::NoBackend }),
+            _ if !arrival.may_open(packet) => return Err(if over { Reason::NoFlow } else { Reason::NoBackend }),
             _ => open::abandon(tables, flow, Parties::claim(arrival.hash)),
         }
     }
@@ -171,8 +172,8 @@ impl Parties {
 impl<A> Arrival<'_, A> {
     /// The packet may begin a flow: any UDP packet, of TCP a SYN alone.
     #[inline(always)]
-    pub(crate) fn may_open(&self) -> bool {
-        self.headers.proto != TCP || self.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+    pub(crate) fn may_open<P: Packet>(&self, packet: &P) -> bool {
+        self.headers.proto != TCP || self.flags(packet) & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     ledger::{places, rules::Sent},
     read,
     rewrite::Macs,
-    shared::Shared,
+    shared::{Shared, shifted},
     tables::Tables,
 };
 
@@ -33,25 +33,25 @@ pub(crate) fn backend<T: Tables>(tables: &T, at: u32, base: u32) -> Result<(u16,
 }
 
 /// The backend that a packet goes to whose flow nobody translates: in the steady state of its slot by the slot alone, unless a scheduler is `asked`; else by
-/// [`Tables::owner`]. `key` and `sent` are asked for in the latter case only. Also the index of who else may have the flow, if the ledger names one.
+/// [`Tables::owner`]. `key` and `sent` are asked for in the latter case only, `base` where it is needed: what is read anew need not be kept. Also the index of who else may have the flow, if the ledger names one.
 #[inline(always)]
 pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,
     (at, slot): (u32, SlotWord),
-    base: u32,
+    base: impl Fn() -> u32,
     asked: u64,
     key: impl FnOnce() -> u64,
     sent: impl FnOnce() -> Sent,
 ) -> Result<(Candidate<'a>, u16), Reason> {
     if asked == 0
-        && slot.flags() == SlotFlags::STEADY
-        && let Some(target) = Candidate::at(tables, base, slot.target())
+        && let Some(index) = slot.at_rest()
+        && let Some(target) = Candidate::entry(tables, base().wrapping_add(index))
         && target.takes_all()
     {
         return Ok((target, SlotWord::NONE));
     }
     core::hint::cold_path();
-    let (key, sent) = (key(), sent().pack());
+    let (base, key, sent) = (base(), key(), sent().pack());
     // Most services want nobody chosen: for their packets it is one call less.
     let answer = if asked == 0 { tables.follow(at, base, key, sent) } else { tables.owner(at, base, key, sent, asked) };
     let (index, other) = places::followed(answer)?;
@@ -104,8 +104,7 @@ fn chosen<T: Tables>(tables: &T, base: u32, answer: u32) -> Result<(u16, Candida
 /// Where in the arena the slot of this hash is.
 #[inline(always)]
 pub(crate) fn slot_index(table: TableRef, hash: u64) -> u32 {
-    // A table of one slot shifts by 64, which a single shift can't.
-    table.base().wrapping_add(((hash >> 1) >> (table.shift().wrapping_sub(1) & 63)) as u32)
+    table.base().wrapping_add(shifted(hash >> 1, table.half_shift()) as u32)
 }
 
 /// The choice where the target can't simply be taken. Those that take new flows go first: target, secondary, default; if nobody does, one that is
@@ -142,7 +141,13 @@ impl<'a> Candidate<'a> {
             core::hint::cold_path();
             return None;
         }
-        let entry = tables.backend(base.wrapping_add(index as u32))?;
+        Self::entry(tables, base.wrapping_add(index as u32))
+    }
+
+    /// The backend whose entry is number `at` of all.
+    #[inline(always)]
+    fn entry<T: Tables>(tables: &'a T, at: u32) -> Option<Self> {
+        let entry = tables.backend(at)?;
         Some(Self { entry, status: read!(entry, Backend.state as u32) })
     }
 

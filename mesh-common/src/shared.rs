@@ -65,6 +65,13 @@ pub fn plain<T>(cells: &mut [Cell<T>]) -> &mut [T] {
 }
 
 impl<'a, T> Shared<'a, T> {
+    /// The same place by a register of its own: a compiler that keeps the one of all others in memory loads it from there each time.
+    #[inline(always)]
+    pub(crate) fn again(self) -> Self {
+        // SAFETY: it is the same address.
+        unsafe { Self::new(NonNull::new_unchecked(in_order(self.place.as_ptr() as u64) as *mut T)) }
+    }
+
     /// # Safety
     /// `place` is valid for reads and writes of a `T` and aligned for it throughout `'a`, any bytes are a `T`, and no reference to it exists.
     #[inline(always)]
@@ -149,19 +156,20 @@ impl<'a, T> Shared<'a, T> {
 }
 
 impl<'a> Shared<'a, Config> {
-    /// How half `active` (0 or 1) of the VIP table is searched.
+    /// How the half of the VIP table is searched that [`Config::active`] names.
     #[inline(always)]
     pub fn half(self, active: u32) -> Shared<'a, VipHalf> {
-        let at = core::mem::offset_of!(Config, halves) + masked::<1>(active as u64) * size_of::<VipHalf>();
-        // SAFETY: the mask leaves 0 or 1, and there are two halves.
+        let at = core::mem::offset_of!(Config, halves) + masked::<{ VipHalf::STRIDE as i32 }>(active as u64);
+        // SAFETY: the mask leaves the offset of one of two halves.
         unsafe { self.part(at) }
     }
 
-    /// Displacement `index` of half `active`.
+    /// Displacement `index` of that half.
     #[inline(always)]
     pub fn displacement(self, active: u32, index: u64) -> u16 {
         const SIZE: usize = DISPLACEMENTS * size_of::<u16>();
-        let at = masked::<1>(active as u64) * SIZE + masked::<{ DISPLACEMENTS as i32 - 1 }>(index) * size_of::<u16>();
+        let at = masked::<{ VipHalf::STRIDE as i32 }>(active as u64) * (SIZE / VipHalf::STRIDE as usize)
+            + masked::<{ DISPLACEMENTS as i32 - 1 }>(index) * size_of::<u16>();
         // SAFETY: the masks leave one of two halves and one of its displacements.
         unsafe { self.part::<u16>(core::mem::offset_of!(Config, displacements) + at).load::<u16, 0>() }
     }
@@ -354,6 +362,21 @@ pub(crate) fn opaque(mut x: u64, noise: u64) -> u64 {
 #[cfg(not(target_arch = "bpf"))]
 pub(crate) fn opaque(x: u64, _noise: u64) -> u64 {
     x
+}
+
+/// `x >> (by & 63)`. The machine masks by itself.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub(crate) fn shifted(mut x: u64, by: u32) -> u64 {
+    // SAFETY: arithmetic of registers.
+    unsafe { core::arch::asm!("{0} >>= {by}", inout(reg) x, by = in(reg) by as u64, options(nomem, nostack, preserves_flags, pure)) };
+    x
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn shifted(x: u64, by: u32) -> u64 {
+    x >> (by & 63)
 }
 
 /// `x`, computed before anything that follows is loaded: a compiler that sees many loads at once wants to have them all at once, on a stack that

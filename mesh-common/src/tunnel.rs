@@ -38,7 +38,7 @@ pub(crate) fn forward<A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P
         Backend::V6 => wrap::<true, A, P, T, S>(run, arrival, backend, None, None),
         kind => {
             let v6 = kind & Backend::V6 != 0;
-            let other = second_chance(run.tables, arrival, other, v6);
+            let other = second_chance(run.packet, run.tables, arrival, other, v6);
             let port = Some(source_port(arrival.hash));
             if v6 {
                 wrap::<true, A, P, T, S>(run, arrival, backend, port, other)
@@ -88,8 +88,14 @@ fn wrap<const V6_OUTER: bool, A: Ip, P: Packet, T: Tables, S: Sink<P, T>>(
 /// Who else may have the flow of a packet in the midst of one, to be named in its GUE header: the backend passes it on if it knows nothing of it. A slot at
 /// rest has nobody else.
 #[inline(always)]
-fn second_chance<'a, A: Ip, T: Tables>(tables: &'a T, arrival: &Arrival<'a, A>, other: u16, v6: bool) -> Option<Candidate<'a>> {
-    let in_the_midst = arrival.headers.proto == TCP && !arrival.connects() && arrival.headers.l3 == EthHdr::LEN;
+fn second_chance<'a, A: Ip, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &'a T,
+    arrival: &Arrival<'a, A>,
+    other: u16,
+    v6: bool,
+) -> Option<Candidate<'a>> {
+    let in_the_midst = arrival.headers.proto == TCP && !arrival.connects(packet) && arrival.headers.l3 == EthHdr::LEN;
     if other == SlotWord::NONE || !in_the_midst {
         return None;
     }

@@ -25,12 +25,16 @@ pub struct VipHalf {
     pub base: u32,
     /// Where no displacement is asked for: 64 less the bits of a position.
     pub shift: u32,
+    pub reserved: u64,
 }
 
 impl VipHalf {
+    /// Bytes from one half to the other one: a bit of its own, see [`Config::active`].
+    pub const STRIDE: u32 = size_of::<Self>() as u32;
+
     /// A half of `positions` (a power of two, at least 2) that begins at `base` and asks for no displacement. `seed` is made odd.
     pub const fn plain(seed: u64, positions: u32, base: u32) -> Self {
-        Self { seed: seed | 1, mask: positions - 1, displacement_mask: 0, base, shift: 64 - positions.trailing_zeros() }
+        Self { seed: seed | 1, mask: positions - 1, displacement_mask: 0, base, shift: 64 - positions.trailing_zeros(), reserved: 0 }
     }
 
     pub const fn is_plain(&self) -> bool {
@@ -137,13 +141,14 @@ impl NatConfig {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Config {
-    /// Which half of the VIP table is searched: 0 or 1. The other one is free to be rebuilt once no packet can still be reading it.
+    /// Which half of the VIP table is searched, as its offset in `halves`: 0 or [`VipHalf::STRIDE`], so that a packet need not multiply. The other one is
+    /// free to be rebuilt once no packet can still be reading it.
     pub active: u32,
     /// [`Config::RANGES`], [`Config::DNAT`], [`Config::TUNNEL`].
     pub flags: u32,
     /// Key of the flow hash, secret; shared by all nodes that announce the same VIPs.
     pub hash_key: [u64; 2],
-    /// Of which flows handshakes are watched: those whose hash has none of these bits, counted from [`Config::SAMPLE_SHIFT`] on.
+    /// Of which flows handshakes are watched: those whose hash has none of these bits.
     pub sample_mask: u32,
     /// Of which flows beginnings are told, see [`crate::flow_log::sample`]; 0 = of none.
     pub flow_sample: u32,
@@ -158,6 +163,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// [`Config::active`] where half `number` (0 or 1) is searched.
+    pub const fn active(number: u32) -> u32 {
+        number * VipHalf::STRIDE
+    }
+
+    /// Number (0 or 1) of the half that is searched by this [`Config::active`].
+    pub const fn half_number(active: u32) -> u32 {
+        (active / VipHalf::STRIDE) & 1
+    }
+
     /// There are services of several ports: a packet that no VIP of its own port is found for is looked up again.
     pub const RANGES: u32 = 1 << 1;
     /// There are `dnat` services: a packet for no VIP may be a backend's answer.
@@ -165,12 +180,11 @@ impl Config {
     /// There are `tunnel` services: an ICMP error for no VIP may be about an outer packet.
     pub const TUNNEL: u32 = 1 << 3;
 
-    /// Where `sample_mask` begins in a flow's hash.
-    pub const SAMPLE_SHIFT: u32 = 24;
     /// The mask that one flow of 16 passes.
-    pub const SAMPLE_MASK: u32 = 15;
+    pub const SAMPLE_MASK: u32 = 15 << 24;
     /// The same for one of 4: while weights follow latency.
-    pub const TIMED_MASK: u32 = 3;
+    pub const TIMED_MASK: u32 = 3 << 24;
 }
 
-const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 48 + 56 + 16 + 24 * NAT_SOURCES + 2 * NAT_SOURCES + 4 * DISPLACEMENTS);
+const _: () = assert!(VipHalf::STRIDE.is_power_of_two());
+const _: () = assert!(size_of::<Config>() == 8 + 16 + 8 + 64 + 56 + 16 + 24 * NAT_SOURCES + 2 * NAT_SOURCES + 4 * DISPLACEMENTS);

@@ -46,7 +46,7 @@ pub use stats::{BackendSignals, BackendStats, ReasonStats, TIME_STEPS};
 pub use table::{Fact, Table};
 
 /// Version of this contract. Pins live under `mesh/<instance>/v<VERSION>/`, so that two versions never share a map.
-pub const VERSION: u32 = 13;
+pub const VERSION: u32 = 14;
 
 /// Names of the maps in the object and of their pins; [`Table`] names those that the loader makes.
 pub mod map {

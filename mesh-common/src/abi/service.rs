@@ -89,20 +89,20 @@ impl Mode {
 impl TableRef {
     /// `base`: first slot in the arena. `log2_slots`: 0 to 32; the table's size is a power of two so that slot = hash >> shift.
     pub const fn new(base: u32, log2_slots: u32) -> Self {
-        Self(base as u64 | ((64 - log2_slots) as u64) << 32)
+        Self(base as u64 | ((63 - log2_slots) as u64) << 32)
     }
 
     pub const fn base(self) -> u32 {
         self.0 as u32
     }
 
-    /// Right shift that turns a 64-bit flow hash into a slot number.
-    pub const fn shift(self) -> u32 {
+    /// Right shift that turns half a 64-bit flow hash into a slot number: of a table of one slot the whole hash is shifted by 64, which one shift can't.
+    pub const fn half_shift(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
     pub const fn log2_slots(self) -> u32 {
-        64 - self.shift()
+        63u32.wrapping_sub(self.half_shift())
     }
 }
 

@@ -35,8 +35,8 @@ impl SlotFlags {
     }
 }
 
-/// One slot as it stands in the arena: `target | default | secondary | flags`, 16 bits each from the low end, in one aligned word that
-/// is always read and written whole.
+/// One slot as it stands in the arena: `secondary | default | target | flags`, 16 bits each from the low end, in one aligned word that
+/// is always read and written whole. The target stands where one comparison tells that a slot is at rest and somebody's ([`SlotWord::at_rest`]).
 ///
 /// The three owners are backend indices within the service; [`SlotWord::NONE`] names nobody.
 #[repr(transparent)]
@@ -50,7 +50,7 @@ impl SlotWord {
     pub const EMPTY: Self = Self::new(Self::NONE, Self::NONE, Self::NONE, SlotFlags::STEADY);
 
     pub const fn new(target: u16, default: u16, secondary: u16, flags: SlotFlags) -> Self {
-        Self(target as u64 | (default as u64) << 16 | (secondary as u64) << 32 | (flags.0 as u64) << 48)
+        Self(secondary as u64 | (default as u64) << 16 | (target as u64) << 32 | (flags.0 as u64) << 48)
     }
 
     /// A slot at rest: `target` owns old and new flows alike.
@@ -60,7 +60,7 @@ impl SlotWord {
 
     /// Where new flows go.
     pub const fn target(self) -> u16 {
-        self.0 as u16
+        (self.0 >> 32) as u16
     }
 
     /// Where flows without an entry go.
@@ -70,7 +70,14 @@ impl SlotWord {
 
     /// Where to go if the target is down.
     pub const fn secondary(self) -> u16 {
-        (self.0 >> 32) as u16
+        self.0 as u16
+    }
+
+    /// The target of a slot in the steady state, if it is a backend.
+    #[inline(always)]
+    pub const fn at_rest(self) -> Option<u32> {
+        const NOBODY: u64 = (SlotWord::NONE as u64) << 32;
+        if self.0 < NOBODY { Some((self.0 >> 32) as u32) } else { None }
     }
 
     pub const fn flags(self) -> SlotFlags {

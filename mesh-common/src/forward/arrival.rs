@@ -1,5 +1,7 @@
 //! A packet on its way to a backend, and whose it is.
 
+use network_types::tcp::TcpHdr;
+
 use crate::{
     abi::{Config, LedgerEntry, Reason, ServiceFlags, TableRef, Vip},
     flow::{Address, Tuple},
@@ -17,9 +19,11 @@ use crate::{
 pub(crate) struct Arrival<'a, A> {
     pub config: Shared<'a, Config>,
     pub vip: Shared<'a, Vip>,
+    /// The same, for what every packet asks of it ([`Shared::again`]).
+    pub near: Shared<'a, Vip>,
     pub headers: Headers<A>,
     pub src: A,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags as they were read at first; 0 for UDP. To be asked for by [`Self::flags`].
     pub flags: u8,
     /// As in [`Sound`].
     pub bytes: usize,
@@ -42,10 +46,19 @@ impl<A> Arrival<'_, A> {
         if self.plain { 0 } else { read!(self.vip, Vip.flags as u16) }
     }
 
+    /// TCP flags; 0 for UDP. Where headers have one place they are read anew: to keep them would take longer.
+    #[inline(always)]
+    pub(crate) fn flags<P: Packet>(&self, packet: &P) -> u8 {
+        match self.headers.proto {
+            header::TCP if self.plain => packet.at::<{ TcpHdr::LEN }>(self.headers.l4).map_or(0, |tcp| tcp[13]),
+            _ => self.flags,
+        }
+    }
+
     /// The packet asks for a TCP connection.
     #[inline(always)]
-    pub(crate) fn connects(&self) -> bool {
-        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    pub(crate) fn connects<P: Packet>(&self, packet: &P) -> bool {
+        self.flags(packet) & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 }
 
@@ -64,7 +77,7 @@ impl<'a, A: Address> Arrival<'a, A> {
     /// Where in the arena the flow's slot is.
     #[inline(always)]
     pub(crate) fn slot(&self) -> u32 {
-        select::slot_index(TableRef(read!(self.vip, Vip.table as u64)), self.chooser())
+        select::slot_index(TableRef(read!(self.near, Vip.table as u64)), self.chooser())
     }
 
     /// The backend that the packet's flow belongs to, where nobody translates.
@@ -80,7 +93,7 @@ impl<'a, A: Address> Arrival<'a, A> {
         let Some(slot) = tables.slot(at) else { return Err(Reason::BadTable) };
         // Not before: what is known by then would have to be kept meanwhile.
         let asked = schedule::ask_for_owner(tables, self);
-        let base = read!(self.vip, Vip.backend_base as u32);
+        let base = || read!(self.near, Vip.backend_base as u32);
         select::owners(tables, (at, slot), base, asked, || LedgerEntry::key(self.hash, self.service()), || self.sent(packet))
     }
 
@@ -100,10 +113,11 @@ impl<'a, A: Address> Arrival<'a, A> {
             return Sent::Datagram;
         }
         let number = packet.at::<8>(self.headers.l4).map_or(0, |tcp| u32::from_be(u32_at::<4, _>(tcp)));
-        match self.flags & (tcp::SYN | tcp::ACK | tcp::RST) {
+        let flags = self.flags(packet);
+        match flags & (tcp::SYN | tcp::ACK | tcp::RST) {
             tcp::SYN => Sent::Syn { isn: number },
             flags if flags & tcp::RST != 0 => Sent::Reset { seq: number },
-            _ if self.flags & tcp::FIN != 0 => Sent::Fin { seq: number },
+            _ if flags & tcp::FIN != 0 => Sent::Fin { seq: number },
             _ => Sent::Segment { seq: number },
         }
     }

@@ -26,8 +26,6 @@ impl Way {
 /// What a packet that is sent on tells of its flow. Of most packets that is nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sign {
-    /// Index of the backend's counters.
-    pub stats: u32,
     pub reply: bool,
     /// The packet opens a flow.
     pub opens: bool,
@@ -63,8 +61,8 @@ pub(crate) trait Sink<P, T> {
     #[inline(always)]
     fn arrived<A: Address>(&self, _: &Arrival<'_, A>) {}
     fn end(self, packet: &mut P, tables: &T, service: u32, reason: Reason) -> Self::Done;
-    /// A packet is about to be sent.
-    fn note(&self, tables: &T, sign: Sign);
+    /// A packet is about to be sent. `stats`: index of the backend's counters, asked for only where it is needed.
+    fn note(&self, tables: &T, stats: impl FnOnce() -> u32, sign: Sign);
     /// The packet begins a flow that nobody translates and that is to be told of.
     #[inline(always)]
     fn begins(&self, _: &T, _: Beginning) {}
@@ -93,7 +91,7 @@ impl<P, T> Sink<P, T> for Tell {
     }
 
     #[inline(always)]
-    fn note(&self, _: &T, _: Sign) {}
+    fn note(&self, _: &T, _: impl FnOnce() -> u32, _: Sign) {}
 
     #[inline(always)]
     fn send(self, _: &mut P, _: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> Verdict {

@@ -72,7 +72,12 @@ fn first<A: Identified, P: Packet, T: Tables>(
         Some(vip) => {
             quic::forget(tables);
             let hash = hash::flow(&headers.tuple(network.src), hash::key(config), read!(vip, Vip.seed as u64));
-            to_backend(packet, tables, course, &Arrival { config, vip, headers, src: ip.src, flags, bytes: ip.end, hash, plain: false })
+            to_backend(
+                packet,
+                tables,
+                course,
+                &Arrival { config, vip, near: vip, headers, src: ip.src, flags, bytes: ip.end, hash, plain: false },
+            )
         }
         None => to_client(packet, tables, config, course, &headers, &network),
     }
@@ -113,7 +118,7 @@ fn to_backend<A: Identified, P: Packet, T: Tables>(
     if mode == Mode::Dnat as u8 && arrival.ttl(packet) <= 1 {
         return Err(Reason::TtlExceeded);
     }
-    put!(course, Course.opens as u8, arrival.connects() as u8);
+    put!(course, Course.opens as u8, arrival.connects(packet) as u8);
     let slot = arrival.slot();
     put!(course, Course.slot as u32, slot);
     put!(course, Course.sent as u64, sent.pack());

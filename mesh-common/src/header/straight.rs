@@ -13,8 +13,7 @@ use super::{Headers, TCP, UDP};
 use crate::{
     flow::{V4, V6},
     forward::{self, Run, Sink},
-    nat::Translated,
-    packet::{Packet, halves_at, u16_at, v6_at},
+    packet::{Packet, halves_at, u16_at, u32_at, v6_at},
     tables::Tables,
 };
 
@@ -42,16 +41,23 @@ pub(crate) fn straight<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S
 #[inline(always)]
 fn ipv4<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>) -> S::Done {
     const NO_OPTIONS: u8 = 4 << 4 | 5;
-    const MORE_OR_OFFSET: u32 = 0x3fff_u16.to_be() as u32;
+    /// `flags and fragment offset | TTL | protocol`, as they lie in memory: what has to be as it is.
+    const WHOLE: u32 = u32::from_ne_bytes([0x3f, 0xff, 0, 0xff]);
+    const TCP_WHOLE: u32 = u32::from_ne_bytes([0, 0, 0, TCP]);
+    const UDP_WHOLE: u32 = u32::from_ne_bytes([0, 0, 0, UDP]);
     let Some(frame) = run.packet.at::<IPV4>(0) else { return run.other() };
-    let proto = frame[L3 + offset_of!(Ipv4Hdr, proto)];
-    let frags = u16_at::<{ L3 + offset_of!(Ipv4Hdr, frags) }, _>(frame) as u32;
-    if frame[L3] != NO_OPTIONS || frags & MORE_OR_OFFSET != 0 {
+    let what = u32_at::<{ L3 + offset_of!(Ipv4Hdr, frags) }, _>(frame) & WHOLE;
+    if frame[L3] != NO_OPTIONS {
         return run.other();
     }
     let dst = V4(halves_at::<{ L3 + offset_of!(Ipv4Hdr, dst_addr) }, _>(frame));
-    let ports = halves_at::<IPV4_L4, _>(frame);
-    by_proto(run, Headers { dst, ports, proto, fragment: Some(false), l3: L3, l4: IPV4_L4 })
+    let headers = Headers { dst, ports: halves_at::<IPV4_L4, _>(frame), proto: 0, fragment: Some(false), l3: L3, l4: IPV4_L4 };
+    // Each protocol by itself, so that which one it is isn't asked again.
+    match what {
+        TCP_WHOLE => forward::flow(run, Headers { proto: TCP, ..headers }),
+        UDP_WHOLE => forward::flow(run, Headers { proto: UDP, ..headers }),
+        _ => run.other(),
+    }
 }
 
 #[inline(always)]
@@ -62,14 +68,8 @@ fn ipv6<P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>) -> S::Done {
         return run.other();
     }
     let dst = V6(v6_at::<{ L3 + offset_of!(Ipv6Hdr, dst_addr) }, _>(frame));
-    let ports = halves_at::<IPV6_L4, _>(frame);
-    by_proto(run, Headers { dst, ports, proto, fragment: Some(false), l3: L3, l4: IPV6_L4 })
-}
-
-/// Each protocol by itself, so that which one it is isn't asked again.
-#[inline(always)]
-fn by_proto<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<'_, P, T, S>, headers: Headers<A>) -> S::Done {
-    match headers.proto {
+    let headers = Headers { dst, ports: halves_at::<IPV6_L4, _>(frame), proto: 0, fragment: Some(false), l3: L3, l4: IPV6_L4 };
+    match proto {
         TCP => forward::flow(run, Headers { proto: TCP, ..headers }),
         UDP => forward::flow(run, Headers { proto: UDP, ..headers }),
         _ => run.other(),

@@ -125,7 +125,7 @@ fn to_backend<'a, A: Icmp, T: Tables>(
     let hash = hash::flow(tuple, hash::key(config), read!(vip, Vip.seed as u64));
     let base = read!(vip, Vip.backend_base as u32);
     let headers = Headers { dst: tuple.dst, ports: tuple.ports, proto, fragment: Some(false), l3: 0, l4: 0 };
-    let arrival = Arrival { config, vip, headers, src: tuple.src, flags: 0, bytes: 0, hash, plain: false };
+    let arrival = Arrival { config, vip, near: vip, headers, src: tuple.src, flags: 0, bytes: 0, hash, plain: false };
     let backend = match read!(vip, Vip.mode as u8) {
         mode @ (DSR | DNAT | TUNNEL) => match select::about(tables, arrival.slot(), base) {
             Ok(backend) => {
@@ -248,7 +248,7 @@ fn carried<A: Icmp, P: Packet, T: Tables>(packet: &P, tables: &T, config: Shared
     }
     let hash = hash::flow(&Tuple { src: ip.src, dst: ip.dst, ports }, hash::key(config), read!(vip, Vip.seed as u64));
     let headers = Headers { dst: ip.dst, ports, proto: ip.proto, fragment: Some(false), l3: 0, l4: 0 };
-    let arrival = Arrival { config, vip, headers, src: ip.src, flags: 0, bytes: 0, hash, plain: false };
+    let arrival = Arrival { config, vip, near: vip, headers, src: ip.src, flags: 0, bytes: 0, hash, plain: false };
     let (at, base) = (arrival.slot(), read!(vip, Vip.backend_base as u32));
     let is_at = |backend: Candidate<'_>| {
         [read!(backend.entry, Backend.addr as u64), backend.entry.load::<u64, { offset_of!(Backend, addr) + 8 }>()] == to

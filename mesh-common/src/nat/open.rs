@@ -79,7 +79,7 @@ pub(crate) fn prepare<A: Ip, P: Packet, T: Tables>(packet: &P, tables: &T, arriv
     // Read anew: to keep it from when the packet was checked would take room on the stack.
     let Some(Network { src, ttl }) = A::network(packet, arrival.headers.l3) else { return Err(Reason::Malformed) };
     let arrival = &Arrival { src, ..*arrival };
-    if !arrival.may_open() {
+    if !arrival.may_open(packet) {
         // Where nobody takes flows, the service says what becomes of them: they may be the host's.
         let vacant = tables.slot(arrival.slot()).is_some_and(|slot| slot.target() == SlotWord::NONE);
         return Err(if vacant { Reason::NoBackend } else { Reason::NoFlow });

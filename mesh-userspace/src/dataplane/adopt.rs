@@ -27,7 +27,7 @@ pub struct Contradiction {
 /// Reads the layout back. The steps complete what was cut off, and have to be done before anything else.
 pub fn adopt(image: &Image, limits: &Limits, now: Instant) -> Result<(Layout, Vec<Op>), Contradiction> {
     let mut layout = Layout::new(limits);
-    layout.active = image.config.word(0, 0) as u32 & 1;
+    layout.active = Config::half_number(image.config.word(0, 0) as u32);
     layout.flipped = Some(now);
     layout.lists.adopt(&image.lists.all().map_err(|e| contradiction(format!("lists of sources can't be read: {e}")))?);
     let found = find_vips(image, &layout)?;

@@ -113,7 +113,7 @@ fn choice(image: &Image, service: &Service, told: &Explained) -> Option<Choice> 
     let mode = Mode::from_u8(told.mode)?;
     let table = TableRef(told.table);
     let log2 = table.log2_slots();
-    let slot = if log2 == 0 { 0 } else { (told.hash >> table.shift().min(63)) as u32 };
+    let slot = ((told.hash >> 1) >> table.half_shift().min(63)) as u32;
     let word = image.slots.table(table.base(), 1 << log2.min(31)).nth(slot as usize)?;
     Some(Choice {
         mode,

@@ -116,7 +116,7 @@ impl Op {
             Self::Active { half, flags } => {
                 const OURS: u32 = Config::DNAT | Config::RANGES | Config::TUNNEL;
                 let others = (image.config.word(0, 0) >> 32) as u32 & !OURS;
-                image.config.set_word(0, 0, u64::from(others | flags) << 32 | u64::from(*half));
+                image.config.set_word(0, 0, u64::from(others | flags) << 32 | u64::from(Config::active(*half)));
             }
             Self::Grace => grace(),
         }

@@ -54,7 +54,7 @@ pub fn build(keys: &[VipKey], base: u32, size: u32) -> Option<Index> {
     if positions > size as usize {
         return None;
     }
-    let half = VipHalf { seed: 0, mask: (positions - 1) as u32, displacement_mask: (buckets - 1) as u32, base, shift: 0 };
+    let half = VipHalf { seed: 0, mask: (positions - 1) as u32, displacement_mask: (buckets - 1) as u32, base, ..VipHalf::default() };
     let displaced = || (1..=SEEDS).find_map(|i| place_all(keys, VipHalf { seed: seed(i), ..half }));
     place_few(keys, base, size).or_else(displaced)
 }
