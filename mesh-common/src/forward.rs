@@ -185,10 +185,13 @@ pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<
     let Some(config) = run.tables.config() else { return run.foreign() };
     let key = (headers.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
     if S::PLAIN {
-        return match find(run.tables, config, headers.dst, key) {
-            Some(vip) => service(run, config, vip, headers),
-            None if read!(config, Config.flags as u32) & (Config::RANGES | Config::DNAT) != 0 => run.other(),
-            None => nat::reply(run, config, &headers),
+        if let Some(vip) = find(run.tables, config, headers.dst, key) {
+            return service(run, config, vip, headers);
+        }
+        return match read!(config, Config.flags as u32) & (Config::NAT | Config::RANGES | Config::DNAT) {
+            0 => run.foreign(),
+            Config::NAT => nat::reply(run, config, &headers),
+            _ => run.other(),
         };
     }
     match find_service(run.tables, config, headers.dst, key) {
@@ -198,6 +201,9 @@ pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<
                 && let Some(answer) = dnat::find(run.packet, run.tables, config, &headers)
             {
                 return dnat::reply(run, &headers, answer);
+            }
+            if read!(config, Config.flags as u32) & Config::NAT == 0 {
+                return run.foreign();
             }
             nat::reply(run, config, &headers)
         }

@@ -12,7 +12,7 @@ use bytemuck::Zeroable;
 use crate::{
     abi::{
         Backend, BackendLoad, BackendSignals, BackendStats, Config, DISPLACEMENTS, FRAGMENTED, FlowBucket, FlowLogStats, FlowRecord,
-        Fragmented, LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, Reason,
+        Fragmented, LedgerBucket, LedgerCrowd, LedgerStats, LedgerTags, Mode, NatBucket, NatConfig, NatFlow, NatGauges, REASONS, Reason,
         ReasonStats, Schedule, ScheduleStats, ServiceInfo, SlotWord, SlotsRefused, SlotsSeen, SourcePrefix, Vip, VipHalf, VipKey, VipKind,
     },
     account::{Exit, process},
@@ -165,6 +165,9 @@ impl HostTables {
         self.vips = table.into_iter().map(Cell::new).collect();
         self.configure(|config| {
             config.active = 0;
+            if vips.iter().any(|vip| vip.mode == Mode::Nat as u8) {
+                config.flags |= Config::NAT;
+            }
             config.halves[0] = half;
             config.displacements[0] = displacements;
         });

@@ -144,7 +144,7 @@ pub struct Config {
     /// Which half of the VIP table is searched, as its offset in `halves`: 0 or [`VipHalf::STRIDE`], so that a packet need not multiply. The other one is
     /// free to be rebuilt once no packet can still be reading it.
     pub active: u32,
-    /// [`Config::RANGES`], [`Config::DNAT`], [`Config::TUNNEL`].
+    /// [`Config::NAT`], [`Config::RANGES`], [`Config::DNAT`], [`Config::TUNNEL`].
     pub flags: u32,
     /// Key of the flow hash, secret; shared by all nodes that announce the same VIPs.
     pub hash_key: [u64; 2],
@@ -173,6 +173,8 @@ impl Config {
         (active / VipHalf::STRIDE) & 1
     }
 
+    /// There are `nat` services: a packet for no VIP may be a reply.
+    pub const NAT: u32 = 1;
     /// There are services of several ports: a packet that no VIP of its own port is found for is looked up again.
     pub const RANGES: u32 = 1 << 1;
     /// There are `dnat` services: a packet for no VIP may be a backend's answer.

@@ -114,7 +114,7 @@ impl Op {
             Self::VipWord { at, word, value } => image.vips.set_word(*at as usize, usize::from(*word), *value),
             Self::Index(table) => table.write(image),
             Self::Active { half, flags } => {
-                const OURS: u32 = Config::DNAT | Config::RANGES | Config::TUNNEL;
+                const OURS: u32 = Config::NAT | Config::DNAT | Config::RANGES | Config::TUNNEL;
                 let others = (image.config.word(0, 0) >> 32) as u32 & !OURS;
                 image.config.set_word(0, 0, u64::from(others | flags) << 32 | u64::from(Config::active(*half)));
             }

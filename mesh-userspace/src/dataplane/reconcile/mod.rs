@@ -205,8 +205,13 @@ fn switch_vips(layout: &mut Layout, reachable: &mut BTreeSet<u32>, plan: &[Arc<S
     }
     batch.ops.push(Op::Index(Box::new(VipTable { number, half: index.half, displacements: index.displacements, entries })));
     let ranges = ids.iter().any(|id| layout.services[id].vip.port == 0);
-    let tunnels = ids.iter().any(|id| layout.services[id].mode == Mode::Tunnel);
-    let flags = [(!reversed.is_empty(), Config::DNAT), (ranges, Config::RANGES), (tunnels, Config::TUNNEL)];
+    let has = |mode| ids.iter().any(|id| layout.services[id].mode == mode);
+    let flags = [
+        (has(Mode::Nat), Config::NAT),
+        (!reversed.is_empty(), Config::DNAT),
+        (ranges, Config::RANGES),
+        (has(Mode::Tunnel), Config::TUNNEL),
+    ];
     let flags = flags.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum();
     batch.ops.push(Op::Active { half: number, flags });
     layout.reversed = reversed;
