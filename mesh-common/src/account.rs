@@ -204,10 +204,17 @@ impl<P: Packet + Rewrite, T: Tables> Sink<P, T> for Straight {
 
 #[inline(always)]
 fn note<T: Tables>(tables: &T, stats: impl FnOnce() -> u32, sign: Sign) {
-    if sign.tells() {
+    let Sign { reply, flags, hash, left_out, .. } = sign;
+    if left_out == 0 {
         core::hint::cold_path();
-        seldom(tables, stats(), (sign.hash, sign.left_out), sign.flags as u32 | (sign.opens as u32) << 8 | (sign.reply as u32) << 9);
+        if !reply && flags & (tcp::SYN | tcp::RST | tcp::FIN) == 0 && handshake::is_over(tables, hash) {
+            return;
+        }
+    } else if flags & tcp::RST == 0 {
+        return;
     }
+    core::hint::cold_path();
+    seldom(tables, stats(), (hash, left_out), flags as u32 | (reply as u32) << 9);
 }
 
 #[inline(always)]
@@ -230,6 +237,9 @@ fn send<P: Packet + Rewrite, T: Tables>(
         ended(tables, service(), way.reason, way.bytes);
         return exit(packet, way.ifindex);
     };
+    if way.opens {
+        stats.count::<{ offset_of!(BackendStats, flows) }>(1);
+    }
     if replied {
         stats.count::<{ offset_of!(BackendStats, reply_bytes) }>(bytes);
     } else {

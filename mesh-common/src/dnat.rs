@@ -162,7 +162,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         ports: ports(either(read!(service, ServiceInfo.port as u16), headers.ports as u16), (headers.ports >> 16) as u16),
     };
     let network = || A::edit(Translation { tuple: tuple(), l3: headers.l3, l4: headers.l4, tcp: headers.proto == TCP });
-    let way = Way { reason: Reason::Replied, stats, ifindex, bytes, room: 0 };
+    let way = Way { reason: Reason::Replied, opens: false, stats, ifindex, bytes, room: 0 };
     run.send(way, || id, || Edit { macs, network: network() })
 }
 

@@ -101,24 +101,15 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         room: usize,
         network: impl Fn() -> Network,
     ) -> S::Done {
-        self.note(arrival, backend, opens);
-        self.send_to(arrival, backend, room, network)
-    }
-
-    /// Notes what a client's packet tells of its flow.
-    #[inline(always)]
-    fn note<A>(&self, arrival: &Arrival<'_, A>, backend: Candidate<'_>, opens: bool) {
-        let left_out = handshake::left_out(self.tables, arrival.hash);
+        // Without handshakes there is none to watch.
+        let left_out = if arrival.headers.proto == header::TCP { handshake::left_out(self.tables, arrival.hash) } else { 1 };
         self.sink.note(
             self.tables,
             || backend.stats(),
             Sign { reply: false, opens, flags: arrival.flags(self.packet), hash: arrival.hash, left_out },
         );
-    }
-
-    #[inline(always)]
-    fn send_to<A>(self, arrival: &Arrival<'_, A>, backend: Candidate<'_>, room: usize, network: impl Fn() -> Network) -> S::Done {
-        let way = Way { reason: Reason::Forwarded, stats: backend.stats(), ifindex: backend.ifindex(), bytes: arrival.bytes, room };
+        let (stats, ifindex) = (backend.stats(), backend.ifindex());
+        let way = Way { reason: Reason::Forwarded, opens, stats, ifindex, bytes: arrival.bytes, room };
         self.send(way, || arrival.service(), || Edit { macs: backend.macs(), network: network() })
     }
 
@@ -131,21 +122,21 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         room: usize,
         network: impl Fn() -> Network,
     ) -> S::Done {
+        let mut opens = false;
         if arrival.headers.proto != header::TCP {
             self.begins(arrival, backend);
-            self.note(arrival, backend, false);
         } else if Sign::may_tell(arrival.flags(self.packet)) {
-            // Most packets are in the midst of a flow.
+            // Most packets are in the midst of a flow. Those that are not take a way of their own, so that the others aren't asked again.
             core::hint::cold_path();
-            let opens = arrival.connects(self.packet);
+            opens = arrival.connects(self.packet);
             if opens {
                 self.begins(arrival, backend);
             }
-            self.note(arrival, backend, opens);
-        } else {
-            self.note(arrival, backend, false);
+            if S::PLAIN {
+                return self.forward(arrival, backend, opens, room, network);
+            }
         }
-        self.send_to(arrival, backend, room, network)
+        self.forward(arrival, backend, opens, room, network)
     }
 
     /// Tells of a flow that begins, if it is one of the sample.
@@ -185,7 +176,10 @@ pub(crate) fn flow<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(run: Run<
     let Some(config) = run.tables.config() else { return run.foreign() };
     let key = (headers.ports >> 16) | (headers.proto as u32) << 16 | (A::FAMILY as u32) << 24;
     if S::PLAIN {
-        if let Some(vip) = find(run.tables, config, headers.dst, key) {
+        let vip = find(run.tables, config, headers.dst, key);
+        // The same: to find it once more takes less than to keep it.
+        let config = run.tables.config().unwrap_or(config);
+        if let Some(vip) = vip {
             return service(run, config, vip, headers);
         }
         return match read!(config, Config.flags as u32) & (Config::NAT | Config::RANGES | Config::DNAT) {
@@ -310,15 +304,13 @@ fn service<'a, A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         }
     }
     let near = if S::PLAIN { vip.again() } else { vip };
-    // The same, and of a place that is known: it is kept for whom it is far to.
-    let known = if S::PLAIN { run.tables.config().unwrap_or(config) } else { config };
     let Sound { src, flags, bytes } = match headers.check(run.packet) {
         Ok(sound) => sound,
         Err(_) if S::PLAIN => return run.other(),
         Err(Reason::Fragment) => return run.aside(Cause::fragment(service(), Reason::Fragment)),
         Err(reason) => return run.end(service(), reason),
     };
-    let hash = hash::flow(&headers.tuple(src), hash::key(known), read!(near, Vip.seed as u64));
+    let hash = hash::flow(&headers.tuple(src), hash::key(config), read!(near, Vip.seed as u64));
     let arrival = Arrival { config, vip, near, headers, src, flags, bytes, hash, plain: S::PLAIN };
     run.sink.arrived(&arrival);
     // What is wanted beside it makes it no mode that is known here.

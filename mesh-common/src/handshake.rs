@@ -47,6 +47,12 @@ pub(crate) fn left_out<T: Tables>(tables: &T, hash: u64) -> u32 {
     tables.config().map_or(1, |config| hash as u32 & read!(config, Config.sample_mask as u32))
 }
 
+/// A client's packet in the midst of a flow that was drawn has nothing to tell: its handshake is over, or was not seen.
+#[inline(always)]
+pub(crate) fn is_over<T: Tables>(tables: &T, hash: u64) -> bool {
+    tables.watched(index(hash)).is_some_and(|word| (word.load::<u64, 0>() ^ (hash & TAG)) & (TAG | ACCEPTED) != 0)
+}
+
 /// Looks at a packet of the client's (or, if `answer`, of the backend's) in a flow that was drawn. `flags` are those of TCP.
 #[inline(always)]
 pub(crate) fn watch<T: Tables>(tables: &T, hash: u64, stats: u32, flags: u8, answer: bool) {

@@ -7,6 +7,8 @@ use crate::{abi::Reason, aside::Cause, flow::Address, flow_log::Beginning, heade
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     pub reason: Reason,
+    /// The packet opens a flow.
+    pub opens: bool,
     pub stats: u32,
     pub ifindex: u32,
     pub bytes: usize,
@@ -37,13 +39,7 @@ pub(crate) struct Sign {
 }
 
 impl Sign {
-    /// It may tell something: most packets of most flows are known not to by two comparisons.
-    #[inline(always)]
-    pub(crate) fn tells(&self) -> bool {
-        Self::may_tell(self.flags) || self.left_out == 0 || self.opens
-    }
-
-    /// The same of the flags alone.
+    /// These TCP flags may tell something: those of packets in the midst of a flow tell nothing.
     #[inline(always)]
     pub(crate) const fn may_tell(flags: u8) -> bool {
         flags & (tcp::SYN | tcp::RST) != 0

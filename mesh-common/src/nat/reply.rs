@@ -61,7 +61,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
         return run.foreign();
     }
     let network_edit = A::edit(Translation { tuple, l3: headers.l3, l4: headers.l4, tcp });
-    let way = Way { reason: Reason::Replied, stats, ifindex, bytes, room: 0 };
+    let way = Way { reason: Reason::Replied, opens: false, stats, ifindex, bytes, room: 0 };
     run.send(way, || id, || Edit { macs, network: network_edit })
 }
 

@@ -288,3 +288,20 @@ pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'s
     let map = ebpf.take_map(name).ok_or(DataplaneError::Object { kind: "map", name })?;
     map.try_into().map_err(|source| DataplaneError::Map { name, source })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The loader knows functions that are called by their address alone, counted from the beginning of their section.
+    #[test]
+    fn no_two_functions_stand_at_one_address() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        let programs: BTreeSet<_> = object.programs.values().map(|program| program.function_key()).collect();
+        let called: Vec<_> = object.functions.iter().filter(|(key, _)| !programs.contains(key)).collect();
+        let addresses: BTreeSet<_> = called.iter().map(|(_, function)| function.address).collect();
+        assert!(called.len() > 20 && addresses.len() == called.len(), "{} functions have {} addresses", called.len(), addresses.len());
+    }
+}
