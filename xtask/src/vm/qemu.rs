@@ -108,10 +108,9 @@ fn command(machine: &Machine, accelerator: Accelerator) -> Command {
     }
     let (accel, cpu) = match accelerator {
         Accelerator::Kvm => ("kvm", "host"),
-        // With a thread per CPU, TCG's patching of code under a running CPU can crash the guest.
-        Accelerator::Tcg => ("tcg,thread=single", "max"),
-        // String instructions would count as one each, however long they are.
-        Accelerator::Icount => ("tcg,thread=single", "max,-erms,-fsrm"),
+        // With a thread per CPU, TCG's patching of code under a running CPU can crash the guest. String instructions are emulated byte by byte, and would
+        // count as one each, however long they are: the guest is told that they are not fast.
+        Accelerator::Tcg | Accelerator::Icount => ("tcg,thread=single", "max,-erms,-fsrm"),
     };
     let cpus = if accelerator == Accelerator::Icount { "1" } else { "2" };
     // QEMU ends with us even where we are killed.

@@ -276,7 +276,7 @@ impl World {
                 }
             }
             Op::Index(table) => {
-                prop_assert_ne!(u64::from(table.number), self.image.config.word(0, 0) & 1);
+                prop_assert_ne!(u64::from(table.number), u64::from(Config::half_number(self.image.config.word(0, 0) as u32)));
                 prop_assert!(self.flipped.is_none_or(|at| self.now - at >= GRACE), "the other half may still be read");
             }
             _ => {}
@@ -360,7 +360,7 @@ impl World {
 
     /// The search as the kernel half does it.
     pub fn find(&self, key: &VipKey) -> Option<Vip> {
-        let active = self.image.config.word(0, 0) as u32 & 1;
+        let active = Config::half_number(self.image.config.word(0, 0) as u32);
         let half = half_of(&self.image, active);
         let displacement = |index: u32| {
             let at = std::mem::offset_of!(Config, displacements) + 2 * (active as usize * DISPLACEMENTS + index as usize);
