@@ -86,6 +86,7 @@ pub fn process_left<P: Aside<T> + Rewrite, T: Tables, W: Watch>(packet: &mut P, 
     }
     let (sink, cause) = (Settle { watch }, Cause::from_word(cause));
     Exit::from_word(match cause.reason() {
+        // The cause says by how much, too.
         Reason::TooBig => sink.aside(packet, tables, cause),
         reason => sink.end(packet, tables, cause.service(), reason),
     })
@@ -204,7 +205,7 @@ impl<P: Packet + Rewrite, T: Tables> Sink<P, T> for Straight {
 
 #[inline(always)]
 fn note<T: Tables>(tables: &T, stats: impl FnOnce() -> u32, sign: Sign) {
-    let Sign { reply, flags, hash, left_out, .. } = sign;
+    let Sign { reply, flags, hash, left_out } = sign;
     if left_out == 0 {
         core::hint::cold_path();
         if !reply && flags & (tcp::SYN | tcp::RST | tcp::FIN) == 0 && handshake::is_over(tables, hash) {

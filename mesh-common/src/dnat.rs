@@ -155,7 +155,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     let Some((macs, ifindex)) = way(run.packet, backend) else { return run.end(id, Reason::NextHop) };
     let stats = backend.stats();
     // Handshakes are watched by the client's packets: an answer does not know its flow's hash.
-    run.sink.note(run.tables, || stats, Sign { reply: true, opens: false, flags, hash: 0, left_out: 1 });
+    run.sink.note(run.tables, || stats, Sign { reply: true, flags, hash: 0, left_out: 1 });
     let tuple = || Tuple {
         src: load_address!(A, service, ServiceInfo.addr),
         dst: headers.dst,

@@ -58,13 +58,12 @@ impl<P, T> Sink<P, T> for Tell<'_> {
     }
 
     #[inline(always)]
-    fn note(&self, _: &T, _: impl FnOnce() -> u32, sign: Sign) {
-        put!(self.out, Explained.opens as u8, sign.opens as u8);
-    }
+    fn note(&self, _: &T, _: impl FnOnce() -> u32, _: Sign) {}
 
     #[inline(always)]
     fn send(self, _: &mut P, _: &T, way: Way, service: impl Fn() -> u32, edit: impl Fn() -> Edit) -> Reason {
         let (out, sending) = (self.out, way.sending(service(), edit()));
+        put!(out, Explained.opens as u8, way.opens as u8);
         put!(out, Explained.service as u32, sending.service);
         put!(out, Explained.stats as u32, sending.stats);
         put!(out, Explained.ifindex as u32, sending.ifindex);

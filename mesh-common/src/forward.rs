@@ -106,7 +106,7 @@ impl<P: Packet, T: Tables, S: Sink<P, T>> Run<'_, P, T, S> {
         self.sink.note(
             self.tables,
             || backend.stats(),
-            Sign { reply: false, opens, flags: arrival.flags(self.packet), hash: arrival.hash, left_out },
+            Sign { reply: false, flags: arrival.flags(self.packet), hash: arrival.hash, left_out },
         );
         let (stats, ifindex) = (backend.stats(), backend.ifindex());
         let way = Way { reason: Reason::Forwarded, opens, stats, ifindex, bytes: arrival.bytes, room };
@@ -234,7 +234,7 @@ pub(crate) fn find<'a, A: Address, T: Tables>(tables: &'a T, config: Shared<'a, 
     let position = match read!(half, VipHalf.displacement_mask as u32) {
         0 => hash::plain(addr, key, seed, base, read!(half, VipHalf.shift as u32)),
         mask => {
-            // Not that few do: they have the longer way.
+            // Tables of many services have the longer way.
             core::hint::cold_path();
             let hash = hash::vip(addr, key, seed);
             let displacement = config.displacement(active, hash::displacement_index(hash, mask) as u64);

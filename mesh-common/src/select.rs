@@ -33,7 +33,8 @@ pub(crate) fn backend<T: Tables>(tables: &T, at: u32, base: u32) -> Result<(u16,
 }
 
 /// The backend that a packet goes to whose flow nobody translates: in the steady state of its slot by the slot alone, unless a scheduler is `asked`; else by
-/// [`Tables::owner`]. `key` and `sent` are asked for in the latter case only, `base` where it is needed: what is read anew need not be kept. Also the index of who else may have the flow, if the ledger names one.
+/// [`Tables::owner`]. `key` and `sent` are asked for in the latter case only, `base` where it is needed: what is read anew need not be kept. Also the index
+/// of who else may have the flow, if the ledger names one.
 #[inline(always)]
 pub(crate) fn owners<'a, T: Tables>(
     tables: &'a T,

@@ -29,8 +29,6 @@ impl Way {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sign {
     pub reply: bool,
-    /// The packet opens a flow.
-    pub opens: bool,
     /// TCP flags; 0 for UDP.
     pub flags: u8,
     /// Hash of the flow, and what keeps its handshake from being watched ([`crate::handshake::left_out`]).

@@ -49,7 +49,7 @@ pub(crate) fn reply<A: Translated, P: Packet, T: Tables, S: Sink<P, T>>(
     life.backend_sent(run.tables, found.flow, tcp, flags, now);
     let stats = found.backend.stats();
     let left_out = handshake::left_out(run.tables, found.claim);
-    run.sink.note(run.tables, || stats, Sign { reply: true, opens: false, flags, hash: found.claim, left_out });
+    run.sink.note(run.tables, || stats, Sign { reply: true, flags, hash: found.claim, left_out });
     let tuple = Tuple {
         src: load_address!(A, found.service, ServiceInfo.addr),
         dst: load_address!(A, found.flow, NatFlow.client),
