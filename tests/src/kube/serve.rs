@@ -144,8 +144,9 @@ async fn watch(stream: &mut TcpStream, request: &Request, shared: &Shared, cuts:
         line(stream, &json!({"type": "ERROR", "object": status(410, "too old resource version")}).to_string(), Manner::Good).await?;
         return Ok(stream.write_all(b"0\r\n\r\n").await?);
     }
-    let _open = Open::new(shared);
+    // Read first: whoever sees the watch open may ask for a bookmark at once.
     let mut marked = seen.borrow_and_update().bookmarks;
+    let _open = Open::new(shared);
     loop {
         let (changes, manner, mark, now) = {
             let store = seen.borrow_and_update();
